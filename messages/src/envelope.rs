@@ -1,0 +1,80 @@
+//! The envelope around every payload, and the headers beside it.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::{EventId, Message, OrderId, OutgoingRecord, SagaId, Timestamp};
+
+/// One message as it stands on Kafka: JSON, keys in camel case. Readers ignore fields that they don't know, so
+/// the contract may grow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Envelope<T> {
+    /// The message's own id. A message that is sent again keeps it.
+    pub event_id: EventId,
+    /// In an event, the `eventId` of the command that it answers; absent in a command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub causation_id: Option<EventId>,
+    pub saga_id: SagaId,
+    pub order_id: OrderId,
+    /// When the sender decided to send it: a repeated message keeps its timestamp too.
+    pub timestamp: Timestamp,
+    pub payload: T,
+}
+
+/// Why a record can't be read as a message.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    #[error("not a valid message: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("no message type belongs to topic {0:?}")]
+    UnknownTopic(String),
+}
+
+impl<T: DeserializeOwned> Envelope<T> {
+    /// Reads a record's body.
+    ///
+    /// # Errors
+    /// [`DecodeError::Json`] names the field that is missing or wrong, and where.
+    pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
+        Ok(serde_json::from_slice(body)?)
+    }
+}
+
+impl<T: Message> Envelope<T> {
+    /// The event that answers this command. Its id is derived from the command's, so the same reply to a command
+    /// that came twice is the same message.
+    pub fn reply<R: Message>(&self, payload: R, timestamp: Timestamp) -> Envelope<R> {
+        Envelope {
+            event_id: EventId::derived(self.event_id, R::TOPIC.name()),
+            causation_id: Some(self.event_id),
+            saga_id: self.saga_id,
+            order_id: self.order_id,
+            timestamp,
+            payload,
+        }
+    }
+
+    /// The record to produce: body as JSON, keyed by saga, with CloudEvents headers (binary content mode of the
+    /// Kafka protocol binding 1.0.2). `source` is the sending service; `traceparent` a W3C trace context.
+    pub fn to_record(&self, source: &'static str, traceparent: Option<&str>) -> OutgoingRecord {
+        let topic = T::TOPIC.name();
+        let mut headers = vec![
+            ("content-type", "application/json".to_owned()),
+            ("ce_specversion", "1.0".to_owned()),
+            ("ce_id", self.event_id.to_string()),
+            ("ce_type", topic.to_owned()),
+            ("ce_source", format!("/{source}")),
+            ("ce_time", self.timestamp.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)),
+        ];
+        if let Some(traceparent) = traceparent {
+            headers.push(("traceparent", traceparent.to_owned()));
+        }
+        OutgoingRecord {
+            topic,
+            key: self.saga_id.to_string(),
+            body: serde_json::to_vec(self).expect("a message of plain fields always has a JSON form"),
+            headers,
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Events: a participant's reply to a command. A repeated command gets the same event again.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{DecodeError, Envelope, EventId, Message, Money, OrderId, SagaId, Topic};
+
+/// The money was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PaymentCharged {
+    pub money: Money,
+}
+
+/// The money was not taken, and never will be for this order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PaymentFailed {
+    pub reason: String,
+}
+
+/// The net charge is zero, for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PaymentRefunded {
+    pub money: Money,
+    /// True when a charge was given back; false when none had been taken.
+    pub money_returned: bool,
+}
+
+/// The goods are set aside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InventoryReserved {}
+
+/// The goods were not set aside, and never will be for this order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InventoryFailed {
+    pub reason: String,
+}
+
+/// No goods are held for the order, for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InventoryReleased {}
+
+macro_rules! events {
+    ($($name:ident => $topic:literal,)+) => {
+        $(impl Message for $name {
+            const TOPIC: Topic<Self> = Topic::new($topic);
+        })+
+
+        /// Any participant's reply.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub enum Event {
+            $($name(Envelope<$name>),)+
+        }
+
+        impl Event {
+            /// The topics that events arrive on.
+            pub const TOPICS: [&str; 6] = [$($name::TOPIC.name()),+];
+
+            /// Reads a record of one of [`Self::TOPICS`].
+            pub fn decode(topic: &str, body: &[u8]) -> Result<Self, DecodeError> {
+                match topic {
+                    $($topic => Envelope::decode(body).map(Self::$name),)+
+                    other => Err(DecodeError::UnknownTopic(other.to_owned())),
+                }
+            }
+
+            pub fn event_id(&self) -> EventId {
+                match self { $(Self::$name(envelope) => envelope.event_id,)+ }
+            }
+
+            pub fn saga_id(&self) -> SagaId {
+                match self { $(Self::$name(envelope) => envelope.saga_id,)+ }
+            }
+
+            pub fn order_id(&self) -> OrderId {
+                match self { $(Self::$name(envelope) => envelope.order_id,)+ }
+            }
+        }
+    };
+}
+
+events! {
+    PaymentCharged => "payment.charged",
+    PaymentFailed => "payment.failed",
+    PaymentRefunded => "payment.refunded",
+    InventoryReserved => "inventory.reserved",
+    InventoryFailed => "inventory.failed",
+    InventoryReleased => "inventory.released",
+}

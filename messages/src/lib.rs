@@ -1,0 +1,28 @@
+//! The contract between the services: which topics exist, what a message on each of them looks like, and the
+//! words (ids, money) that all services share. Participants in other languages read the same JSON; the golden
+//! files under `tests/snapshots/` are that contract, word for word.
+//!
+//! Owns no I/O and imports no other crate of this workspace.
+
+mod commands;
+mod envelope;
+mod events;
+mod ids;
+mod money;
+mod record;
+mod topics;
+
+pub use commands::{
+    ChargePayment, InventoryCommand, PaymentCommand, RefundPayment, ReleaseInventory, ReserveInventory,
+};
+pub use envelope::{DecodeError, Envelope};
+pub use events::{
+    Event, InventoryFailed, InventoryReleased, InventoryReserved, PaymentCharged, PaymentFailed, PaymentRefunded,
+};
+pub use ids::{EventId, OrderId, SagaId};
+pub use money::{AmountText, Currency, MAX_AMOUNT, Money, MoneyError};
+pub use record::OutgoingRecord;
+pub use topics::{Message, TOPICS, Topic, dead_letter_topic, partition_for_key};
+
+/// A point in time, UTC. In JSON an RFC 3339 string.
+pub type Timestamp = chrono::DateTime<chrono::Utc>;

@@ -1,0 +1,228 @@
+//! Exact money: a decimal amount with its currency. There is no way to hold an invalid one.
+
+use std::fmt;
+use std::str::FromStr;
+
+use iso_currency::Currency as Iso;
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+
+/// The largest amount that is accepted, in units of the currency: 10^12.
+pub const MAX_AMOUNT: Decimal = Decimal::from_parts(3_567_587_328, 232, 0, false, 0);
+
+/// An ISO 4217 currency that is in use and has a defined number of decimals.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Currency(Iso);
+
+impl Currency {
+    /// US dollars: the currency of a request that names none.
+    pub const USD: Self = Self(Iso::USD);
+
+    /// The three-letter code.
+    pub fn code(self) -> &'static str {
+        self.0.code()
+    }
+
+    /// How many decimals an amount may have: 2 for USD, 0 for JPY, 3 for KWD.
+    pub fn decimals(self) -> u32 {
+        // Construction guarantees that there is an exponent.
+        self.0.exponent().map_or(0, u32::from)
+    }
+}
+
+impl FromStr for Currency {
+    type Err = MoneyError;
+
+    fn from_str(code: &str) -> Result<Self, MoneyError> {
+        Iso::from_code(code)
+            .filter(|iso| iso.exponent().is_some())
+            .map(Self)
+            .ok_or_else(|| MoneyError::UnknownCurrency(code.chars().take(16).collect()))
+    }
+}
+
+impl fmt::Debug for Currency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+impl fmt::Display for Currency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+impl Serialize for Currency {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.code())
+    }
+}
+
+/// An amount of money: more than 0, at most [`MAX_AMOUNT`], with no more decimals than its currency has.
+///
+/// Two of them are equal when they are worth the same: 500 equals 500.00. In JSON
+/// `{"amount":500.00,"currency":"USD"}`, the amount with its exact digits; a reader accepts a string as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Wire", into = "Wire")]
+pub struct Money {
+    amount: Decimal,
+    currency: Currency,
+}
+
+/// Why an amount or a currency was refused. The text is meant for the person who sent it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MoneyError {
+    #[error("must be a decimal number")]
+    NotANumber,
+    #[error("must be greater than 0")]
+    NotPositive,
+    #[error("must be at most {MAX_AMOUNT}")]
+    TooLarge,
+    #[error("must have at most {} decimals, as {currency} has", .currency.decimals())]
+    TooManyDecimals { currency: Currency },
+    #[error("must be an ISO 4217 currency code, not {0:?}")]
+    UnknownCurrency(String),
+}
+
+impl Money {
+    /// Checks the rules above.
+    pub fn new(amount: Decimal, currency: Currency) -> Result<Self, MoneyError> {
+        if amount <= Decimal::ZERO {
+            Err(MoneyError::NotPositive)
+        } else if amount > MAX_AMOUNT {
+            Err(MoneyError::TooLarge)
+        } else if amount.scale() > currency.decimals() {
+            Err(MoneyError::TooManyDecimals { currency })
+        } else {
+            Ok(Self { amount, currency })
+        }
+    }
+
+    /// Reads an amount such as `500`, `19.90` or `1e3`.
+    pub fn parse(amount: &str, currency: Currency) -> Result<Self, MoneyError> {
+        // rust_decimal would also take `1_000`; JSON has no such number.
+        if !amount.chars().all(|c| c.is_ascii_digit() || matches!(c, '.' | '-' | '+' | 'e' | 'E')) {
+            return Err(MoneyError::NotANumber);
+        }
+        if !amount.starts_with('-') && exceeds_decimal(amount) {
+            return Err(MoneyError::TooLarge);
+        }
+        let parsed = Decimal::from_str(amount).or_else(|_| Decimal::from_scientific(amount));
+        Self::new(parsed.map_err(|_| MoneyError::NotANumber)?, currency)
+    }
+
+    pub const fn amount(&self) -> Decimal {
+        self.amount
+    }
+
+    pub const fn currency(&self) -> Currency {
+        self.currency
+    }
+}
+
+/// Whether a well-formed number is too large for a [`Decimal`] (which holds 28 digits), as 1e400 is. `f64` is
+/// good enough to tell: the limit, 10^12, is far below the first number that this is asked about.
+fn exceeds_decimal(amount: &str) -> bool {
+    amount.parse::<f64>().is_ok_and(|value| value > 1e27)
+}
+
+impl fmt::Display for Money {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.amount, self.currency)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    #[serde(with = "rust_decimal::serde::arbitrary_precision")]
+    amount: Decimal,
+    currency: String,
+}
+
+impl From<Money> for Wire {
+    fn from(money: Money) -> Self {
+        Self { amount: money.amount, currency: money.currency.code().to_owned() }
+    }
+}
+
+impl TryFrom<Wire> for Money {
+    type Error = MoneyError;
+
+    fn try_from(wire: Wire) -> Result<Self, MoneyError> {
+        Self::new(wire.amount, wire.currency.parse()?)
+    }
+}
+
+/// An amount as a client wrote it, a JSON number or a string, not looked at yet: whether it is valid depends on
+/// the currency beside it. [`Money::parse`] decides.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "serde_json::Value")]
+pub struct AmountText(pub String);
+
+impl TryFrom<serde_json::Value> for AmountText {
+    type Error = &'static str;
+
+    fn try_from(value: serde_json::Value) -> Result<Self, Self::Error> {
+        match value {
+            serde_json::Value::Number(number) => Ok(Self(number.to_string())),
+            serde_json::Value::String(text) => Ok(Self(text)),
+            _ => Err("must be a JSON number or a string that holds one"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usd(amount: &str) -> Result<Money, MoneyError> {
+        Money::parse(amount, Currency::USD)
+    }
+
+    #[test]
+    fn amounts_are_exact_and_keep_their_digits() {
+        assert_eq!(usd("500.00").unwrap().to_string(), "500.00 USD");
+        assert_eq!(usd("500").unwrap(), usd("500.00").unwrap());
+        assert_eq!(usd("5e2").unwrap(), usd("500").unwrap());
+        assert_eq!(usd("1000000000000").unwrap().amount(), MAX_AMOUNT);
+    }
+
+    #[test]
+    fn what_is_no_amount_is_refused_by_the_rule_it_breaks() {
+        for (text, error) in [
+            ("0", MoneyError::NotPositive),
+            ("0.00", MoneyError::NotPositive),
+            ("-1", MoneyError::NotPositive),
+            ("1000000000000.01", MoneyError::TooLarge),
+            ("1e400", MoneyError::TooLarge),
+            ("10.123", MoneyError::TooManyDecimals { currency: Currency::USD }),
+            ("abc", MoneyError::NotANumber),
+            ("NaN", MoneyError::NotANumber),
+            ("", MoneyError::NotANumber),
+            ("1_000", MoneyError::NotANumber),
+            ("1e", MoneyError::NotANumber),
+        ] {
+            assert_eq!(usd(text), Err(error), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_currency_tells_how_many_decimals_there_may_be() {
+        let yen: Currency = "JPY".parse().unwrap();
+        assert_eq!(Money::parse("10.5", yen), Err(MoneyError::TooManyDecimals { currency: yen }));
+        assert!(Money::parse("10.555", "KWD".parse().unwrap()).is_ok());
+        assert!("usd".parse::<Currency>().is_err());
+        assert!("XXX".parse::<Currency>().is_err(), "no currency has no decimals");
+    }
+
+    #[test]
+    fn json_has_the_exact_digits_and_may_be_a_string() {
+        let money = usd("19.90").unwrap();
+        let json = serde_json::to_string(&money).unwrap();
+        assert_eq!(json, r#"{"amount":19.90,"currency":"USD"}"#);
+        assert_eq!(serde_json::from_str::<Money>(&json).unwrap(), money);
+        assert_eq!(serde_json::from_str::<Money>(r#"{"amount":"19.90","currency":"USD"}"#).unwrap(), money);
+        assert!(serde_json::from_str::<Money>(r#"{"amount":-1,"currency":"USD"}"#).is_err());
+    }
+}

@@ -1,0 +1,189 @@
+//! Batching while busy, without timers: what arrives while one statement runs forms the next one. A lone item
+//! waits for nobody; five hundred share a round trip and a commit.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info, warn};
+
+use crate::database::StoreError;
+
+/// The most items that one statement takes: beyond it a statement's cost grows as fast as its size.
+const MAX_BATCH: usize = 500;
+
+/// Work that is done for many items at once.
+pub trait Batch: Send + Sync + 'static {
+    type Item: Send + Sync + 'static;
+    type Answer: Send + 'static;
+
+    /// What this is, for log lines: "payments", say.
+    const NAME: &'static str;
+
+    /// Does the work for all items, or for none. Answers stand in the order of the items. Items may repeat a key:
+    /// the later one must be decided after the first.
+    fn run(&self, items: &[Self::Item]) -> impl Future<Output = Result<Vec<Self::Answer>, StoreError>> + Send;
+}
+
+type Submission<B> = (<B as Batch>::Item, oneshot::Sender<Result<<B as Batch>::Answer, StoreError>>);
+
+/// A handle to the task that does a [`Batch`]'s work. The task ends when the last handle is gone.
+pub struct Batcher<B: Batch> {
+    queue: mpsc::UnboundedSender<Submission<B>>,
+}
+
+impl<B: Batch> Clone for Batcher<B> {
+    fn clone(&self) -> Self {
+        Self { queue: self.queue.clone() }
+    }
+}
+
+impl<B: Batch> Batcher<B> {
+    /// Starts the task.
+    pub fn start(batch: B) -> Self {
+        let (queue, submissions) = mpsc::unbounded_channel();
+        tokio::spawn(work(batch, submissions));
+        Self { queue }
+    }
+
+    /// Has one item done, with whatever else is waiting.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] means that this very item failed: a refused batch is halved until the culprit
+    /// stands alone, so that it takes nobody with it. The queue is bounded by its callers' number in flight.
+    pub async fn submit(&self, item: B::Item) -> Result<B::Answer, StoreError> {
+        let (sender, answer) = oneshot::channel();
+        let _ = self.queue.send((item, sender));
+        answer.await.unwrap_or_else(|_| Err(StoreError::Unavailable(format!("{} has stopped", B::NAME))))
+    }
+}
+
+async fn work<B: Batch>(batch: B, mut submissions: mpsc::UnboundedReceiver<Submission<B>>) {
+    let mut taken = Vec::new();
+    let mut available = true;
+    while submissions.recv_many(&mut taken, MAX_BATCH).await > 0 {
+        let (items, senders): (Vec<_>, Vec<_>) = taken.drain(..).unzip();
+        let answers = answer_each(&batch, &items).await;
+        let failure = answers.iter().find_map(|answer| match answer {
+            Err(StoreError::Unavailable(why)) => Some(why.clone()),
+            _ => None,
+        });
+        match failure {
+            Some(why) if available => warn!(batch = B::NAME, %why, "the database is not available; trying again"),
+            None if !available => info!(batch = B::NAME, "the database is available again"),
+            _ => {}
+        }
+        available = failure_is_none(&answers);
+        for (answer, sender) in answers.into_iter().zip(senders) {
+            let _ = sender.send(answer);
+        }
+    }
+}
+
+fn failure_is_none<T>(answers: &[Result<T, StoreError>]) -> bool {
+    !answers.iter().any(|answer| matches!(answer, Err(StoreError::Unavailable(_))))
+}
+
+/// Runs the batch; one that is refused is halved.
+async fn answer_each<B: Batch>(batch: &B, items: &[B::Item]) -> Vec<Result<B::Answer, StoreError>> {
+    match batch.run(items).await {
+        Ok(answers) => {
+            debug_assert_eq!(answers.len(), items.len(), "one answer an item");
+            answers.into_iter().map(Ok).collect()
+        }
+        Err(StoreError::Refused(why)) if items.len() > 1 => {
+            error!(batch = B::NAME, items = items.len(), %why, "a batch was refused: halving it");
+            let (left, right) = items.split_at(items.len() / 2);
+            let mut answers = Box::pin(answer_each(batch, left)).await;
+            answers.extend(Box::pin(answer_each(batch, right)).await);
+            answers
+        }
+        Err(error) => items.iter().map(|_| Err(error.clone())).collect(),
+    }
+}
+
+/// Delays between tries: from `first`, doubling to `most`, with up to 25 % taken off at random, so that those who
+/// failed together don't come back together.
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    next: Duration,
+    most: Duration,
+}
+
+impl Backoff {
+    pub const fn new(first: Duration, most: Duration) -> Self {
+        Self { next: first, most }
+    }
+
+    /// The delay before the next try.
+    pub fn delay(&mut self) -> Duration {
+        let delay = self.next.mul_f64(1.0 - 0.25 * rand::random::<f64>());
+        self.next = (self.next * 2).min(self.most);
+        delay
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    const ENOUGH: usize = 10_000;
+
+    /// Doubles numbers; refuses any batch with a 13 in it; counts its runs.
+    struct Double {
+        runs: Arc<AtomicUsize>,
+        gate: Arc<tokio::sync::Semaphore>,
+    }
+
+    impl Batch for Double {
+        type Item = u32;
+        type Answer = u32;
+        const NAME: &'static str = "double";
+
+        async fn run(&self, items: &[u32]) -> Result<Vec<u32>, StoreError> {
+            self.gate.acquire().await.unwrap().forget();
+            self.runs.fetch_add(1, Ordering::SeqCst);
+            if items.contains(&13) {
+                return Err(StoreError::Refused("13".into()));
+            }
+            Ok(items.iter().map(|n| n * 2).collect())
+        }
+    }
+
+    fn double(permits: usize) -> (Batcher<Double>, Arc<AtomicUsize>, Arc<tokio::sync::Semaphore>) {
+        let runs = Arc::new(AtomicUsize::new(0));
+        let gate = Arc::new(tokio::sync::Semaphore::new(permits));
+        (Batcher::start(Double { runs: runs.clone(), gate: gate.clone() }), runs, gate)
+    }
+
+    #[tokio::test]
+    async fn what_arrives_during_a_run_shares_the_next_one() {
+        let (batcher, runs, gate) = double(0);
+        let first = tokio::spawn({
+            let batcher = batcher.clone();
+            async move { batcher.submit(1).await }
+        });
+        tokio::task::yield_now().await;
+        let rest = futures::future::join_all((2..100).map(|n| batcher.submit(n)));
+        let open = async { gate.add_permits(ENOUGH) };
+        let (rest, ()) = tokio::join!(rest, open);
+        assert_eq!(first.await.unwrap().unwrap(), 2);
+        assert_eq!(rest.len(), 98);
+        assert!(runs.load(Ordering::SeqCst) <= 16, "13 is among them, so one run is halved: {runs:?}");
+    }
+
+    #[tokio::test]
+    async fn a_refused_item_fails_alone() {
+        let (batcher, ..) = double(ENOUGH);
+        let answers = futures::future::join_all((10..16).map(|n| batcher.submit(n))).await;
+        for (n, answer) in (10..16).zip(answers) {
+            match answer {
+                Ok(doubled) => assert_eq!(doubled, 2 * n),
+                Err(error) => assert_eq!((n, error.to_string().contains("13")), (13, true)),
+            }
+        }
+    }
+}

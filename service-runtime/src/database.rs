@@ -1,0 +1,156 @@
+//! Postgres: how to connect, the migrations at start, and what an error means to whoever issued the statement.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::Deserialize;
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions as _, PgPool};
+use tracing::{info, warn};
+
+use crate::Fatal;
+use crate::settings::{Settings, SettingsError};
+
+/// Where a service's database is.
+#[derive(Clone)]
+pub struct DatabaseSettings {
+    options: PgConnectOptions,
+    max_connections: u32,
+    startup_timeout: Duration,
+}
+
+#[derive(Deserialize)]
+struct Section {
+    database_url: String,
+    database_max_connections: u32,
+    startup_timeout_ms: u64,
+    pghost: Option<String>,
+    pgport: Option<u16>,
+    pguser: Option<String>,
+    pgpassword: Option<String>,
+    pgdatabase: Option<String>,
+}
+
+impl TryFrom<&Settings> for DatabaseSettings {
+    type Error = SettingsError;
+
+    fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
+        let section: Section = settings.section()?;
+        // The parser's message says what is wrong with the URL without repeating it: it holds a password.
+        let mut options = PgConnectOptions::from_str(&section.database_url)
+            .map_err(|error| SettingsError::Invalid { key: "database_url", problem: error.to_string() })?;
+        if let Some(host) = &section.pghost {
+            options = options.host(host);
+        }
+        if let Some(port) = section.pgport {
+            options = options.port(port);
+        }
+        if let Some(user) = &section.pguser {
+            options = options.username(user);
+        }
+        if let Some(password) = &section.pgpassword {
+            options = options.password(password);
+        }
+        if let Some(database) = &section.pgdatabase {
+            options = options.database(database);
+        }
+        Ok(Self {
+            options: options.disable_statement_logging(),
+            max_connections: section.database_max_connections,
+            startup_timeout: Duration::from_millis(section.startup_timeout_ms),
+        })
+    }
+}
+
+/// Where, without the password.
+impl fmt::Display for DatabaseSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let options = &self.options;
+        let database = options.get_database().unwrap_or("");
+        write!(f, "{}@{}:{}/{database}", options.get_username(), options.get_host(), options.get_port())
+    }
+}
+
+impl fmt::Debug for DatabaseSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DatabaseSettings({self})")
+    }
+}
+
+/// Connects and brings the schema up to date (under an advisory lock, so instances may start side by side).
+///
+/// # Errors
+/// When the database can't be reached within `startup_timeout_ms`, refuses the login, or was migrated by a newer
+/// release.
+pub async fn open(settings: &DatabaseSettings, migrations: &Migrator) -> Result<PgPool, Fatal> {
+    // No ping before each use: a broken connection shows in the statement itself, which is then repeated.
+    let pool = PgPoolOptions::new()
+        .max_connections(settings.max_connections)
+        .test_before_acquire(false)
+        .acquire_timeout(Duration::from_secs(3))
+        .connect_lazy_with(settings.options.clone());
+    let deadline = tokio::time::Instant::now() + settings.startup_timeout;
+    let mut waiting = false;
+    loop {
+        let error = match pool.acquire().await {
+            Ok(_) => break,
+            Err(error) => error,
+        };
+        let refused = matches!(&error, sqlx::Error::Database(e) if !is_starting_or_stopping(e.code().as_deref()));
+        if refused || tokio::time::Instant::now() >= deadline {
+            return Err(Fatal::new(format!(
+                "the database {settings} can't be used: {error}. Is it running? DATABASE_URL says where it is"
+            )));
+        }
+        if !waiting {
+            warn!(database = %settings, %error, "waiting for the database");
+            waiting = true;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    migrations
+        .run(&pool)
+        .await
+        .map_err(|error| Fatal::new(format!("the schema of {settings} can't be brought up to date: {error}")))?;
+    info!(database = %settings, "database ready");
+    Ok(pool)
+}
+
+/// What a failed statement means to its caller.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The database can't do it now: the same statement may succeed later.
+    #[error("the database is not available: {0}")]
+    Unavailable(String),
+    /// The database answered that it never will: the data is at fault.
+    #[error("the database refused: {0}")]
+    Refused(String),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::Database(e) if !is_passing(e.code().as_deref()) => Self::Refused(error.to_string()),
+            sqlx::Error::Encode(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => {
+                Self::Refused(error.to_string())
+            }
+            _ => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+/// SQLSTATE classes that pass (Postgres manual, appendix A): 08 connection, 25006 read-only (a standby), 40
+/// rollback (deadlock, serialization), 53 resources, 55P03 lock not available, 57P operator intervention, 58 I/O.
+fn is_passing(code: Option<&str>) -> bool {
+    code.is_some_and(|code| {
+        ["08", "40", "53", "57P", "58"].iter().any(|class| code.starts_with(class))
+            || matches!(code, "25006" | "55P03" | "57014")
+    })
+}
+
+/// 57P03 "the database system is starting up" and its neighbours; 53300 too many connections.
+fn is_starting_or_stopping(code: Option<&str>) -> bool {
+    code.is_some_and(|code| code.starts_with("57P") || code == "53300")
+}

@@ -1,0 +1,105 @@
+//! A JSON request body, read strictly: what is wrong with it is said by name.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, StatusCode, header};
+use serde::de::DeserializeOwned;
+
+use super::{MAX_BODY, Problem};
+
+/// The body as a `T`. Answers 415 (not declared as JSON), 413 (larger than [`MAX_BODY`]), 400 (not JSON) or 422
+/// (JSON of another shape, with the field's name) by itself.
+pub struct JsonBody<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            let detail = "the body must be JSON, with the header `Content-Type: application/json`";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+        }
+        let body = Bytes::from_request(request, state).await.map_err(|rejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {MAX_BODY} bytes"))
+            }
+            status => Problem::new(status, rejection.body_text()),
+        })?;
+        parse(&body).map(Self)
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        let inner = error.into_inner();
+        if !inner.is_data() {
+            return Problem::new(StatusCode::BAD_REQUEST, format!("the body is not valid JSON: {inner}"));
+        }
+        // The path of an unknown or missing field is the object around it: serde names the field in the message.
+        match path.as_str() {
+            "." | "?" => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, inner.to_string()),
+            field if inner.to_string().starts_with("unknown field") => {
+                Problem::new(StatusCode::UNPROCESSABLE_ENTITY, inner.to_string()).with_field(field)
+            }
+            field => Problem::invalid_field(field, format_args!("is not valid: {inner}")),
+        }
+    })?;
+    deserializer
+        .end()
+        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("the body is not one JSON value: {error}")))?;
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::response::IntoResponse as _;
+    use messages::AmountText;
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct Body {
+        #[expect(dead_code, reason = "only its type matters")]
+        user_id: String,
+        total_amount: AmountText,
+    }
+
+    fn refused(body: &str) -> (u16, String) {
+        let problem = parse::<Body>(body.as_bytes()).unwrap_err();
+        (problem.clone().into_response().status().as_u16(), serde_json::to_string(&problem).unwrap())
+    }
+
+    #[test]
+    fn amounts_keep_what_was_written() {
+        let body: Body = parse(br#"{"userId":"u","totalAmount":1e400}"#).unwrap();
+        assert_eq!(body.total_amount.0.to_lowercase().replace('+', ""), "1e400");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_by_name() {
+        for (body, status, name) in [
+            ("{", 400, "not valid JSON"),
+            ("{} {}", 422, "userId"),
+            (r#"{"userId":"u","totalAmount":5} x"#, 400, "not one JSON value"),
+            (r#"{"userId":5,"totalAmount":5}"#, 422, "`userId`"),
+            (r#"{"userId":"u"}"#, 422, "totalAmount"),
+            (r#"{"userId":"u","totalAmount":[]}"#, 422, "`totalAmount`"),
+            (r#"{"userId":"u","totalAmount":5,"forcePaymentFial":true}"#, 422, "forcePaymentFial"),
+            ("[]", 422, "struct Body"),
+        ] {
+            let (answered, text) = refused(body);
+            assert_eq!(answered, status, "{body}: {text}");
+            assert!(text.contains(name), "{body}: {text}");
+        }
+    }
+}

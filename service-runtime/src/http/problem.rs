@@ -1,0 +1,94 @@
+//! Errors as HTTP answers: `application/problem+json` (RFC 9457).
+
+use std::any::Any;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use tracing::error;
+
+/// An error answer. `detail` says what was wrong and which rule it broke; `field` names the request's field.
+#[derive(Debug, Clone, Serialize)]
+pub struct Problem {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    title: &'static str,
+    #[serde(serialize_with = "as_number")]
+    status: StatusCode,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    #[serde(rename = "sagaId", skip_serializing_if = "Option::is_none")]
+    saga_id: Option<String>,
+    #[serde(skip)]
+    headers: Vec<(header::HeaderName, String)>,
+}
+
+fn as_number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u16(status.as_u16())
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self {
+            kind: "about:blank",
+            title: status.canonical_reason().unwrap_or("Error"),
+            status,
+            detail: detail.into(),
+            field: None,
+            saga_id: None,
+            headers: Vec::new(),
+        }
+    }
+
+    /// 422: the field `name` breaks a rule. The detail names both.
+    pub fn invalid_field(name: &str, rule: impl std::fmt::Display) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, format!("`{name}` {rule}")).with_field(name)
+    }
+
+    /// 503: can't be done now, and nothing was done; worth another try after `seconds`.
+    pub fn unavailable(detail: impl Into<String>, seconds: u32) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(header::RETRY_AFTER, seconds.to_string())
+    }
+
+    #[must_use]
+    pub fn with_header(mut self, name: header::HeaderName, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// Names the request's field that the problem is about.
+    #[must_use]
+    pub fn with_field(self, name: &str) -> Self {
+        Self { field: Some(name.to_owned()), ..self }
+    }
+
+    /// Names the saga that the problem is about.
+    #[must_use]
+    pub fn with_saga(self, saga_id: impl ToString) -> Self {
+        Self { saga_id: Some(saga_id.to_string()), ..self }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let mut response = (self.status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        for (name, value) in self.headers {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                headers.insert(name, value);
+            }
+        }
+        response
+    }
+}
+
+/// A handler that panicked: the client gets a 500 without the details, the log gets them.
+pub(super) fn from_panic(panic: Box<dyn Any + Send + 'static>) -> Response<Body> {
+    let what = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    error!(panic = what.unwrap_or("unknown"), "a request handler panicked");
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "an error of ours, which is in the log").into_response()
+}

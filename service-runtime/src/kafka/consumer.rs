@@ -1,0 +1,288 @@
+//! The consumer loop: a task per record, so that a slow one holds nobody up; what the tasks share (statements,
+//! commits) is batched below them, by [`crate::batch`].
+//!
+//! It promises: a record's offset is committed only after its handler has answered and its reply, or its copy on
+//! the dead-letter topic, is acknowledged by the broker. Everything may therefore come again, and nothing is lost.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use messages::{OutgoingRecord, dead_letter_topic};
+use rdkafka::Message as _;
+use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers as _};
+use tokio_util::task::TaskTracker;
+use tracing::{debug, error, info, warn};
+
+use super::group::{GroupContext, GroupState};
+use super::offsets::Offsets;
+use super::producer::{Delivery, Producer};
+use super::{KafkaSettings, Record, require_topics};
+use crate::batch::Backoff;
+use crate::database::StoreError;
+use crate::{CancellationToken, Fatal};
+
+/// How often a record may fail by its own fault before it is set aside.
+const MAX_REFUSALS: u32 = 5;
+
+/// What became of a record.
+#[derive(Debug)]
+pub enum Handled {
+    /// Nothing more to do.
+    Done,
+    /// It is answered by this record.
+    Reply(OutgoingRecord),
+    /// It can't be handled, ever, for this reason: it goes to its topic's dead-letter topic.
+    DeadLetter(String),
+}
+
+/// Why a record has to be tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum Retry {
+    /// The store failed; whether the record is at fault, it tells.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The record has to wait for this.
+    #[error("{0}")]
+    NotYet(String),
+}
+
+/// What a service does with a record. Must be idempotent: a record may come more than once.
+pub trait Handler: Send + Sync + 'static {
+    fn handle(&self, record: &Record) -> impl Future<Output = Result<Handled, Retry>> + Send;
+}
+
+/// A member of the consumer group that is named as its service.
+pub struct Consumer {
+    inner: Arc<StreamConsumer<GroupContext>>,
+    offsets: Arc<Offsets>,
+    state: Arc<GroupState>,
+    settings: KafkaSettings,
+    service: &'static str,
+}
+
+impl Consumer {
+    /// Checks that the topics and their dead-letter topics exist, and subscribes.
+    pub async fn open(settings: &KafkaSettings, service: &'static str, topics: &[&str]) -> Result<Self, Fatal> {
+        let consumed: Vec<String> = topics.iter().map(|topic| (*topic).to_owned()).collect();
+        let partitions = require_topics(settings, service, &consumed).await?;
+        require_topics(settings, service, &topics.iter().map(|t| dead_letter_topic(t)).collect::<Vec<_>>()).await?;
+
+        let offsets = Arc::new(Offsets::default());
+        let state = Arc::new(GroupState::new(settings.prefixed(topics[0]), partitions));
+        let context = GroupContext { offsets: offsets.clone(), state: state.clone() };
+        let heartbeat = (settings.kafka_session_timeout_ms / 3).min(3000);
+        let mut config = settings.client(service);
+        config
+            .set("group.id", settings.prefixed(service))
+            .set("session.timeout.ms", settings.kafka_session_timeout_ms.to_string())
+            .set("heartbeat.interval.ms", heartbeat.to_string())
+            .set("auto.offset.reset", "earliest")
+            // Offsets are stored by `finish` below, and what is stored is committed twice a second.
+            .set("enable.auto.offset.store", "false")
+            .set("auto.commit.interval.ms", "500")
+            // Co-partitioned topics: the same partition of each goes to the same member.
+            .set("partition.assignment.strategy", "range")
+            .set("fetch.wait.max.ms", settings.kafka_fetch_wait_max_ms.to_string())
+            .set("fetch.queue.backoff.ms", "5")
+            .set("fetch.error.backoff.ms", "100")
+            .set("queued.max.messages.kbytes", "16384")
+            // For readiness: whether a broker is up and the group is joined.
+            .set("statistics.interval.ms", "2000");
+        if !settings.kafka_group_instance_id.is_empty() {
+            config.set("group.instance.id", format!("{}-{service}", settings.kafka_group_instance_id));
+        }
+        let inner: StreamConsumer<GroupContext> = config
+            .create_with_context(context)
+            .map_err(|e| Fatal::new(format!("the Kafka consumer can't be made: {e}")))?;
+        let names: Vec<String> = topics.iter().map(|topic| settings.prefixed(topic)).collect();
+        inner
+            .subscribe(&names.iter().map(String::as_str).collect::<Vec<_>>())
+            .map_err(|e| Fatal::new(format!("can't subscribe to {names:?}: {e}")))?;
+        Ok(Self { inner: Arc::new(inner), offsets, state, settings: settings.clone(), service })
+    }
+
+    /// Membership and owned partitions, kept up to date while the consumer runs.
+    pub fn state(&self) -> Arc<GroupState> {
+        self.state.clone()
+    }
+
+    /// Consumes until `shutdown`; then finishes the records in hand, commits, and leaves the group.
+    ///
+    /// # Errors
+    /// When the group has fenced this instance: another one carries the same `kafka_group_instance_id`.
+    pub async fn run<H: Handler>(
+        self,
+        handler: H,
+        producer: Producer,
+        shutdown: CancellationToken,
+    ) -> Result<(), Fatal> {
+        let shared = Arc::new(Shared {
+            handler,
+            producer,
+            consumer: self.inner.clone(),
+            offsets: self.offsets,
+            service: self.service,
+            shutdown: shutdown.clone(),
+        });
+        let tasks = TaskTracker::new();
+        let limit = self.settings.kafka_max_in_flight;
+        let mut paused = false;
+        let outcome = loop {
+            let received = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break Ok(()),
+                received = self.inner.recv() => received,
+                () = tokio::time::sleep(Duration::from_millis(20)), if paused => {
+                    if tasks.len() <= limit / 2 {
+                        let resumed = self.inner.assignment().and_then(|all| self.inner.resume(&all));
+                        paused = resumed.is_err();
+                    }
+                    continue;
+                }
+            };
+            match received {
+                Ok(message) => {
+                    let record = to_record(&message, &self.settings.kafka_topic_prefix);
+                    let partition = (message.topic().to_owned(), record.partition);
+                    let epoch = shared.offsets.received(partition.clone(), record.offset);
+                    tasks.spawn(process(shared.clone(), record, partition, epoch));
+                }
+                Err(KafkaError::MessageConsumptionFatal(code)) => {
+                    break Err(Fatal::new(format!(
+                        "the consumer group {} has shut this instance out ({code}): does another instance run with the same KAFKA_GROUP_INSTANCE_ID?",
+                        self.settings.prefixed(self.service)
+                    )));
+                }
+                // Lost brokers and the like: librdkafka tries on by itself, and readiness tells.
+                Err(error) => debug!(%error, "consuming"),
+            }
+            if tasks.len() >= limit {
+                // Polling goes on while paused, which keeps the membership.
+                paused = self.inner.assignment().and_then(|all| self.inner.pause(&all)).is_ok();
+            }
+        };
+        tasks.close();
+        if tokio::time::timeout(Duration::from_millis(self.settings.shutdown_timeout_ms), tasks.wait()).await.is_err() {
+            warn!(records = tasks.len(), "some records were not finished in time; they will come again");
+        }
+        drop(shared);
+        let consumer = self.inner;
+        let closed = tokio::task::spawn_blocking(move || {
+            let _ = consumer.commit_consumer_state(CommitMode::Sync);
+            drop(consumer);
+        });
+        let _ = closed.await;
+        info!("left the consumer group");
+        outcome
+    }
+}
+
+struct Shared<H> {
+    handler: H,
+    producer: Producer,
+    consumer: Arc<StreamConsumer<GroupContext>>,
+    offsets: Arc<Offsets>,
+    service: &'static str,
+    shutdown: CancellationToken,
+}
+
+/// Sees one record through. Returns early, without storing its offset, only when the service stops.
+async fn process<H: Handler>(shared: Arc<Shared<H>>, record: Record, partition: (String, i32), epoch: u64) {
+    let Some(handled) = shared.handle(&record).await else { return };
+    let acknowledged = match &handled {
+        Handled::Done => Some(()),
+        Handled::Reply(reply) => shared.deliver(|| shared.producer.send(reply)).await,
+        Handled::DeadLetter(why) => {
+            error!(topic = record.topic, partition = record.partition, offset = record.offset, %why, "dead-lettered");
+            shared.deliver(|| shared.dead_letter(&record, why)).await
+        }
+    };
+    if acknowledged.is_none() {
+        return;
+    }
+    if let Some(position) = shared.offsets.finished(&partition, record.offset, epoch) {
+        // rdkafka stores the given offset plus one. It fails for a partition that is no longer ours: rightly.
+        let _ = shared.consumer.store_offset(&partition.0, partition.1, position - 1);
+    }
+}
+
+impl<H: Handler> Shared<H> {
+    /// Runs the handler until it answers. A record that fails by its own fault, a panic included, is tried a few
+    /// times and then set aside.
+    async fn handle(&self, record: &Record) -> Option<Handled> {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        let mut refusals = 0;
+        loop {
+            let fault = match AssertUnwindSafe(self.handler.handle(record)).catch_unwind().await {
+                Ok(Ok(handled)) => return Some(handled),
+                Ok(Err(Retry::Store(StoreError::Refused(why)))) => Some(why),
+                Ok(Err(retry)) => {
+                    debug!(topic = record.topic, offset = record.offset, why = %retry, "trying again");
+                    None
+                }
+                Err(panic) => {
+                    let text = panic.downcast_ref::<String>().cloned();
+                    Some(format!("the handler panicked: {}", text.unwrap_or_default()))
+                }
+            };
+            if let Some(why) = fault {
+                refusals += 1;
+                if refusals >= MAX_REFUSALS {
+                    return Some(Handled::DeadLetter(why));
+                }
+            }
+            self.pause(&mut backoff).await?;
+        }
+    }
+
+    /// Sends until the broker acknowledges.
+    async fn deliver(&self, send: impl Fn() -> Delivery) -> Option<()> {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        while let Err(why) = send().acknowledged().await {
+            debug!(%why, "not acknowledged; sending again");
+            self.pause(&mut backoff).await?;
+        }
+        Some(())
+    }
+
+    /// `None` when the service stops.
+    async fn pause(&self, backoff: &mut Backoff) -> Option<()> {
+        tokio::select! {
+            () = self.shutdown.cancelled() => None,
+            () = tokio::time::sleep(backoff.delay()) => Some(()),
+        }
+    }
+
+    /// The record as it came, with headers that say where from and why.
+    fn dead_letter(&self, record: &Record, why: &str) -> Delivery {
+        let added = [
+            ("dlq_topic", record.topic.clone()),
+            ("dlq_partition", record.partition.to_string()),
+            ("dlq_offset", record.offset.to_string()),
+            ("dlq_timestamp", record.timestamp_ms.map_or_else(String::new, |ms| ms.to_string())),
+            ("dlq_error", why.to_owned()),
+            ("dlq_service", self.service.to_owned()),
+            ("dlq_version", env!("CARGO_PKG_VERSION").to_owned()),
+        ];
+        let original = record.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+        let headers = original.chain(added.iter().map(|(name, value)| (*name, value.as_bytes())));
+        self.producer.produce(&dead_letter_topic(&record.topic), record.key.as_deref(), &record.body, headers)
+    }
+}
+
+fn to_record(message: &BorrowedMessage<'_>, topic_prefix: &str) -> Record {
+    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+    Record {
+        topic: message.topic().strip_prefix(topic_prefix).unwrap_or(message.topic()).to_owned(),
+        partition: message.partition(),
+        offset: message.offset(),
+        key: message.key().map(<[u8]>::to_vec),
+        body: message.payload().unwrap_or_default().to_vec(),
+        headers: headers.map(|h| (h.key.to_owned(), h.value.unwrap_or_default().to_vec())).collect(),
+        timestamp_ms: message.timestamp().to_millis(),
+    }
+}

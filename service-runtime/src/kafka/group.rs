@@ -1,0 +1,111 @@
+//! What a consumer knows of its group, for readiness and for routing; and the callbacks that keep it up to date.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, ConsumerContext, Rebalance};
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{Statistics, TopicPartitionList};
+use tracing::{debug, info, warn};
+
+use super::offsets::Offsets;
+use crate::http::Check;
+
+/// Whether a consumer is a member of its group, and which partitions it owns. A member without partitions is
+/// healthy: there may be more instances than partitions.
+pub struct GroupState {
+    joined: AtomicBool,
+    broker_up: AtomicBool,
+    /// The topic whose partitions are told by [`GroupState::owns`]; all topics of a group are co-partitioned.
+    first_topic: String,
+    partitions: u32,
+    owned: RwLock<Vec<i32>>,
+}
+
+impl GroupState {
+    pub(super) fn new(first_topic: String, partitions: u32) -> Self {
+        let (joined, broker_up) = (AtomicBool::new(false), AtomicBool::new(true));
+        Self { joined, broker_up, first_topic, partitions, owned: RwLock::default() }
+    }
+
+    /// Whether records with this key come to this instance. True while it owns nothing: then nobody's guess is
+    /// better.
+    pub fn owns(&self, key: &str) -> bool {
+        let owned = self.owned.read().unwrap_or_else(PoisonError::into_inner);
+        let partition = messages::partition_for_key(key.as_bytes(), self.partitions);
+        owned.is_empty() || owned.contains(&(partition as i32))
+    }
+
+    /// For readiness: `None` when all is well, else what is wrong.
+    pub fn trouble(&self) -> Option<&'static str> {
+        match (self.broker_up.load(Ordering::Relaxed), self.joined.load(Ordering::Relaxed)) {
+            (false, _) => Some("no broker can be reached"),
+            (true, false) => Some("the consumer is not in its group yet"),
+            (true, true) => None,
+        }
+    }
+
+    /// As a readiness check, for a service that can't work without its consumer.
+    pub fn check(&self) -> Check {
+        self.trouble().map_or(Check::Ok, |why| Check::Failed(why.to_owned()))
+    }
+
+    fn set_broker_up(&self, up: bool) {
+        let before = self.broker_up.swap(up, Ordering::Relaxed);
+        match (before, up) {
+            (true, false) => warn!("no Kafka broker can be reached; trying on"),
+            (false, true) => info!("Kafka can be reached again"),
+            _ => {}
+        }
+    }
+
+    fn assign(&self, list: &TopicPartitionList) {
+        let mut owned = self.owned.write().unwrap_or_else(PoisonError::into_inner);
+        *owned = list.elements_for_topic(&self.first_topic).iter().map(|element| element.partition()).collect();
+        self.joined.store(true, Ordering::Relaxed);
+        info!(partitions = list.count(), "joined the consumer group");
+    }
+}
+
+/// The callbacks of a consumer.
+pub(super) struct GroupContext {
+    pub(super) offsets: Arc<Offsets>,
+    pub(super) state: Arc<GroupState>,
+}
+
+impl ClientContext for GroupContext {
+    fn stats(&self, statistics: Statistics) {
+        let up = statistics.brokers.values().any(|broker| broker.nodeid >= 0 && broker.state == "UP");
+        self.state.set_broker_up(up);
+        if let Some(group) = statistics.cgrp {
+            self.state.joined.store(group.state == "up" && group.join_state == "steady", Ordering::Relaxed);
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::AllBrokersDown)) {
+            self.state.set_broker_up(false);
+        }
+        debug!(%error, reason, "librdkafka");
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if let Rebalance::Revoke(list) = rebalance {
+            let partitions =
+                list.elements().into_iter().map(|e| (e.topic().to_owned(), e.partition())).collect::<Vec<_>>();
+            self.offsets.revoked(partitions.into_iter());
+        }
+    }
+
+    fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Assign(list) => self.state.assign(list),
+            Rebalance::Revoke(_) => self.state.joined.store(false, Ordering::Relaxed),
+            Rebalance::Error(error) => warn!(%error, "rebalance failed"),
+        }
+    }
+}

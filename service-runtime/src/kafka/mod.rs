@@ -1,0 +1,87 @@
+//! Kafka as the services see it: records in plain types, a consumer that runs a handler for each, a producer.
+//! No type of rdkafka leaves this module.
+
+mod consumer;
+mod group;
+mod offsets;
+mod producer;
+mod topics;
+
+use rdkafka::ClientConfig;
+use serde::Deserialize;
+
+use crate::settings::{Settings, SettingsError};
+
+pub use consumer::{Consumer, Handled, Handler, Retry};
+pub use group::GroupState;
+pub use producer::{Delivery, Producer};
+pub use topics::require_topics;
+
+/// How to reach Kafka. See `defaults/kafka.toml` for what each setting means.
+#[derive(Debug, Clone, Deserialize)]
+pub struct KafkaSettings {
+    kafka_bootstrap_servers: String,
+    kafka_topic_prefix: String,
+    kafka_group_instance_id: String,
+    kafka_session_timeout_ms: u32,
+    kafka_fetch_wait_max_ms: u32,
+    kafka_max_in_flight: usize,
+    startup_timeout_ms: u64,
+    shutdown_timeout_ms: u64,
+}
+
+impl TryFrom<&Settings> for KafkaSettings {
+    type Error = SettingsError;
+
+    fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
+        let section: Self = settings.section()?;
+        let invalid = |key, problem: &str| Err(SettingsError::Invalid { key, problem: problem.to_owned() });
+        if section.kafka_bootstrap_servers.trim().is_empty() {
+            return invalid("kafka_bootstrap_servers", "must name at least one broker, as host:port");
+        }
+        if section.kafka_max_in_flight == 0 {
+            return invalid("kafka_max_in_flight", "must be at least 1");
+        }
+        Ok(section)
+    }
+}
+
+impl KafkaSettings {
+    /// The name on Kafka of a topic or a group.
+    pub fn prefixed(&self, name: &str) -> String {
+        format!("{}{name}", self.kafka_topic_prefix)
+    }
+
+    fn client(&self, service: &str) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.kafka_bootstrap_servers)
+            .set("client.id", service)
+            // Small messages and replies must not wait for one another (Nagle); back soon after an outage.
+            .set("socket.nagle.disable", "true")
+            .set("reconnect.backoff.ms", "100")
+            .set("reconnect.backoff.max.ms", "2000");
+        config
+    }
+}
+
+/// A record that was consumed. Its topic is named without the installation's prefix.
+#[derive(Debug, Clone)]
+pub struct Record {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    pub key: Option<Vec<u8>>,
+    pub body: Vec<u8>,
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// When it was produced, in ms since 1970, where the broker knows.
+    pub timestamp_ms: Option<i64>,
+}
+
+impl Record {
+    /// The text of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(header, _)| header == name)?;
+        std::str::from_utf8(value).ok()
+    }
+}

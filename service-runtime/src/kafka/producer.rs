@@ -1,0 +1,95 @@
+//! Producing records. A send returns at once; whoever needs to know that the broker has it awaits the delivery.
+
+use std::time::Duration;
+
+use messages::OutgoingRecord;
+use rdkafka::client::ClientContext;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::Producer as _;
+use rdkafka::producer::future_producer::{DeliveryFuture, FutureProducer, FutureRecord};
+use tracing::debug;
+
+use super::KafkaSettings;
+use crate::Fatal;
+
+/// A producer; clones share one connection and one queue.
+#[derive(Clone)]
+pub struct Producer {
+    inner: FutureProducer<QuietContext>,
+    topic_prefix: String,
+}
+
+/// Awaits the broker's acknowledgement (`acks=all`).
+#[must_use = "a delivery that nobody awaits may fail unseen"]
+pub struct Delivery(Result<DeliveryFuture, String>);
+
+/// Connection errors are told by the consumer's state, once; here they would be repeated for each try.
+struct QuietContext;
+
+impl ClientContext for QuietContext {
+    fn error(&self, error: KafkaError, reason: &str) {
+        debug!(%error, reason, "librdkafka");
+    }
+}
+
+impl Producer {
+    /// A producer for `service`. It connects in the background.
+    pub fn open(settings: &KafkaSettings, service: &str) -> Result<Self, Fatal> {
+        let inner = settings
+            .client(service)
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            // Send at once: what waits is already batched by the loops above, and a lone record must not wait.
+            .set("linger.ms", "0")
+            // The hash of the Java clients; librdkafka's own default would part the keys of other languages.
+            .set("partitioner", "murmur2_random")
+            // What could not be sent for this long is given up here, and sent again by its stored row.
+            .set("message.timeout.ms", "10000")
+            .set("queue.buffering.max.kbytes", "65536")
+            .create_with_context(QuietContext)
+            .map_err(|error| Fatal::new(format!("the Kafka producer can't be made: {error}")))?;
+        Ok(Self { inner, topic_prefix: settings.kafka_topic_prefix.clone() })
+    }
+
+    /// Queues a record for one of the contract's topics.
+    pub fn send(&self, record: &OutgoingRecord) -> Delivery {
+        let headers = record.headers.iter().map(|(name, value)| (*name, value.as_bytes()));
+        self.produce(record.topic, Some(record.key.as_bytes()), &record.body, headers)
+    }
+
+    pub(super) fn produce<'a>(
+        &self,
+        topic: &str,
+        key: Option<&[u8]>,
+        body: &[u8],
+        headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+    ) -> Delivery {
+        let topic = format!("{}{topic}", self.topic_prefix);
+        let headers =
+            headers.fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(value) }));
+        let mut record = FutureRecord::<[u8], [u8]>::to(&topic).payload(body).headers(headers);
+        if let Some(key) = key {
+            record = record.key(key);
+        }
+        Delivery(self.inner.send_result(record).map_err(|(error, _)| error.to_string()))
+    }
+
+    /// Waits for what is queued to be acknowledged, at most for `limit`.
+    pub async fn flush(&self, limit: Duration) {
+        let inner = self.inner.clone();
+        let _ = tokio::task::spawn_blocking(move || inner.flush(limit)).await;
+    }
+}
+
+impl Delivery {
+    /// # Errors
+    /// What the broker or the client said, in words. The record may or may not have been written.
+    pub async fn acknowledged(self) -> Result<(), String> {
+        match self.0?.await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err((error, _))) => Err(error.to_string()),
+            Err(_) => Err("the producer has stopped".to_owned()),
+        }
+    }
+}

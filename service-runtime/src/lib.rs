@@ -1,0 +1,35 @@
+//! The plumbing that every service shares: configuration, telemetry, the program around a service, Postgres, Kafka
+//! loops, the HTTP server. It knows nothing of orders, payments or sagas.
+
+pub mod batch;
+pub mod database;
+pub mod http;
+pub mod kafka;
+pub mod program;
+pub mod settings;
+pub mod telemetry;
+
+pub use tokio_util::sync::CancellationToken;
+
+/// The present time, in whole microseconds: what Postgres stores, so that a stored time reads back equal.
+pub fn now() -> messages::Timestamp {
+    use chrono::SubsecRound as _;
+    chrono::Utc::now().trunc_subsecs(6)
+}
+
+/// Why a service could not start, or stopped by itself: one line that says what, where, and what mends it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Fatal(String);
+
+impl Fatal {
+    pub fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+}
+
+impl From<settings::SettingsError> for Fatal {
+    fn from(error: settings::SettingsError) -> Self {
+        Self(error.to_string())
+    }
+}

@@ -1,0 +1,107 @@
+//! The program around a service: arguments, settings, log, signals, exit code. A service's `main.rs` is one call.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use serde::Deserialize;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use crate::settings::{Settings, SettingsError};
+use crate::{CancellationToken, Fatal, http, telemetry};
+
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// A file with settings (TOML); the environment wins over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print every setting with its default and what it means, as a file for --config, and exit
+    #[arg(long)]
+    print_config: bool,
+    /// Ask the service that runs on PORT whether it is ready, and exit with 0 if so, else 1
+    #[arg(long)]
+    healthcheck: bool,
+}
+
+/// Runs a service until it is told to stop by SIGINT or SIGTERM.
+///
+/// `defaults` are its embedded default files. Exit codes: 0 after a clean stop, 1 for an error, 2 for bad settings
+/// or arguments. A second signal ends the process at once.
+pub async fn run_service<C, F>(
+    name: &'static str,
+    defaults: &[&str],
+    run: impl FnOnce(C, CancellationToken) -> F,
+) -> ExitCode
+where
+    C: for<'a> TryFrom<&'a Settings, Error = SettingsError>,
+    F: Future<Output = Result<(), Fatal>>,
+{
+    let command = <Arguments as clap::CommandFactory>::command().name(name).version(env!("CARGO_PKG_VERSION"));
+    let arguments = match <Arguments as clap::FromArgMatches>::from_arg_matches(&command.get_matches()) {
+        Ok(arguments) => arguments,
+        Err(error) => error.exit(),
+    };
+    if arguments.print_config {
+        println!("{}", defaults.join("\n"));
+        return ExitCode::SUCCESS;
+    }
+    let loaded = Settings::load(defaults, arguments.config.as_deref(), std::env::vars()).and_then(|settings| {
+        telemetry::init(&settings.section()?)?;
+        Ok((settings.section::<Listening>()?, C::try_from(&settings)?))
+    });
+    let (listening, config) = match loaded {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            eprintln!("{name}: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    if arguments.healthcheck {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, listening.port));
+        return if http::probe_ready(address).await { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    info!(version = env!("CARGO_PKG_VERSION"), "{name} starts");
+    let outcome = run(config, stop_on_signal()).await;
+    exit_code(name, outcome)
+}
+
+#[derive(Deserialize)]
+struct Listening {
+    port: u16,
+}
+
+/// One line on the standard error output for a failure, and the process's exit code.
+pub fn exit_code(name: &str, outcome: Result<(), Fatal>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{name}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A token that is cancelled by the first SIGINT or SIGTERM. The second one ends the process.
+pub fn stop_on_signal() -> CancellationToken {
+    let token = CancellationToken::new();
+    let stopping = token.clone();
+    let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
+    tokio::spawn(async move {
+        let [Ok(mut interrupt), Ok(mut terminate)] = signals else { return };
+        for first in [true, false] {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if first {
+                info!("stopping: finishing what is in hand (a second signal ends at once)");
+                stopping.cancel();
+            } else {
+                std::process::exit(130);
+            }
+        }
+    });
+    token
+}
