@@ -3,13 +3,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DecodeError, Envelope, Message, Money, Topic};
+use crate::{DecodeError, Envelope, Message, Money, Topic, UserId};
 
 /// Take the money for an order, once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ChargePayment {
-    pub user_id: String,
+    pub user_id: UserId,
     pub money: Money,
     /// The gateway is to decline this charge (for trying the failure path out).
     #[serde(default)]

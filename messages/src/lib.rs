@@ -11,6 +11,7 @@ mod ids;
 mod money;
 mod record;
 mod topics;
+mod user;
 
 pub use commands::{
     ChargePayment, InventoryCommand, PaymentCommand, RefundPayment, ReleaseInventory, ReserveInventory,
@@ -23,6 +24,7 @@ pub use ids::{EventId, OrderId, SagaId};
 pub use money::{AmountText, Currency, MAX_AMOUNT, Money, MoneyError};
 pub use record::OutgoingRecord;
 pub use topics::{Message, TOPICS, Topic, dead_letter_topic, partition_for_key};
+pub use user::{UserId, UserIdError};
 
 /// A point in time, UTC. In JSON an RFC 3339 string.
 pub type Timestamp = chrono::DateTime<chrono::Utc>;

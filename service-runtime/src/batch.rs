@@ -65,23 +65,19 @@ async fn work<B: Batch>(batch: B, mut submissions: mpsc::UnboundedReceiver<Submi
         let (items, senders): (Vec<_>, Vec<_>) = taken.drain(..).unzip();
         let answers = answer_each(&batch, &items).await;
         let failure = answers.iter().find_map(|answer| match answer {
-            Err(StoreError::Unavailable(why)) => Some(why.clone()),
+            Err(StoreError::Unavailable(why) | StoreError::NotSent(why)) => Some(why),
             _ => None,
         });
         match failure {
-            Some(why) if available => warn!(batch = B::NAME, %why, "the database is not available; trying again"),
+            Some(why) if available => warn!(batch = B::NAME, %why, "the database is not available"),
             None if !available => info!(batch = B::NAME, "the database is available again"),
             _ => {}
         }
-        available = failure_is_none(&answers);
+        available = failure.is_none();
         for (answer, sender) in answers.into_iter().zip(senders) {
             let _ = sender.send(answer);
         }
     }
-}
-
-fn failure_is_none<T>(answers: &[Result<T, StoreError>]) -> bool {
-    !answers.iter().any(|answer| matches!(answer, Err(StoreError::Unavailable(_))))
 }
 
 /// Runs the batch; one that is refused is halved.

@@ -121,7 +121,10 @@ pub async fn open(settings: &DatabaseSettings, migrations: &Migrator) -> Result<
 /// What a failed statement means to its caller.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// The database can't do it now: the same statement may succeed later.
+    /// The database can't do it now. The statement was not sent.
+    #[error("the database is not available: {0}")]
+    NotSent(String),
+    /// The database failed meanwhile. Whether the statement took effect is not known.
     #[error("the database is not available: {0}")]
     Unavailable(String),
     /// The database answered that it never will: the data is at fault.
@@ -136,6 +139,7 @@ impl From<sqlx::Error> for StoreError {
             sqlx::Error::Encode(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => {
                 Self::Refused(error.to_string())
             }
+            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => Self::NotSent(error.to_string()),
             _ => Self::Unavailable(error.to_string()),
         }
     }

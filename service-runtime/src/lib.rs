@@ -2,6 +2,7 @@
 //! loops, the HTTP server. It knows nothing of orders, payments or sagas.
 
 pub mod batch;
+pub mod conditional;
 pub mod database;
 pub mod http;
 pub mod kafka;

@@ -105,3 +105,9 @@ pub fn stop_on_signal() -> CancellationToken {
     });
     token
 }
+
+/// Runs one part of a service; when it ends, by itself or by an error, `stop` ends the other parts.
+pub async fn stop_when_done<T>(stop: &CancellationToken, part: impl Future<Output = T>) -> T {
+    let _stop = stop.clone().drop_guard();
+    part.await
+}

@@ -1,0 +1,56 @@
+# One image per service: docker build --target order-service .
+#
+# All binaries come from one build stage. Its caches (the crates, and cargo's target folder) live in BuildKit cache
+# mounts: after an edit, cargo compiles what changed, as it does outside Docker. They need BuildKit, the default
+# builder since Docker 23.
+
+FROM rust:1.95-bookworm AS build
+WORKDIR /src
+COPY . .
+# librdkafka is compiled from source: g++, make and zlib's headers are in the base image.
+# The mounts are not part of the image, so the binaries are copied out of them in the same step.
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/src/target,sharing=locked \
+    cargo build --release --locked \
+        --bin order-service \
+        --bin payment-service \
+        --bin inventory-service \
+        --bin saga-orchestrator \
+        --bin kafka-init \
+    && install -D --target-directory=/out \
+        target/release/order-service \
+        target/release/payment-service \
+        target/release/inventory-service \
+        target/release/saga-orchestrator \
+        target/release/kafka-init
+
+# The same Debian as the build stage, so the same glibc. zlib, the one other shared library, is part of it.
+FROM debian:bookworm-slim AS runtime
+# The HTTP client refuses to start without root certificates, even where it only speaks plain HTTP.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin app
+USER 10001
+
+FROM runtime AS kafka-init
+COPY --from=build /out/kafka-init /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/kafka-init"]
+
+FROM runtime AS order-service
+COPY --from=build /out/order-service /usr/local/bin/
+EXPOSE 4001
+ENTRYPOINT ["/usr/local/bin/order-service"]
+
+FROM runtime AS payment-service
+COPY --from=build /out/payment-service /usr/local/bin/
+EXPOSE 4002
+ENTRYPOINT ["/usr/local/bin/payment-service"]
+
+FROM runtime AS inventory-service
+COPY --from=build /out/inventory-service /usr/local/bin/
+EXPOSE 4003
+ENTRYPOINT ["/usr/local/bin/inventory-service"]
+
+FROM runtime AS saga-orchestrator
+COPY --from=build /out/saga-orchestrator /usr/local/bin/
+EXPOSE 4000
+ENTRYPOINT ["/usr/local/bin/saga-orchestrator"]

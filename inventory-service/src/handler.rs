@@ -1,0 +1,54 @@
+//! From a record to its reply: a loop around [`decide`], which always works on the row as it is stored.
+
+use std::time::Duration;
+
+use messages::InventoryCommand;
+use service_runtime::batch::Batcher;
+use service_runtime::conditional::{ConditionalWrites, Outcome};
+use service_runtime::kafka::{Handled, Handler, Record, Retry};
+use service_runtime::settings::Share;
+use tracing::info;
+
+use crate::reservation::{Next, Reservation, Stock, decide};
+use crate::store::{ReservationsTable, Write};
+
+pub struct Reservations {
+    pub writes: Batcher<ConditionalWrites<ReservationsTable>>,
+    pub failure_rate: Share,
+    pub processing: Duration,
+}
+
+impl Handler for Reservations {
+    async fn handle(&self, record: &Record) -> Result<Handled, Retry> {
+        let command = match InventoryCommand::decode(&record.topic, &record.body) {
+            Ok(command) => command,
+            Err(error) => return Ok(Handled::DeadLetter(error.to_string())),
+        };
+        if !self.processing.is_zero() {
+            tokio::time::sleep(self.processing).await;
+        }
+        let sold_out = rand::random::<f64>() < self.failure_rate.get();
+        let stock = if sold_out { Stock::SoldOut } else { Stock::Available };
+        // Mostly the order has no row yet; where it has one, the first write tells.
+        let mut stored: Option<Reservation> = None;
+        loop {
+            match decide(&command, stored.as_ref(), stock, service_runtime::now()) {
+                Next::Write(row) => {
+                    let expected = stored.map(|reservation| reservation.status);
+                    stored = match self.writes.submit(Write { expected, row }).await? {
+                        Outcome::Stored(row) => {
+                            let status = row.status.as_str();
+                            info!(saga_id = %row.saga_id, order_id = %row.order_id, status, "reservation");
+                            Some(row)
+                        }
+                        Outcome::Found(row) => row,
+                    };
+                }
+                Next::Reply(reply) => {
+                    return Ok(Handled::Reply(reply.to_record(crate::NAME, record.header("traceparent"))));
+                }
+                Next::Contradiction(why) => return Ok(Handled::DeadLetter(why)),
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Inventory: takes reserve and release commands from Kafka and answers with events. The service owns
+//! `inventory_db`.
+//!
+//! It promises that an order holds goods at most once, and none after a release, however often its commands come
+//! and in whatever order: see [`reservation`] for the rules.
+
+mod handler;
+pub mod reservation;
+mod store;
+
+use std::time::Duration;
+
+use axum::Router;
+use serde::Deserialize;
+use service_runtime::batch::Batcher;
+use service_runtime::conditional::ConditionalWrites;
+use service_runtime::database::{self, DatabaseSettings};
+use service_runtime::http::{Health, HttpServer, HttpSettings};
+use service_runtime::kafka::{Consumer, KafkaSettings, Producer};
+use service_runtime::program::stop_when_done;
+use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError, Share};
+use service_runtime::{CancellationToken, Fatal};
+
+/// Every setting with its default.
+pub const DEFAULTS: [&str; 3] = [include_str!("../default.toml"), KAFKA_DEFAULTS, SERVICE_DEFAULTS];
+
+const NAME: &str = "inventory-service";
+
+/// The service's settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    http: HttpSettings,
+    database: DatabaseSettings,
+    kafka: KafkaSettings,
+    stock: StockSettings,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct StockSettings {
+    inventory_failure_rate: Share,
+    inventory_processing_ms: u64,
+}
+
+impl TryFrom<&Settings> for Config {
+    type Error = SettingsError;
+
+    fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
+        Ok(Self {
+            http: settings.try_into()?,
+            database: settings.try_into()?,
+            kafka: settings.try_into()?,
+            stock: settings.section()?,
+        })
+    }
+}
+
+/// Serves until `shutdown`.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
+    let server = HttpServer::bind(&config.http).await?;
+    let pool = database::open(&config.database, &sqlx::migrate!()).await?;
+    let consumer = Consumer::open(&config.kafka, NAME, &messages::InventoryCommand::TOPICS).await?;
+    let producer = Producer::open(&config.kafka, NAME)?;
+    let group = consumer.state();
+    let health = Health::default()
+        .with_database(pool.clone())
+        .with("kafka", move || Box::pin(std::future::ready(group.check())));
+    let handler = handler::Reservations {
+        writes: Batcher::start(ConditionalWrites(store::ReservationsTable(pool.clone()))),
+        failure_rate: config.stock.inventory_failure_rate,
+        processing: Duration::from_millis(config.stock.inventory_processing_ms),
+    };
+
+    let stop = shutdown.child_token();
+    let (consumed, served) = tokio::join!(
+        stop_when_done(&stop, consumer.run(handler, producer, stop.clone())),
+        stop_when_done(&stop, server.serve(Router::new(), health, stop.clone())),
+    );
+    pool.close().await;
+    consumed.and(served)
+}

@@ -1,0 +1,9 @@
+//! The inventory service as a process of its own.
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    service_runtime::program::run_service("inventory-service", &inventory_service::DEFAULTS, inventory_service::run)
+        .await
+}

@@ -1,0 +1,218 @@
+//! What a reservation is and what a command does to it. Pure: [`decide`] is all the rules there are, the handler
+//! only carries out what it says.
+//!
+//! A reply is a function of the command and the stored row, so a command that comes again gets the same reply.
+
+use std::str::FromStr;
+
+use messages::{
+    InventoryCommand, InventoryFailed, InventoryReleased, InventoryReserved, OrderId, OutgoingRecord, SagaId, Timestamp,
+};
+
+/// See `migrations/0001_reservations.sql` for what each means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Reserved,
+    Failed,
+    Released,
+    Voided,
+}
+
+impl Status {
+    pub const ALL: [Self; 4] = [Self::Reserved, Self::Failed, Self::Released, Self::Voided];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Reserved => "RESERVED",
+            Self::Failed => "FAILED",
+            Self::Released => "RELEASED",
+            Self::Voided => "VOIDED",
+        }
+    }
+}
+
+impl FromStr for Status {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|status| status.as_str() == text).ok_or_else(|| format!("unknown status {text:?}"))
+    }
+}
+
+/// A row of `reservations`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reservation {
+    pub order_id: OrderId,
+    pub saga_id: SagaId,
+    pub status: Status,
+    pub reason: Option<String>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// Whether there is stock, for an order that was not decided before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stock {
+    Available,
+    SoldOut,
+}
+
+/// What to do next with a command.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Next {
+    /// Store this row if the stored one is still the one that was decided on; then decide again.
+    Write(Reservation),
+    /// Done: this is the reply.
+    Reply(Reply),
+    /// The command contradicts the stored row. It gets no reply.
+    Contradiction(String),
+}
+
+/// The reply to a command.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reply {
+    Reserved(messages::Envelope<InventoryReserved>),
+    Failed(messages::Envelope<InventoryFailed>),
+    Released(messages::Envelope<InventoryReleased>),
+}
+
+/// The next thing to do with `command`, given the order's stored row.
+pub fn decide(command: &InventoryCommand, stored: Option<&Reservation>, stock: Stock, now: Timestamp) -> Next {
+    use Status::{Failed, Released, Reserved, Voided};
+
+    let Some(row) = stored else { return Next::Write(first_row(command, stock, now)) };
+    let saga_id = match command {
+        InventoryCommand::Reserve(command) => command.saga_id,
+        InventoryCommand::Release(command) => command.saga_id,
+    };
+    if saga_id != row.saga_id {
+        let (order, owner) = (row.order_id, row.saga_id);
+        return Next::Contradiction(format!("order {order} belongs to saga {owner}, the command names {saga_id}"));
+    }
+    match (command, row.status) {
+        (InventoryCommand::Reserve(command), Reserved) => {
+            Next::Reply(Reply::Reserved(command.reply(InventoryReserved {}, row.updated_at)))
+        }
+        (InventoryCommand::Reserve(command), Failed | Released | Voided) => {
+            let reason = row.reason.clone().unwrap_or_else(|| row.status.as_str().to_owned());
+            Next::Reply(Reply::Failed(command.reply(InventoryFailed { reason }, row.updated_at)))
+        }
+        (InventoryCommand::Release(command), Reserved) => {
+            let reason = Some(format!("released: {}", command.payload.reason));
+            Next::Write(Reservation { status: Released, reason, updated_at: now, ..row.clone() })
+        }
+        (InventoryCommand::Release(command), Failed | Released | Voided) => {
+            Next::Reply(Reply::Released(command.reply(InventoryReleased {}, row.updated_at)))
+        }
+    }
+}
+
+/// The row for an order that has none: a reserve is decided, once; a release leaves a tombstone.
+fn first_row(command: &InventoryCommand, stock: Stock, now: Timestamp) -> Reservation {
+    let (order_id, saga_id, status, reason) = match command {
+        InventoryCommand::Reserve(command) => {
+            let (status, reason) = match (command.payload.force_fail, stock) {
+                (true, _) => (Status::Failed, Some("out of stock: forceInventoryFail".to_owned())),
+                (false, Stock::SoldOut) => (Status::Failed, Some("out of stock".to_owned())),
+                (false, Stock::Available) => (Status::Reserved, None),
+            };
+            (command.order_id, command.saga_id, status, reason)
+        }
+        InventoryCommand::Release(command) => {
+            let reason = format!("voided before the reserve came: {}", command.payload.reason);
+            (command.order_id, command.saga_id, Status::Voided, Some(reason))
+        }
+    };
+    Reservation { order_id, saga_id, status, reason, created_at: now, updated_at: now }
+}
+
+impl Reply {
+    /// The record to produce.
+    pub fn to_record(&self, source: &'static str, traceparent: Option<&str>) -> OutgoingRecord {
+        match self {
+            Self::Reserved(event) => event.to_record(source, traceparent),
+            Self::Failed(event) => event.to_record(source, traceparent),
+            Self::Released(event) => event.to_record(source, traceparent),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use messages::{Envelope, EventId, ReleaseInventory, ReserveInventory};
+
+    use super::*;
+
+    fn envelope<T>(payload: T) -> Envelope<T> {
+        let id = |n: u128| uuid::Uuid::from_u128(n);
+        Envelope {
+            event_id: EventId::from(id(1)),
+            causation_id: None,
+            saga_id: SagaId::from(id(2)),
+            order_id: OrderId::from(id(3)),
+            timestamp: service_runtime::now(),
+            payload,
+        }
+    }
+
+    fn reserve(force_fail: bool) -> InventoryCommand {
+        InventoryCommand::Reserve(envelope(ReserveInventory { force_fail }))
+    }
+
+    fn release() -> InventoryCommand {
+        InventoryCommand::Release(envelope(ReleaseInventory { reason: "TIMED_OUT".into() }))
+    }
+
+    fn next(command: &InventoryCommand, stored: Option<Status>) -> Next {
+        let now = service_runtime::now();
+        let row = stored.map(|status| Reservation { status, ..first_row(command, Stock::Available, now) });
+        decide(command, row.as_ref(), Stock::Available, now)
+    }
+
+    fn written(next: Next) -> Status {
+        match next {
+            Next::Write(row) => row.status,
+            other => panic!("expected a write, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_reserve_is_decided_once_and_answered_from_the_row() {
+        assert_eq!(written(next(&reserve(false), None)), Status::Reserved);
+        assert_eq!(written(next(&reserve(true), None)), Status::Failed);
+        let sold_out = decide(&reserve(false), None, Stock::SoldOut, service_runtime::now());
+        assert_eq!(written(sold_out), Status::Failed);
+        assert!(matches!(next(&reserve(false), Some(Status::Reserved)), Next::Reply(Reply::Reserved(_))));
+    }
+
+    #[test]
+    fn a_reserve_after_the_end_is_answered_failed() {
+        for status in [Status::Failed, Status::Released, Status::Voided] {
+            assert!(matches!(next(&reserve(false), Some(status)), Next::Reply(Reply::Failed(_))), "{status:?}");
+        }
+    }
+
+    #[test]
+    fn a_release_frees_what_is_reserved_and_is_answered_released_in_any_case() {
+        assert_eq!(written(next(&release(), Some(Status::Reserved))), Status::Released);
+        for status in [Status::Failed, Status::Released, Status::Voided] {
+            assert!(matches!(next(&release(), Some(status)), Next::Reply(Reply::Released(_))), "{status:?}");
+        }
+    }
+
+    #[test]
+    fn a_release_before_its_reserve_leaves_a_tombstone() {
+        assert_eq!(written(next(&release(), None)), Status::Voided);
+    }
+
+    #[test]
+    fn a_command_of_another_saga_gets_no_reply_in_any_status() {
+        for command in [reserve(false), release()] {
+            for status in Status::ALL {
+                let now = service_runtime::now();
+                let row = Reservation { saga_id: SagaId::new(), status, ..first_row(&command, Stock::Available, now) };
+                assert!(matches!(decide(&command, Some(&row), Stock::Available, now), Next::Contradiction(_)));
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Creates the topics that `messages` declares, and their dead-letter topics. May be run any number of times.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use messages::{TOPICS, dead_letter_topic};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::types::RDKafkaErrorCode;
+use service_runtime::Fatal;
+
+/// How long one request of the broker may take.
+const REQUEST: Duration = Duration::from_secs(5);
+
+/// Dead-letter topics take larger records than the others (1 MiB by default), since headers are added to a copy.
+const DEAD_LETTER_MAX_BYTES: &str = "2097152";
+
+/// What is wanted, and where.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// host:port of a broker, or several, separated by commas.
+    pub bootstrap_servers: String,
+    /// Put before each topic's name.
+    pub topic_prefix: String,
+    pub partitions: i32,
+    pub replication_factor: i32,
+    /// How long to wait for Kafka.
+    pub timeout: Duration,
+}
+
+/// What was found and done, by topic.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub created: Vec<String>,
+    pub existing: Vec<String>,
+}
+
+impl Plan {
+    /// Waits for Kafka, then creates what is missing.
+    ///
+    /// # Errors
+    /// When Kafka can't be reached in time, refuses, or has a topic with another partition count: all topics need
+    /// the same one, or replies would not come back to the process that waits for them.
+    pub async fn carry_out(&self) -> Result<Report, Fatal> {
+        let names = TOPICS.iter().flat_map(|topic| [(*topic).to_owned(), dead_letter_topic(topic)]);
+        let names: Vec<String> = names.map(|name| format!("{}{name}", self.topic_prefix)).collect();
+        let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+            .set("bootstrap.servers", &self.bootstrap_servers)
+            .set("log_level", "0")
+            .create()
+            .map_err(|error| self.fatal(format!("bad address: {error}")))?;
+        let plan = self.clone();
+        let (admin, found) =
+            tokio::task::spawn_blocking(move || plan.partition_counts(&admin).map(|found| (admin, found)))
+                .await
+                .map_err(|error| self.fatal(error.to_string()))??;
+
+        let wanted = self.partitions as usize;
+        let different: Vec<String> = names
+            .iter()
+            .filter_map(|name| {
+                found.get(name).filter(|count| **count != wanted).map(|count| format!("{name} has {count}"))
+            })
+            .collect();
+        if !different.is_empty() {
+            return Err(self.fatal(format!(
+                "{wanted} partitions are wanted, but {}. Run with the --partitions that they have, or delete them",
+                different.join(", ")
+            )));
+        }
+        let (existing, missing): (Vec<String>, Vec<String>) =
+            names.into_iter().partition(|name| found.contains_key(name));
+        self.create(&admin, &missing).await?;
+        Ok(Report { created: missing, existing })
+    }
+
+    fn partition_counts(&self, admin: &AdminClient<DefaultClientContext>) -> Result<HashMap<String, usize>, Fatal> {
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            match admin.inner().fetch_metadata(None, Duration::from_secs(2)) {
+                Ok(metadata) => {
+                    return Ok(metadata.topics().iter().map(|t| (t.name().to_owned(), t.partitions().len())).collect());
+                }
+                Err(error) if Instant::now() >= deadline => {
+                    return Err(
+                        self.fatal(format!("can't be reached: {error}. KAFKA_BOOTSTRAP_SERVERS says where it is"))
+                    );
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(200)),
+            }
+        }
+    }
+
+    async fn create(&self, admin: &AdminClient<DefaultClientContext>, names: &[String]) -> Result<(), Fatal> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let topics = names.iter().map(|name| {
+            let topic = NewTopic::new(name, self.partitions, TopicReplication::Fixed(self.replication_factor));
+            if name.ends_with(".dlq") { topic.set("max.message.bytes", DEAD_LETTER_MAX_BYTES) } else { topic }
+        });
+        let options = AdminOptions::new().operation_timeout(Some(REQUEST)).request_timeout(Some(REQUEST));
+        let results = admin.create_topics(&topics.collect::<Vec<_>>(), &options).await;
+        for result in results.map_err(|error| self.fatal(format!("topics can't be created: {error}")))? {
+            match result {
+                // Someone else was quicker: fine.
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((name, code)) => return Err(self.fatal(format!("topic {name} can't be created: {code}"))),
+            }
+        }
+        Ok(())
+    }
+
+    fn fatal(&self, what: String) -> Fatal {
+        Fatal::new(format!("Kafka at {}: {what}", self.bootstrap_servers))
+    }
+}

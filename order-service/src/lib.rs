@@ -1,0 +1,47 @@
+//! Orders: created PENDING, then CONFIRMED or CANCELLED, over HTTP. The service owns `order_db`.
+//!
+//! It promises that everything may be repeated: the same create answers the stored order, the same transition is
+//! accepted again. An order that belongs to a saga is moved by that saga only.
+
+mod order;
+mod routes;
+mod store;
+
+use service_runtime::batch::Batcher;
+use service_runtime::conditional::ConditionalWrites;
+use service_runtime::database::{self, DatabaseSettings};
+use service_runtime::http::{Health, HttpServer, HttpSettings};
+use service_runtime::settings::{SERVICE_DEFAULTS, Settings, SettingsError};
+use service_runtime::{CancellationToken, Fatal};
+
+/// Every setting with its default.
+pub const DEFAULTS: [&str; 2] = [include_str!("../default.toml"), SERVICE_DEFAULTS];
+
+/// The service's settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    http: HttpSettings,
+    database: DatabaseSettings,
+}
+
+impl TryFrom<&Settings> for Config {
+    type Error = SettingsError;
+
+    fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
+        Ok(Self { http: settings.try_into()?, database: settings.try_into()? })
+    }
+}
+
+/// Serves until `shutdown`.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
+    let server = HttpServer::bind(&config.http).await?;
+    let pool = database::open(&config.database, &sqlx::migrate!()).await?;
+    let orders = routes::Orders {
+        creates: Batcher::start(ConditionalWrites(store::Creates(pool.clone()))),
+        transitions: Batcher::start(ConditionalWrites(store::Transitions(pool.clone()))),
+        pool: pool.clone(),
+    };
+    let served = server.serve(routes::router(orders), Health::default().with_database(pool.clone()), shutdown).await;
+    pool.close().await;
+    served
+}

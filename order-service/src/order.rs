@@ -1,0 +1,209 @@
+//! What an order is, and which requests fit a stored one. Pure: the store asks, and does what it is told.
+
+use std::str::FromStr;
+
+use messages::{Money, OrderId, SagaId, Timestamp, UserId};
+
+/// PENDING -> CONFIRMED | CANCELLED; both ends are final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Pending,
+    Confirmed,
+    Cancelled,
+}
+
+impl Status {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Confirmed => "CONFIRMED",
+            Self::Cancelled => "CANCELLED",
+        }
+    }
+}
+
+impl FromStr for Status {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "PENDING" => Ok(Self::Pending),
+            "CONFIRMED" => Ok(Self::Confirmed),
+            "CANCELLED" => Ok(Self::Cancelled),
+            _ => Err(format!("must be PENDING, CONFIRMED or CANCELLED, not {text:?}")),
+        }
+    }
+}
+
+/// A stored order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Order {
+    pub order_id: OrderId,
+    pub saga_id: Option<SagaId>,
+    /// `None` in a tombstone: a cancel came, its create did not.
+    pub contents: Option<Contents>,
+    pub status: Status,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// What was ordered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Contents {
+    pub user_id: UserId,
+    pub money: Money,
+}
+
+/// A request to create an order.
+#[derive(Debug, Clone)]
+pub struct Create {
+    pub order_id: OrderId,
+    pub saga_id: Option<SagaId>,
+    pub contents: Contents,
+}
+
+impl Create {
+    /// The order that this makes.
+    pub fn to_order(&self, now: Timestamp) -> Order {
+        Order {
+            order_id: self.order_id,
+            saga_id: self.saga_id,
+            contents: Some(self.contents.clone()),
+            status: Status::Pending,
+            created_at: now,
+            updated_at: now,
+        }
+    }
+}
+
+/// A request to move an order.
+#[derive(Debug, Clone)]
+pub struct Transition {
+    pub order_id: OrderId,
+    pub saga_id: Option<SagaId>,
+    pub to: Status,
+}
+
+/// Why a request does not fit the stored order.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("there is no order {0}")]
+    Unknown(OrderId),
+    #[error("order {0} exists with other contents")]
+    OtherContents(OrderId),
+    #[error("order {0} was CANCELLED before it was created")]
+    CancelledBefore(OrderId),
+    #[error("order {order_id} belongs to a saga: only a request that names that saga moves it")]
+    OtherSaga { order_id: OrderId },
+    #[error("order {order_id} is {}: it can't become {}", .from.as_str(), .to.as_str())]
+    Contradiction { order_id: OrderId, from: Status, to: Status },
+}
+
+/// Whether a create that found `stored` under its id is a repetition of the one that made it.
+pub fn repeated_create(stored: &Order, create: &Create) -> Result<(), Refusal> {
+    match &stored.contents {
+        None => Err(Refusal::CancelledBefore(stored.order_id)),
+        Some(contents) if *contents == create.contents && stored.saga_id == create.saga_id => Ok(()),
+        Some(_) => Err(Refusal::OtherContents(stored.order_id)),
+    }
+}
+
+/// What a transition needs, given the stored order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Move {
+    /// The PENDING order is to become what is wanted.
+    Store,
+    /// It is what is wanted.
+    Nothing,
+    /// There is no such order yet: a CANCELLED row is left, so that the create which comes late is refused.
+    LeaveTombstone,
+}
+
+/// Decides a transition.
+pub fn decide(stored: Option<&Order>, wanted: &Transition) -> Result<Move, Refusal> {
+    let order_id = wanted.order_id;
+    match stored {
+        None if wanted.to == Status::Cancelled && wanted.saga_id.is_some() => Ok(Move::LeaveTombstone),
+        None => Err(Refusal::Unknown(order_id)),
+        Some(order) if order.saga_id.is_some() && order.saga_id != wanted.saga_id => {
+            Err(Refusal::OtherSaga { order_id })
+        }
+        Some(order) if order.status == wanted.to => Ok(Move::Nothing),
+        Some(order) if order.status == Status::Pending => Ok(Move::Store),
+        Some(order) => Err(Refusal::Contradiction { order_id, from: order.status, to: wanted.to }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use messages::Currency;
+
+    use super::*;
+
+    fn contents(amount: &str) -> Contents {
+        Contents { user_id: "u1".to_owned().try_into().unwrap(), money: Money::parse(amount, Currency::USD).unwrap() }
+    }
+
+    fn stored(status: Status, saga_id: Option<SagaId>) -> Order {
+        let now = service_runtime::now();
+        let contents = Some(contents("500"));
+        Order { order_id: OrderId::new(), saga_id, contents, status, created_at: now, updated_at: now }
+    }
+
+    fn to(order: &Order, to: Status, saga_id: Option<SagaId>) -> Transition {
+        Transition { order_id: order.order_id, saga_id, to }
+    }
+
+    #[test]
+    fn a_pending_order_is_confirmed_or_cancelled_and_repeating_that_is_fine() {
+        for end in [Status::Confirmed, Status::Cancelled] {
+            let pending = stored(Status::Pending, None);
+            assert_eq!(decide(Some(&pending), &to(&pending, end, None)), Ok(Move::Store));
+            let ended = stored(end, None);
+            assert_eq!(decide(Some(&ended), &to(&ended, end, None)), Ok(Move::Nothing));
+        }
+    }
+
+    #[test]
+    fn an_ended_order_contradicts_every_other_status_and_says_both() {
+        for (from, other) in [
+            (Status::Confirmed, Status::Cancelled),
+            (Status::Confirmed, Status::Pending),
+            (Status::Cancelled, Status::Confirmed),
+            (Status::Cancelled, Status::Pending),
+        ] {
+            let order = stored(from, None);
+            let refusal = decide(Some(&order), &to(&order, other, None)).unwrap_err().to_string();
+            assert!(refusal.contains(from.as_str()) && refusal.contains(other.as_str()), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn only_its_own_saga_moves_an_order() {
+        let saga = SagaId::new();
+        let order = stored(Status::Pending, Some(saga));
+        let refused = Err(Refusal::OtherSaga { order_id: order.order_id });
+        assert_eq!(decide(Some(&order), &to(&order, Status::Confirmed, None)), refused);
+        assert_eq!(decide(Some(&order), &to(&order, Status::Confirmed, Some(SagaId::new()))), refused);
+        assert_eq!(decide(Some(&order), &to(&order, Status::Confirmed, Some(saga))), Ok(Move::Store));
+    }
+
+    #[test]
+    fn a_sagas_cancel_that_overtakes_the_create_leaves_a_tombstone_and_the_create_is_refused() {
+        let ghost = stored(Status::Cancelled, Some(SagaId::new()));
+        assert_eq!(decide(None, &to(&ghost, Status::Cancelled, ghost.saga_id)), Ok(Move::LeaveTombstone));
+        assert_eq!(decide(None, &to(&ghost, Status::Cancelled, None)), Err(Refusal::Unknown(ghost.order_id)));
+        assert_eq!(decide(None, &to(&ghost, Status::Confirmed, ghost.saga_id)), Err(Refusal::Unknown(ghost.order_id)));
+        let create = Create { order_id: ghost.order_id, saga_id: ghost.saga_id, contents: contents("500") };
+        let tombstone = Order { contents: None, ..ghost };
+        assert_eq!(repeated_create(&tombstone, &create), Err(Refusal::CancelledBefore(tombstone.order_id)));
+    }
+
+    #[test]
+    fn a_create_is_repeated_when_its_contents_are_worth_the_same() {
+        let order = stored(Status::Pending, None);
+        let create = |amount| Create { order_id: order.order_id, saga_id: None, contents: contents(amount) };
+        assert_eq!(repeated_create(&order, &create("500.00")), Ok(()));
+        assert_eq!(repeated_create(&order, &create("501")), Err(Refusal::OtherContents(order.order_id)));
+    }
+}

@@ -1,0 +1,156 @@
+//! The HTTP side: `POST /orders`, `GET /orders/{id}`, `PATCH /orders/{id}/status`.
+
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, patch, post};
+use axum::{Json, Router};
+use messages::{AmountText, Currency, Money, OrderId, SagaId, Timestamp, UserId, UserIdError};
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use service_runtime::batch::Batcher;
+use service_runtime::conditional::{ConditionalWrites, Outcome};
+use service_runtime::database::StoreError;
+use service_runtime::http::{JsonBody, Problem};
+use sqlx::PgPool;
+
+use crate::order::{Contents, Create, Move, Order, Refusal, Status, Transition, decide, repeated_create};
+use crate::store::{self, Creates, Transitions};
+
+/// What the handlers need.
+#[derive(Clone)]
+pub struct Orders {
+    pub creates: Batcher<ConditionalWrites<Creates>>,
+    pub transitions: Batcher<ConditionalWrites<Transitions>>,
+    pub pool: PgPool,
+}
+
+pub fn router(orders: Orders) -> Router {
+    Router::new()
+        .route("/orders", post(create))
+        .route("/orders/{id}", get(read))
+        .route("/orders/{id}/status", patch(transition))
+        .with_state(orders)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct CreateRequest {
+    order_id: Option<OrderId>,
+    saga_id: Option<SagaId>,
+    user_id: String,
+    total_amount: AmountText,
+    currency: Option<String>,
+}
+
+/// 201 with the new order; 200 with the stored one when this very create came before; 409 when another did.
+async fn create(State(orders): State<Orders>, JsonBody(request): JsonBody<CreateRequest>) -> Result<Response, Problem> {
+    let currency = request.currency.as_deref().map_or(Ok(Currency::USD), str::parse);
+    let currency = currency.map_err(|error| Problem::invalid_field("currency", error))?;
+    let money = Money::parse(&request.total_amount.0, currency);
+    let money = money.map_err(|error| Problem::invalid_field("totalAmount", error))?;
+    let user_id = request.user_id.try_into();
+    let user_id = user_id.map_err(|error: UserIdError| Problem::invalid_field("userId", error))?;
+    let create = Create {
+        order_id: request.order_id.unwrap_or_else(OrderId::new),
+        saga_id: request.saga_id,
+        contents: Contents { user_id, money },
+    };
+    let (status, order) = match orders.creates.submit(create.clone()).await.map_err(unavailable)? {
+        Outcome::Stored(order) => (StatusCode::CREATED, order),
+        Outcome::Found(found) => {
+            let order = found.ok_or_else(|| refused(Refusal::Unknown(create.order_id)))?;
+            repeated_create(&order, &create).map_err(refused)?;
+            (StatusCode::OK, order)
+        }
+    };
+    let location = [(header::LOCATION, format!("/orders/{}", order.order_id))];
+    Ok((status, location, Json(OrderBody::from(order))).into_response())
+}
+
+/// 200 with the order, or 404.
+async fn read(State(orders): State<Orders>, Path(id): Path<String>) -> Result<Json<OrderBody>, Problem> {
+    let order_id = parse_id(&id)?;
+    let order = store::read(&orders.pool, vec![order_id]).await.map_err(unavailable)?.remove(&order_id);
+    order.map(|order| Json(order.into())).ok_or_else(|| refused(Refusal::Unknown(order_id)))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct TransitionRequest {
+    status: String,
+    saga_id: Option<SagaId>,
+}
+
+/// 200 with the order in the wanted status, also when it was in it before; 409 when it can't get there.
+async fn transition(
+    State(orders): State<Orders>,
+    Path(id): Path<String>,
+    JsonBody(request): JsonBody<TransitionRequest>,
+) -> Result<Json<OrderBody>, Problem> {
+    let order_id = parse_id(&id)?;
+    let to: Status = request.status.parse().map_err(|error| Problem::invalid_field("status", error))?;
+    let wanted = Transition { order_id, saga_id: request.saga_id, to };
+    loop {
+        let found = match orders.transitions.submit(wanted.clone()).await.map_err(unavailable)? {
+            Outcome::Stored(order) => return Ok(Json(order.into())),
+            Outcome::Found(found) => found,
+        };
+        match (decide(found.as_ref(), &wanted).map_err(refused)?, found) {
+            (Move::Nothing, Some(order)) => return Ok(Json(order.into())),
+            // Someone was quicker, in between: look again.
+            (Move::Store | Move::Nothing, _) => {}
+            (Move::LeaveTombstone, _) => store::leave_tombstone(&orders.pool, &wanted).await.map_err(unavailable)?,
+        }
+    }
+}
+
+fn parse_id(id: &str) -> Result<OrderId, Problem> {
+    id.parse().map_err(|_| Problem::new(StatusCode::BAD_REQUEST, format!("{id:?} is not an order id (a UUID)")))
+}
+
+fn refused(refusal: Refusal) -> Problem {
+    let status = match refusal {
+        Refusal::Unknown(_) => StatusCode::NOT_FOUND,
+        _ => StatusCode::CONFLICT,
+    };
+    Problem::new(status, refusal.to_string())
+}
+
+fn unavailable(error: StoreError) -> Problem {
+    match error {
+        StoreError::Unavailable(_) => Problem::unavailable(error.to_string(), 1),
+        StoreError::Refused(_) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+/// An order as clients see it. A tombstone has no user and no amount.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OrderBody {
+    order_id: OrderId,
+    saga_id: Option<SagaId>,
+    status: &'static str,
+    user_id: Option<UserId>,
+    #[serde(with = "rust_decimal::serde::arbitrary_precision_option")]
+    total_amount: Option<Decimal>,
+    currency: Option<Currency>,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+}
+
+impl From<Order> for OrderBody {
+    fn from(order: Order) -> Self {
+        let money = order.contents.as_ref().map(|contents| contents.money);
+        Self {
+            order_id: order.order_id,
+            saga_id: order.saga_id,
+            status: order.status.as_str(),
+            user_id: order.contents.map(|contents| contents.user_id),
+            total_amount: money.map(|money| money.amount()),
+            currency: money.map(|money| money.currency()),
+            created_at: order.created_at,
+            updated_at: order.updated_at,
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The SQL of `orders`. Statements take many orders at once and only compare and set; [`crate::order`] decides.
+
+use std::collections::{HashMap, HashSet};
+
+use messages::{Money, OrderId, Timestamp, UserId};
+use rust_decimal::Decimal;
+use service_runtime::conditional::Table;
+use service_runtime::database::StoreError;
+use sqlx::postgres::PgRow;
+use sqlx::{PgPool, Row as _};
+use uuid::Uuid;
+
+use crate::order::{Contents, Create, Order, Transition};
+
+/// Creates: an order that is not there yet.
+pub struct Creates(pub PgPool);
+
+impl Table for Creates {
+    type Key = OrderId;
+    type Row = Order;
+    type Write = Create;
+    const NAME: &'static str = "orders created";
+
+    fn key(create: &Create) -> OrderId {
+        create.order_id
+    }
+
+    async fn compare_and_set(&self, creates: &[&Create]) -> Result<HashMap<OrderId, Order>, StoreError> {
+        let now = service_runtime::now();
+        let inserted = insert(&self.0, creates, now).await?;
+        let stored = creates.iter().filter(|create| inserted.contains(&create.order_id));
+        Ok(stored.map(|create| (create.order_id, create.to_order(now))).collect())
+    }
+
+    async fn read(&self, orders: Vec<OrderId>) -> Result<HashMap<OrderId, Order>, StoreError> {
+        read(&self.0, orders).await
+    }
+}
+
+/// Moves of orders, assuming what is nearly always so: the order is PENDING, and of the saga that asks.
+pub struct Transitions(pub PgPool);
+
+impl Table for Transitions {
+    type Key = OrderId;
+    type Row = Order;
+    type Write = Transition;
+    const NAME: &'static str = "orders moved";
+
+    fn key(transition: &Transition) -> OrderId {
+        transition.order_id
+    }
+
+    async fn compare_and_set(&self, transitions: &[&Transition]) -> Result<HashMap<OrderId, Order>, StoreError> {
+        update(&self.0, transitions, service_runtime::now()).await
+    }
+
+    async fn read(&self, orders: Vec<OrderId>) -> Result<HashMap<OrderId, Order>, StoreError> {
+        read(&self.0, orders).await
+    }
+}
+
+async fn insert(pool: &PgPool, creates: &[&Create], now: Timestamp) -> Result<HashSet<OrderId>, StoreError> {
+    let ids: Vec<Uuid> = creates.iter().map(|c| c.order_id.as_uuid()).collect();
+    let sagas: Vec<Option<Uuid>> = creates.iter().map(|c| c.saga_id.map(Uuid::from)).collect();
+    let users: Vec<&str> = creates.iter().map(|c| c.contents.user_id.as_str()).collect();
+    let amounts: Vec<Decimal> = creates.iter().map(|c| c.contents.money.amount()).collect();
+    let currencies: Vec<&str> = creates.iter().map(|c| c.contents.money.currency().code()).collect();
+    let inserted: Vec<Uuid> = sqlx::query_scalar(
+        "INSERT INTO orders (order_id, saga_id, user_id, total_amount, currency, status, created_at, updated_at)
+         SELECT order_id, saga_id, user_id, total_amount, currency, 'PENDING', $6, $6
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::numeric[], $5::text[])
+              AS new (order_id, saga_id, user_id, total_amount, currency)
+         ON CONFLICT (order_id) DO NOTHING
+         RETURNING order_id",
+    )
+    .bind(ids)
+    .bind(sagas)
+    .bind(users)
+    .bind(amounts)
+    .bind(currencies)
+    .bind(now)
+    .fetch_all(pool)
+    .await?;
+    Ok(inserted.into_iter().map(OrderId::from).collect())
+}
+
+async fn update(
+    pool: &PgPool,
+    transitions: &[&Transition],
+    now: Timestamp,
+) -> Result<HashMap<OrderId, Order>, StoreError> {
+    let rows = sqlx::query(
+        "UPDATE orders SET status = wanted.status, updated_at = $4
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::text[]) AS wanted (order_id, saga_id, status)
+         WHERE orders.order_id = wanted.order_id
+           AND (orders.saga_id IS NULL OR orders.saga_id = wanted.saga_id)
+           AND orders.status = 'PENDING'
+         RETURNING orders.*",
+    )
+    .bind(transitions.iter().map(|t| t.order_id.as_uuid()).collect::<Vec<_>>())
+    .bind(transitions.iter().map(|t| t.saga_id.map(Uuid::from)).collect::<Vec<_>>())
+    .bind(transitions.iter().map(|t| t.to.as_str()).collect::<Vec<_>>())
+    .bind(now)
+    .fetch_all(pool)
+    .await?;
+    rows.iter().map(|row| from_row(row).map(|order| (order.order_id, order))).collect()
+}
+
+/// Leaves the CANCELLED row of a cancel that came before its create, unless the create was quicker after all.
+pub async fn leave_tombstone(pool: &PgPool, cancel: &Transition) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO orders (order_id, saga_id, status, created_at, updated_at) VALUES ($1, $2, 'CANCELLED', $3, $3)
+         ON CONFLICT (order_id) DO NOTHING",
+    )
+    .bind(cancel.order_id.as_uuid())
+    .bind(cancel.saga_id.map(Uuid::from))
+    .bind(service_runtime::now())
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Reads orders.
+pub async fn read(pool: &PgPool, orders: Vec<OrderId>) -> Result<HashMap<OrderId, Order>, StoreError> {
+    let ids: Vec<Uuid> = orders.into_iter().map(Uuid::from).collect();
+    let rows = sqlx::query("SELECT * FROM orders WHERE order_id = ANY($1)").bind(ids).fetch_all(pool).await?;
+    rows.iter().map(|row| from_row(row).map(|order| (order.order_id, order))).collect()
+}
+
+fn from_row(row: &PgRow) -> Result<Order, StoreError> {
+    let unreadable = |why: String| StoreError::Refused(format!("a row of orders can't be read: {why}"));
+    let money = match (row.try_get::<Option<Decimal>, _>("total_amount")?, row.try_get::<Option<&str>, _>("currency")?)
+    {
+        (Some(amount), Some(currency)) => {
+            Some(currency.parse().and_then(|c| Money::new(amount, c)).map_err(|e| unreadable(e.to_string()))?)
+        }
+        _ => None,
+    };
+    let user_id = row.try_get::<Option<String>, _>("user_id")?.map(UserId::try_from).transpose();
+    let user_id = user_id.map_err(|error| unreadable(error.to_string()))?;
+    Ok(Order {
+        order_id: row.try_get::<Uuid, _>("order_id")?.into(),
+        saga_id: row.try_get::<Option<Uuid>, _>("saga_id")?.map(Into::into),
+        contents: money.zip(user_id).map(|(money, user_id)| Contents { user_id, money }),
+        status: row.try_get::<&str, _>("status")?.parse().map_err(unreadable)?,
+        created_at: row.try_get("created_at")?,
+        updated_at: row.try_get("updated_at")?,
+    })
+}

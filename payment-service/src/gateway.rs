@@ -1,0 +1,146 @@
+//! The simulated payment gateway: it stands for another company's system, so it has tables and transactions of its
+//! own, is idempotent by key, decides a key once, and remembers its answer for ever.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use messages::{Money, OrderId};
+use rust_decimal::Decimal;
+use service_runtime::batch::{Batch, Batcher};
+use service_runtime::database::StoreError;
+use service_runtime::settings::Share;
+use sqlx::{PgPool, Row as _};
+
+use crate::payment::{Answer, Call};
+
+/// A handle to the gateway; calls run side by side.
+pub struct SimulatedGateway {
+    decisions: Batcher<Decisions>,
+    failure_rate: Share,
+    processing: Duration,
+}
+
+impl SimulatedGateway {
+    /// `failure_rate` of the charges are declined; each call takes `processing`.
+    pub fn start(pool: PgPool, failure_rate: Share, processing: Duration) -> Self {
+        Self { decisions: Batcher::start(Decisions(pool)), failure_rate, processing }
+    }
+
+    /// Makes a call. The same call again gets the same answer, and moves money once.
+    ///
+    /// # Errors
+    /// When it can't be decided now. It may have been decided all the same: ask again.
+    pub async fn call(&self, call: Call) -> Result<Answer, StoreError> {
+        if !self.processing.is_zero() {
+            tokio::time::sleep(self.processing).await;
+        }
+        let decline = match &call {
+            Call::Charge { force_fail: true, .. } => Some("declined: forcePaymentFail"),
+            Call::Charge { .. } if rand::random::<f64>() < self.failure_rate.get() => Some("declined by the bank"),
+            Call::Charge { .. } | Call::Refund { .. } => None,
+        };
+        self.decisions.submit(Request { call, decline }).await
+    }
+}
+
+/// A call, and what a first decision on it would be.
+struct Request {
+    call: Call,
+    decline: Option<&'static str>,
+}
+
+impl Request {
+    fn kind(&self) -> &'static str {
+        match self.call {
+            Call::Charge { .. } => "CHARGE",
+            Call::Refund { .. } => "REFUND",
+        }
+    }
+
+    fn order(&self) -> (OrderId, Money) {
+        match self.call {
+            Call::Charge { order_id, money, .. } | Call::Refund { order_id, money } => (order_id, money),
+        }
+    }
+
+    /// The idempotency key: one charge and one refund an order.
+    fn key(&self) -> String {
+        format!("{}:{}", self.order().0, self.kind().to_ascii_lowercase())
+    }
+
+    fn answer(&self, declined: Option<String>) -> Answer {
+        match (&self.call, declined) {
+            (_, Some(reason)) => Answer::Declined { reason },
+            (Call::Charge { .. }, None) => Answer::Charged,
+            (Call::Refund { .. }, None) => Answer::Refunded,
+        }
+    }
+}
+
+/// Decides requests, many in one statement: the decision and the move of money are one transaction.
+struct Decisions(PgPool);
+
+impl Batch for Decisions {
+    type Item = Request;
+    type Answer = Answer;
+    const NAME: &'static str = "gateway";
+
+    async fn run(&self, items: &[Request]) -> Result<Vec<Answer>, StoreError> {
+        let keys: Vec<String> = items.iter().map(Request::key).collect();
+        let mut seen = HashSet::new();
+        let firsts: Vec<usize> = (0..items.len()).filter(|i| seen.insert(&keys[*i])).collect();
+        let first = || firsts.iter().map(|i| &items[*i]);
+        let decided: Vec<String> = sqlx::query_scalar(
+            "WITH decided AS (
+                 INSERT INTO gateway_requests (idempotency_key, order_id, kind, amount, currency, outcome, reason)
+                 SELECT key, order_id, kind, amount, currency,
+                        CASE WHEN reason IS NULL THEN 'APPROVED' ELSE 'DECLINED' END, reason
+                 FROM UNNEST($1::text[], $2::uuid[], $3::text[], $4::numeric[], $5::text[], $6::text[])
+                      AS new (key, order_id, kind, amount, currency, reason)
+                 ORDER BY key
+                 ON CONFLICT (idempotency_key) DO NOTHING
+                 RETURNING *
+             ), moved AS (
+                 INSERT INTO gateway_ledger (idempotency_key, order_id, kind, amount, currency)
+                 SELECT idempotency_key, order_id, kind, amount, currency FROM decided WHERE outcome = 'APPROVED'
+             )
+             SELECT idempotency_key FROM decided",
+        )
+        .bind(firsts.iter().map(|i| keys[*i].as_str()).collect::<Vec<_>>())
+        .bind(first().map(|r| r.order().0.as_uuid()).collect::<Vec<_>>())
+        .bind(first().map(Request::kind).collect::<Vec<_>>())
+        .bind(first().map(|r| r.order().1.amount()).collect::<Vec<Decimal>>())
+        .bind(first().map(|r| r.order().1.currency().code()).collect::<Vec<_>>())
+        .bind(first().map(|r| r.decline).collect::<Vec<_>>())
+        .fetch_all(&self.0)
+        .await?;
+
+        let mut decided: HashSet<String> = decided.into_iter().collect();
+        let own: Vec<bool> = keys.iter().map(|key| decided.remove(key)).collect();
+        let others = keys.iter().zip(&own).filter(|(_, own)| !**own).map(|(key, _)| key.as_str()).collect();
+        let remembered = self.remembered(others).await?;
+        let answers = items.iter().zip(&keys).zip(own).map(|((request, key), own)| {
+            let declined = if own {
+                request.decline.map(str::to_owned)
+            } else {
+                remembered.get(key).cloned().ok_or_else(|| StoreError::Unavailable(format!("{key} is not decided")))?
+            };
+            Ok(request.answer(declined))
+        });
+        answers.collect()
+    }
+}
+
+impl Decisions {
+    /// What was decided before on these keys: why declined, or `None` for approved.
+    async fn remembered(&self, keys: Vec<&str>) -> Result<HashMap<String, Option<String>>, StoreError> {
+        if keys.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let rows = sqlx::query("SELECT idempotency_key, reason FROM gateway_requests WHERE idempotency_key = ANY($1)")
+            .bind(keys)
+            .fetch_all(&self.0)
+            .await?;
+        rows.iter().map(|row| Ok((row.try_get("idempotency_key")?, row.try_get("reason")?))).collect()
+    }
+}

@@ -1,0 +1,190 @@
+//! From an input to its effect: read the saga, let the core decide, store the next version, then do what the stored
+//! row asks for. Nothing is done for a row that was not stored, and whatever is not done is found by the sweeper.
+//!
+//! Sagas in flight are cached, so that a move is one statement. The cache is only a guess at what is stored: the
+//! conditional write corrects it, and no input is ignored on its word.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+use messages::{SagaId, Timestamp};
+use service_runtime::batch::{Backoff, Batcher};
+use service_runtime::conditional::{ConditionalWrites, Outcome, Reads};
+use service_runtime::database::StoreError;
+use service_runtime::kafka::Producer;
+use sqlx::PgPool;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, error, info};
+
+use crate::SagaSettings;
+use crate::orders::OrderService;
+use crate::saga::{Effect, Input, OrderCall, Saga, Transition, advance};
+use crate::store::{self, NewSagas, Sagas, Stored};
+use crate::waiters::Waiters;
+
+/// Sagas kept in the cache at most, about 0.5 kB each. Beyond it, a move costs a read.
+const CACHE_LIMIT: usize = 100_000;
+
+/// Drives sagas. Shared by everything that has an input for one.
+pub struct Coordinator {
+    new_sagas: Batcher<ConditionalWrites<NewSagas>>,
+    moves: Batcher<ConditionalWrites<Sagas>>,
+    reads: Batcher<Reads<Sagas>>,
+    cache: DashMap<SagaId, Saga>,
+    pool: PgPool,
+    producer: Producer,
+    orders: OrderService,
+    pub waiters: Arc<Waiters>,
+    tasks: TaskTracker,
+}
+
+/// Why an input could not be applied.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("there is no saga {0}")]
+    UnknownSaga(SagaId),
+    #[error(
+        "saga {saga_id} runs by {definition}, which this release does not know: a newer release has to go on with it"
+    )]
+    UnknownDefinition { saga_id: SagaId, definition: String },
+}
+
+impl Coordinator {
+    pub fn new(pool: PgPool, producer: Producer, orders: OrderService, settings: &SagaSettings) -> Self {
+        let resend_first = Duration::from_millis(settings.resend_first_ms.into());
+        let sagas = Sagas { pool: pool.clone(), resend_first };
+        Self {
+            new_sagas: Batcher::start(ConditionalWrites(NewSagas { pool: pool.clone(), resend_first })),
+            moves: Batcher::start(ConditionalWrites(sagas.clone())),
+            reads: Batcher::start(Reads(sagas)),
+            cache: DashMap::new(),
+            pool,
+            producer,
+            orders,
+            waiters: Arc::default(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Stores a new saga and does its first effect. May be called again after an error: it is stored once.
+    pub async fn start(self: &Arc<Self>, new: Transition) -> Result<(), StoreError> {
+        let saga = new.saga.clone();
+        match self.new_sagas.submit(new).await? {
+            Outcome::Stored(()) => info!(saga_id = %saga.saga_id, order_id = %saga.order_id, "saga started"),
+            // An earlier try, whose answer was lost, stored it.
+            Outcome::Found(_) => info!(saga_id = %saga.saga_id, "saga found stored"),
+        }
+        self.remember(&saga);
+        self.perform(&saga);
+        Ok(())
+    }
+
+    /// Applies an input to a saga. Once this returns, whatever it led to is stored.
+    pub async fn apply(self: &Arc<Self>, saga_id: SagaId, input: &Input, now: Timestamp) -> Result<(), ApplyError> {
+        let mut cached = self.cache.get(&saga_id).map(|saga| saga.clone());
+        loop {
+            let was_cached = cached.is_some();
+            let saga = match cached.take() {
+                Some(saga) => saga,
+                None => self.stored(saga_id).await?,
+            };
+            let transition = match advance(&saga, input, now) {
+                Ok(transition) => transition,
+                // The row itself has to say so.
+                Err(_) if was_cached => {
+                    self.cache.remove(&saga_id);
+                    continue;
+                }
+                Err(ignored) => {
+                    info!(%saga_id, %ignored, "input ignored");
+                    return Ok(store::note_ignored(&self.pool, saga_id, &ignored).await?);
+                }
+            };
+            let outcome = self.moves.submit(transition).await.inspect_err(|_| {
+                // Whether it was stored is unknown: the next try reads the row.
+                self.cache.remove(&saga_id);
+            })?;
+            match outcome {
+                Outcome::Stored(stored) => {
+                    let saga = known(saga_id, Some(stored))?;
+                    log_move(&saga);
+                    self.remember(&saga);
+                    self.perform(&saga);
+                    return Ok(());
+                }
+                Outcome::Found(found) => {
+                    debug!(%saga_id, "another process was quicker; deciding again");
+                    self.cache.remove(&saga_id);
+                    // This is the row itself, but it goes through the same door as a read one.
+                    cached = None;
+                    known(saga_id, found)?;
+                }
+            }
+        }
+    }
+
+    /// Reads a saga, together with whoever else reads one now.
+    pub async fn stored(&self, saga_id: SagaId) -> Result<Saga, ApplyError> {
+        known(saga_id, self.reads.submit(saga_id).await?)
+    }
+
+    /// Does what a stored saga asks for, without waiting for the result.
+    pub fn perform(self: &Arc<Self>, saga: &Saga) {
+        match saga.effect() {
+            // Not awaited: a command that is lost is sent again by the sweeper.
+            Effect::Send(record) => drop(self.producer.send(&record)),
+            Effect::Call(call) => drop(self.tasks.spawn(self.clone().call(saga.saga_id, call))),
+            Effect::Wake => self.waiters.wake(saga),
+        }
+    }
+
+    /// Calls the order service and applies its answer. Without an answer nothing happens: the sweeper calls again.
+    async fn call(self: Arc<Self>, saga_id: SagaId, call: OrderCall) {
+        let Some(input) = self.orders.call(&call).await else { return };
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        for _ in 0..5 {
+            match self.apply(saga_id, &input, service_runtime::now()).await {
+                Ok(()) => return,
+                Err(ApplyError::Store(_)) => tokio::time::sleep(backoff.delay()).await,
+                Err(error) => return error!(%saga_id, %error, "an answer of the order service can't be applied"),
+            }
+        }
+    }
+
+    /// Waits for the calls in hand, at most for `limit`.
+    pub async fn finish(&self, limit: Duration) {
+        self.tasks.close();
+        let _ = tokio::time::timeout(limit, self.tasks.wait()).await;
+    }
+
+    fn remember(&self, saga: &Saga) {
+        if saga.state.has_ended() {
+            self.cache.remove(&saga.saga_id);
+        } else if self.cache.len() < CACHE_LIMIT {
+            self.cache.insert(saga.saga_id, saga.clone());
+        }
+    }
+}
+
+fn known(saga_id: SagaId, stored: Option<Stored>) -> Result<Saga, ApplyError> {
+    match stored {
+        Some(Stored::Saga(saga)) => Ok(*saga),
+        Some(Stored::UnknownDefinition { name, version }) => {
+            Err(ApplyError::UnknownDefinition { saga_id, definition: format!("{name} v{version}") })
+        }
+        None => Err(ApplyError::UnknownSaga(saga_id)),
+    }
+}
+
+fn log_move(saga: &Saga) {
+    let (saga_id, order_id) = (saga.saga_id, saga.order_id);
+    let (status, step) = (saga.state.status(), saga.step_name());
+    match (&saga.reason, saga.state.has_ended()) {
+        (Some(reason), _) => info!(%saga_id, %order_id, status, step, reason, "saga"),
+        (None, true) => info!(%saga_id, %order_id, status, step, "saga"),
+        (None, false) => debug!(%saga_id, %order_id, status, step, "saga"),
+    }
+}

@@ -1,0 +1,107 @@
+//! The orchestrator: takes checkouts over HTTP, drives each one as a saga, answers with its outcome. It owns
+//! `orchestrator_db`.
+//!
+//! - [`saga`]: the pure core, which decides;
+//! - `store`: the rows, which say what must happen next;
+//! - `coordinator`: stores what the core decides, then carries out what the stored row asks for;
+//! - `replies`, `orders`, `sweeper`, `checkout`: where inputs come from: Kafka, the order service, time, clients.
+
+mod checkout;
+mod coordinator;
+mod orders;
+mod replies;
+pub mod saga;
+mod status;
+mod store;
+mod sweeper;
+mod waiters;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use service_runtime::database::{self, DatabaseSettings};
+use service_runtime::http::{Check, Health, HttpServer, HttpSettings};
+use service_runtime::kafka::{Consumer, KafkaSettings, Producer, require_topics};
+use service_runtime::program::stop_when_done;
+use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError};
+use service_runtime::{CancellationToken, Fatal};
+
+use crate::coordinator::Coordinator;
+
+/// Every setting with its default.
+pub const DEFAULTS: [&str; 3] = [include_str!("../default.toml"), KAFKA_DEFAULTS, SERVICE_DEFAULTS];
+
+const NAME: &str = "saga-orchestrator";
+
+/// The service's settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    http: HttpSettings,
+    database: DatabaseSettings,
+    kafka: KafkaSettings,
+    saga: SagaSettings,
+}
+
+/// See `default.toml` for what each setting means.
+#[derive(Debug, Clone, Deserialize)]
+struct SagaSettings {
+    order_service_url: String,
+    order_service_timeout_ms: u64,
+    order_service_max_calls: usize,
+    checkout_wait_ms: u64,
+    checkout_max_waiting: usize,
+    saga_timeout_ms: u64,
+    resend_first_ms: u32,
+    resend_max_ms: u32,
+    resend_per_second: u32,
+    attention_after: u32,
+    shutdown_timeout_ms: u64,
+}
+
+impl TryFrom<&Settings> for Config {
+    type Error = SettingsError;
+
+    fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
+        Ok(Self {
+            http: settings.try_into()?,
+            database: settings.try_into()?,
+            kafka: settings.try_into()?,
+            saga: settings.section()?,
+        })
+    }
+}
+
+/// Serves until `shutdown`.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
+    let server = HttpServer::bind(&config.http).await?;
+    let pool = database::open(&config.database, &sqlx::migrate!()).await?;
+    require_topics(&config.kafka, NAME, &messages::TOPICS.map(str::to_owned)).await?;
+    let consumer = Consumer::open(&config.kafka, NAME, &messages::Event::TOPICS).await?;
+    let producer = Producer::open(&config.kafka, NAME)?;
+    let group = consumer.state();
+
+    let orders = orders::OrderService::connect(&config.saga)?;
+    let coordinator = Arc::new(Coordinator::new(pool.clone(), producer.clone(), orders, &config.saga));
+    let watched = group.clone();
+    let health = Health::default().with_database(pool.clone()).with("kafka", move || {
+        // A checkout is accepted without Kafka: it is stored, and goes on once Kafka is back.
+        let check = watched.trouble().map_or(Check::Ok, |why| Check::Degraded(why.to_owned()));
+        Box::pin(std::future::ready(check))
+    });
+
+    let stop = shutdown.child_token();
+    let intake = checkout::Intake::new(coordinator.clone(), group, &config.saga, stop.clone());
+    let routes = checkout::router(intake).merge(status::router(pool.clone()));
+    let handler = replies::Replies { coordinator: coordinator.clone() };
+    let (consumed, served, ()) = tokio::join!(
+        stop_when_done(&stop, consumer.run(handler, producer.clone(), stop.clone())),
+        stop_when_done(&stop, server.serve(routes, health, stop.clone())),
+        stop_when_done(&stop, sweeper::run(coordinator.clone(), pool.clone(), &config.saga, stop.clone())),
+    );
+    let limit = Duration::from_millis(config.saga.shutdown_timeout_ms);
+    coordinator.finish(limit).await;
+    producer.flush(limit).await;
+    pool.close().await;
+    consumed.and(served)
+}

@@ -1,0 +1,9 @@
+//! The saga orchestrator as a process of its own.
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    service_runtime::program::run_service("saga-orchestrator", &saga_orchestrator::DEFAULTS, saga_orchestrator::run)
+        .await
+}

@@ -1,0 +1,153 @@
+//! Calls of the order service, and what its answers mean to a saga.
+
+use std::time::Duration;
+
+use messages::{Currency, OrderId, SagaId};
+use reqwest::{Client, RequestBuilder, StatusCode, Url};
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use service_runtime::Fatal;
+use service_runtime::batch::Backoff;
+use tokio::sync::Semaphore;
+use tracing::{debug, warn};
+
+use crate::SagaSettings;
+use crate::saga::{Input, InputKind, OrderCall};
+
+/// Quick retries of one call; beyond them the sweeper calls again.
+const TRIES: u32 = 3;
+
+/// The order service, through one pool of kept-alive connections.
+pub struct OrderService {
+    client: Client,
+    orders: Url,
+    permits: Semaphore,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CreateBody<'a> {
+    order_id: OrderId,
+    saga_id: SagaId,
+    user_id: &'a str,
+    #[serde(with = "rust_decimal::serde::arbitrary_precision")]
+    total_amount: Decimal,
+    currency: Currency,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TransitionBody {
+    status: &'static str,
+    saga_id: SagaId,
+}
+
+#[derive(Deserialize)]
+struct OrderAnswer {
+    status: String,
+}
+
+#[derive(Deserialize)]
+struct ProblemAnswer {
+    detail: String,
+}
+
+impl OrderService {
+    /// Prepares the client; nothing is sent yet.
+    pub fn connect(settings: &SagaSettings) -> Result<Self, Fatal> {
+        let url = &settings.order_service_url;
+        let invalid = |why: String| Fatal::new(format!("ORDER_SERVICE_URL={url}: {why}"));
+        let orders =
+            Url::parse(url).and_then(|base| base.join("/orders")).map_err(|error| invalid(error.to_string()))?;
+        if orders.scheme() != "http" {
+            return Err(invalid("must be an http:// URL".to_owned()));
+        }
+        let client = Client::builder()
+            .no_proxy()
+            .connect_timeout(Duration::from_millis(500))
+            .timeout(Duration::from_millis(settings.order_service_timeout_ms))
+            .pool_max_idle_per_host(settings.order_service_max_calls)
+            .build()
+            .map_err(|error| Fatal::new(format!("the HTTP client can't be made: {error}")))?;
+        Ok(Self { client, orders, permits: Semaphore::new(settings.order_service_max_calls.max(1)) })
+    }
+
+    /// Makes a call. `None` where the outcome is not known: the call is to be made again.
+    pub async fn call(&self, call: &OrderCall) -> Option<Input> {
+        let _permit = self.permits.acquire().await.ok()?;
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(200));
+        for last in (0..TRIES).map(|tried| tried + 1 == TRIES) {
+            let passing = match self.request(call).send().await {
+                Ok(answer) if is_passing(answer.status()) => answer.status().to_string(),
+                Ok(answer) => return interpret(call, answer.status(), &answer.bytes().await.ok()?),
+                Err(error) if error.is_connect() => error.to_string(),
+                // A time-out has used up its time: the sweeper's turn.
+                Err(error) => return unknown(call, &error.to_string()),
+            };
+            if last {
+                return unknown(call, &passing);
+            }
+            tokio::time::sleep(backoff.delay()).await;
+        }
+        None
+    }
+
+    fn request(&self, call: &OrderCall) -> RequestBuilder {
+        match call {
+            OrderCall::Create { order_id, saga_id, user_id, money } => {
+                self.client.post(self.orders.clone()).json(&CreateBody {
+                    order_id: *order_id,
+                    saga_id: *saga_id,
+                    user_id: user_id.as_str(),
+                    total_amount: money.amount(),
+                    currency: money.currency(),
+                })
+            }
+            OrderCall::Confirm { order_id, saga_id } => self.transition(order_id, "CONFIRMED", *saga_id),
+            OrderCall::Cancel { order_id, saga_id } => self.transition(order_id, "CANCELLED", *saga_id),
+        }
+    }
+
+    fn transition(&self, order_id: &OrderId, status: &'static str, saga_id: SagaId) -> RequestBuilder {
+        self.client.patch(format!("{}/{order_id}/status", self.orders)).json(&TransitionBody { status, saga_id })
+    }
+}
+
+/// Answers that say nothing of the order itself.
+fn is_passing(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::REQUEST_TIMEOUT
+}
+
+/// What an answer means. Only what the order service definitely refuses is a refusal; a cancel is never refused by
+/// a service that works, so any refusal of it is tried again, and ends as a saga that needs attention.
+fn interpret(call: &OrderCall, status: StatusCode, body: &[u8]) -> Option<Input> {
+    let detail = serde_json::from_slice::<ProblemAnswer>(body).map(|problem| problem.detail);
+    let refused = |kind| {
+        let reason = Some(detail.as_ref().map_or_else(|_| status.to_string(), String::clone));
+        Some(Input { kind, event_id: None, reason })
+    };
+    match call {
+        OrderCall::Create { .. } if status.is_success() => match serde_json::from_slice::<OrderAnswer>(body) {
+            Ok(order) if order.status == "CANCELLED" => refused(InputKind::OrderCreateRefused),
+            Ok(_) => Some(InputKind::OrderCreated.into()),
+            Err(error) => unknown(call, &error.to_string()),
+        },
+        OrderCall::Confirm { .. } if status.is_success() => Some(InputKind::OrderConfirmed.into()),
+        OrderCall::Cancel { .. } if status.is_success() => Some(InputKind::OrderCancelled.into()),
+        OrderCall::Create { .. }
+            if matches!(status, StatusCode::CONFLICT | StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY) =>
+        {
+            refused(InputKind::OrderCreateRefused)
+        }
+        OrderCall::Confirm { .. } if status == StatusCode::CONFLICT => refused(InputKind::OrderConfirmRefused),
+        _ => {
+            warn!(?call, %status, detail = detail.unwrap_or_default(), "unexpected answer of the order service");
+            None
+        }
+    }
+}
+
+fn unknown(call: &OrderCall, why: &str) -> Option<Input> {
+    debug!(?call, why, "no answer of the order service; calling again later");
+    None
+}

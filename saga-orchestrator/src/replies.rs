@@ -1,0 +1,51 @@
+//! Participants' replies, from Kafka to the coordinator.
+
+use std::sync::Arc;
+
+use messages::Event;
+use service_runtime::kafka::{Handled, Handler, Record, Retry};
+use tracing::{error, warn};
+
+use crate::coordinator::{ApplyError, Coordinator};
+use crate::saga::{Input, InputKind};
+
+pub struct Replies {
+    pub coordinator: Arc<Coordinator>,
+}
+
+impl Handler for Replies {
+    /// Done once the move is stored; the command that it leads to need not be sent yet, since the row sends it
+    /// again.
+    async fn handle(&self, record: &Record) -> Result<Handled, Retry> {
+        let event = match Event::decode(&record.topic, &record.body) {
+            Ok(event) => event,
+            Err(error) => return Ok(Handled::DeadLetter(error.to_string())),
+        };
+        let (saga_id, order_id) = (event.saga_id(), event.order_id());
+        match self.coordinator.apply(saga_id, &to_input(event), service_runtime::now()).await {
+            Ok(()) => Ok(Handled::Done),
+            Err(ApplyError::Store(error)) => Err(error.into()),
+            Err(error @ ApplyError::UnknownSaga(_)) => {
+                warn!(%saga_id, %order_id, topic = record.topic, offset = record.offset, %error, "event ignored");
+                Ok(Handled::Done)
+            }
+            Err(error @ ApplyError::UnknownDefinition { .. }) => {
+                error!(%saga_id, %order_id, %error, "event held");
+                Err(Retry::NotYet(error.to_string()))
+            }
+        }
+    }
+}
+
+fn to_input(event: Event) -> Input {
+    let event_id = Some(event.event_id());
+    let (kind, reason) = match event {
+        Event::PaymentCharged(_) => (InputKind::PaymentCharged, None),
+        Event::PaymentFailed(event) => (InputKind::PaymentFailed, Some(event.payload.reason)),
+        Event::PaymentRefunded(_) => (InputKind::PaymentRefunded, None),
+        Event::InventoryReserved(_) => (InputKind::InventoryReserved, None),
+        Event::InventoryFailed(event) => (InputKind::InventoryFailed, Some(event.payload.reason)),
+        Event::InventoryReleased(_) => (InputKind::InventoryReleased, None),
+    };
+    Input { kind, event_id, reason }
+}

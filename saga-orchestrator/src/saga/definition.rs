@@ -1,0 +1,136 @@
+//! What a saga's steps are, as a table. Another flow is another table, not another engine.
+//!
+//! The name and version are stored with each saga: a saga ends by the table that it began with. A table that
+//! sagas were started with is therefore never changed; a new version stands beside it.
+
+use std::time::Duration;
+
+use super::advance::InputKind;
+use super::state::Cause;
+
+/// A flow: its steps in order.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Definition {
+    pub name: &'static str,
+    pub version: i32,
+    pub steps: &'static [Step],
+}
+
+/// One forward action, and how it is undone.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What stands in `sagas.step` while the action is pending.
+    pub name: &'static str,
+    pub action: Action,
+    pub success: InputKind,
+    pub failure: Failure,
+    /// `None` where there is nothing to undo.
+    pub compensation: Option<Compensation>,
+    /// How long to wait for an answer before the step's outcome counts as unknown and is compensated. `None` from
+    /// the pivot on: an unknown outcome is then asked for again, for ever.
+    pub deadline: Option<Duration>,
+}
+
+/// A definite refusal of a step.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub input: InputKind,
+    pub cause: Cause,
+    /// Whether the refused step itself is compensated as well. Mostly a refusal leaves nothing behind.
+    pub undo_this_step: bool,
+}
+
+/// The undoing of a step. It never gives up.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Compensation {
+    /// What stands in `sagas.step` while it is pending.
+    pub name: &'static str,
+    pub action: Action,
+    pub done: InputKind,
+}
+
+/// What is asked of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    CreateOrder,
+    ConfirmOrder,
+    CancelOrder,
+    ChargePayment,
+    RefundPayment,
+    ReserveInventory,
+    ReleaseInventory,
+}
+
+const STEP_DEADLINE: Option<Duration> = Some(Duration::from_secs(60));
+
+/// Take the money first: it is the scarcer good. Reserve, then confirm.
+pub static PAY_FIRST: Definition = Definition {
+    name: "pay-first",
+    version: 1,
+    steps: &[
+        Step {
+            name: "ORDER_CREATE",
+            action: Action::CreateOrder,
+            success: InputKind::OrderCreated,
+            // The order's row says CANCELLED even then, so that no order is known to one database only.
+            failure: Failure { input: InputKind::OrderCreateRefused, cause: Cause::OrderRefused, undo_this_step: true },
+            compensation: Some(Compensation {
+                name: "ORDER_CANCEL",
+                action: Action::CancelOrder,
+                done: InputKind::OrderCancelled,
+            }),
+            deadline: STEP_DEADLINE,
+        },
+        Step {
+            name: "PAYMENT_CHARGE",
+            action: Action::ChargePayment,
+            success: InputKind::PaymentCharged,
+            failure: Failure { input: InputKind::PaymentFailed, cause: Cause::PaymentFailed, undo_this_step: false },
+            compensation: Some(Compensation {
+                name: "PAYMENT_REFUND",
+                action: Action::RefundPayment,
+                done: InputKind::PaymentRefunded,
+            }),
+            deadline: STEP_DEADLINE,
+        },
+        Step {
+            name: "INVENTORY_RESERVE",
+            action: Action::ReserveInventory,
+            success: InputKind::InventoryReserved,
+            failure: Failure {
+                input: InputKind::InventoryFailed,
+                cause: Cause::InventoryFailed,
+                undo_this_step: false,
+            },
+            compensation: Some(Compensation {
+                name: "INVENTORY_RELEASE",
+                action: Action::ReleaseInventory,
+                done: InputKind::InventoryReleased,
+            }),
+            deadline: STEP_DEADLINE,
+        },
+        // The pivot: no deadline, and only a definite refusal turns back.
+        Step {
+            name: "ORDER_CONFIRM",
+            action: Action::ConfirmOrder,
+            success: InputKind::OrderConfirmed,
+            failure: Failure {
+                input: InputKind::OrderConfirmRefused,
+                cause: Cause::OrderRefused,
+                undo_this_step: false,
+            },
+            compensation: None,
+            deadline: None,
+        },
+    ],
+};
+
+/// Every definition that this release knows.
+pub static DEFINITIONS: [&Definition; 1] = [&PAY_FIRST];
+
+impl Definition {
+    /// The definition that a stored saga names, if this release knows it.
+    pub fn find(name: &str, version: i32) -> Option<&'static Self> {
+        DEFINITIONS.into_iter().find(|definition| definition.name == name && definition.version == version)
+    }
+}

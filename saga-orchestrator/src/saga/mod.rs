@@ -1,0 +1,20 @@
+//! The saga core: pure functions of their arguments. No clock, no database, no Kafka; whoever calls them stores
+//! the result and then carries out what the stored state asks for.
+//!
+//! - [`definition`]: the steps of a saga, as data;
+//! - [`state`]: where a saga can stand;
+//! - [`advance`]: every legal move, in one `match`;
+//! - [`effect`]: what a state asks for. First try and repetition alike are this function of the stored row.
+
+pub mod advance;
+pub mod definition;
+pub mod effect;
+pub mod state;
+
+pub use advance::{HistoryEntry, Ignored, Input, InputKind, Transition, advance, start};
+pub use definition::Definition;
+pub use effect::{Effect, OrderCall};
+pub use state::{Cause, Checkout, Saga, State};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,270 @@
+//! The SQL of `sagas`, `saga_events` and `ignored_inputs`. A row and its history entry are one statement.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use messages::{Money, SagaId, Timestamp, UserId};
+use rust_decimal::Decimal;
+use service_runtime::conditional::Table;
+use service_runtime::database::StoreError;
+use sqlx::postgres::PgRow;
+use sqlx::{PgPool, Row as _};
+use uuid::Uuid;
+
+use crate::saga::{Cause, Checkout, Definition, Ignored, Saga, State, Transition};
+
+/// A stored saga.
+#[derive(Debug, Clone)]
+pub enum Stored {
+    Saga(Box<Saga>),
+    /// It runs by a definition that this release does not know: it must not be touched.
+    UnknownDefinition {
+        name: String,
+        version: i32,
+    },
+}
+
+/// New sagas.
+#[derive(Clone)]
+pub struct NewSagas {
+    pub pool: PgPool,
+    /// When a new saga's first effect is repeated for the first time.
+    pub resend_first: Duration,
+}
+
+impl Table for NewSagas {
+    type Key = SagaId;
+    type Row = ();
+    type Write = Transition;
+    const NAME: &'static str = "new sagas";
+
+    fn key(transition: &Transition) -> SagaId {
+        transition.saga.saga_id
+    }
+
+    async fn compare_and_set(&self, new: &[&Transition]) -> Result<HashMap<SagaId, ()>, StoreError> {
+        let sagas = || new.iter().map(|transition| &transition.saga);
+        let stored: Vec<Uuid> = sqlx::query_scalar(
+            "WITH new AS (
+                 SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::numeric[], $5::text[], $6::text[],
+                                      $7::text[], $8::bool[], $9::bool[], $10::text[], $11::int[], $12::bigint[],
+                                      $13::timestamptz[], $14::timestamptz[], $15::text[], $16::timestamptz[])
+                      AS new (saga_id, order_id, user_id, total_amount, currency, status, step, force_payment_fail,
+                              force_inventory_fail, definition, definition_version, version, deadline_at, expires_at,
+                              traceparent, created_at)
+             ), stored AS (
+                 INSERT INTO sagas (saga_id, order_id, user_id, total_amount, currency, status, step,
+                                    force_payment_fail, force_inventory_fail, definition, definition_version, version,
+                                    deadline_at, expires_at, traceparent, created_at, updated_at, next_attempt_at)
+                 SELECT *, created_at, LEAST(now() + $17 * interval '1 ms', deadline_at) FROM new
+                 ON CONFLICT (saga_id) DO NOTHING
+                 RETURNING saga_id
+             ), history AS (
+                 INSERT INTO saga_events (saga_id, seq, input, status, step, at)
+                 SELECT saga_id, version, 'started', status, step, created_at FROM new JOIN stored USING (saga_id)
+             )
+             SELECT saga_id FROM stored",
+        )
+        .bind(sagas().map(|s| s.saga_id.as_uuid()).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.order_id.as_uuid()).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.checkout.user_id.as_str()).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.checkout.money.amount()).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.checkout.money.currency().code()).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.state.status()).collect::<Vec<_>>())
+        .bind(sagas().map(Saga::step_name).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.checkout.force_payment_fail).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.checkout.force_inventory_fail).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.definition.name).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.definition.version).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.version).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.deadline).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.expires_at).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.traceparent.as_deref()).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.created_at).collect::<Vec<_>>())
+        .bind(milliseconds(self.resend_first))
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(stored.into_iter().map(|id| (id.into(), ())).collect())
+    }
+
+    async fn read(&self, sagas: Vec<SagaId>) -> Result<HashMap<SagaId, ()>, StoreError> {
+        Ok(read(&self.pool, sagas).await?.into_keys().map(|id| (id, ())).collect())
+    }
+}
+
+/// Sagas that move: each from the version before its own.
+#[derive(Clone)]
+pub struct Sagas {
+    pub pool: PgPool,
+    /// When a new state's effect is repeated for the first time.
+    pub resend_first: Duration,
+}
+
+impl Table for Sagas {
+    type Key = SagaId;
+    type Row = Stored;
+    type Write = Transition;
+    const NAME: &'static str = "sagas";
+
+    fn key(transition: &Transition) -> SagaId {
+        transition.saga.saga_id
+    }
+
+    async fn compare_and_set(&self, moves: &[&Transition]) -> Result<HashMap<SagaId, Stored>, StoreError> {
+        let (sagas, entries) = (|| moves.iter().map(|m| &m.saga), || moves.iter().map(|m| &m.entry));
+        let moved: Vec<Uuid> = sqlx::query_scalar(
+            "WITH new AS (
+                 SELECT * FROM UNNEST($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[],
+                                      $7::timestamptz[], $8::timestamptz[], $9::text[], $10::uuid[], $11::text[])
+                      AS new (saga_id, version, status, step, cause, reason, deadline_at, at, input, event_id, entry_reason)
+             ), moved AS (
+                 UPDATE sagas
+                 SET version = new.version, status = new.status, step = new.step, cause = new.cause,
+                     reason = new.reason, deadline_at = new.deadline_at, updated_at = new.at, attempts = 0,
+                     next_attempt_at = LEAST(now() + $12 * interval '1 ms', new.deadline_at),
+                     needs_attention_since = NULL
+                 FROM new WHERE sagas.saga_id = new.saga_id AND sagas.version = new.version - 1
+                 RETURNING sagas.saga_id
+             ), history AS (
+                 INSERT INTO saga_events (saga_id, seq, input, event_id, status, step, reason, at)
+                 SELECT saga_id, version, input, event_id, status, step, entry_reason, at
+                 FROM new JOIN moved USING (saga_id)
+             )
+             SELECT saga_id FROM moved",
+        )
+        .bind(sagas().map(|s| s.saga_id.as_uuid()).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.version).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.state.status()).collect::<Vec<_>>())
+        .bind(sagas().map(Saga::step_name).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.state.cause().map(Cause::as_str)).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.reason.as_deref()).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.deadline).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.updated_at).collect::<Vec<_>>())
+        .bind(entries().map(|e| e.input).collect::<Vec<_>>())
+        .bind(entries().map(|e| e.event_id.map(Uuid::from)).collect::<Vec<_>>())
+        .bind(entries().map(|e| e.reason.as_deref()).collect::<Vec<_>>())
+        .bind(milliseconds(self.resend_first))
+        .fetch_all(&self.pool)
+        .await?;
+        let moved: HashSet<SagaId> = moved.into_iter().map(SagaId::from).collect();
+        let stored = sagas().filter(|saga| moved.contains(&saga.saga_id));
+        Ok(stored.map(|saga| (saga.saga_id, Stored::Saga(Box::new(saga.clone())))).collect())
+    }
+
+    async fn read(&self, sagas: Vec<SagaId>) -> Result<HashMap<SagaId, Stored>, StoreError> {
+        read(&self.pool, sagas).await
+    }
+}
+
+/// A saga whose effect is due to be repeated.
+pub struct Due {
+    pub saga: Stored,
+    /// Its pending step has timed out, by the database's clock.
+    pub deadline_passed: bool,
+    /// The database's clock.
+    pub now: Timestamp,
+}
+
+/// How repetitions are spaced, and when they become remarkable.
+#[derive(Debug, Clone, Copy)]
+pub struct Resending {
+    pub first: Duration,
+    pub most: Duration,
+    pub attention_after: u32,
+}
+
+/// Claims up to `limit` due sagas: notes the attempt and when the next one is due, so that no other instance
+/// repeats the same. All by the database's clock.
+pub async fn claim_due(pool: &PgPool, limit: i64, resending: Resending) -> Result<Vec<Due>, StoreError> {
+    let rows = sqlx::query(
+        "WITH due AS (
+             SELECT saga_id FROM sagas
+             WHERE status IN ('RUNNING', 'COMPENSATING') AND next_attempt_at <= now()
+             ORDER BY next_attempt_at LIMIT $1
+             FOR UPDATE SKIP LOCKED
+         )
+         UPDATE sagas
+         SET attempts = attempts + 1,
+             next_attempt_at = LEAST(
+                 now() + LEAST($2 * power(2, LEAST(attempts + 1, 20)), $3) * (1 - 0.25 * random()) * interval '1 ms',
+                 CASE WHEN deadline_at > now() THEN deadline_at END),
+             needs_attention_since = CASE
+                 WHEN deadline_at IS NULL AND attempts + 1 >= $4 THEN COALESCE(needs_attention_since, now())
+                 ELSE needs_attention_since END
+         FROM due WHERE sagas.saga_id = due.saga_id
+         RETURNING sagas.*, COALESCE(deadline_at <= now(), false) AS deadline_passed, now() AS now",
+    )
+    .bind(limit)
+    .bind(milliseconds(resending.first))
+    .bind(milliseconds(resending.most))
+    .bind(i32::try_from(resending.attention_after).unwrap_or(i32::MAX))
+    .fetch_all(pool)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let (deadline_passed, now) = (row.try_get("deadline_passed")?, row.try_get("now")?);
+            Ok(Due { saga: from_row(row)?, deadline_passed, now })
+        })
+        .collect()
+}
+
+/// Notes that an input did not count.
+pub async fn note_ignored(pool: &PgPool, saga_id: SagaId, ignored: &Ignored) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO ignored_inputs (saga_id, input, state, first_at, last_at) VALUES ($1, $2, $3, $4, $4)
+         ON CONFLICT (saga_id, input, state)
+         DO UPDATE SET count = ignored_inputs.count + 1, last_at = EXCLUDED.last_at",
+    )
+    .bind(saga_id.as_uuid())
+    .bind(ignored.input)
+    .bind(&ignored.state)
+    .bind(service_runtime::now())
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Reads sagas.
+pub async fn read(pool: &PgPool, sagas: Vec<SagaId>) -> Result<HashMap<SagaId, Stored>, StoreError> {
+    let ids: Vec<Uuid> = sagas.into_iter().map(Uuid::from).collect();
+    let rows = sqlx::query("SELECT * FROM sagas WHERE saga_id = ANY($1)").bind(ids).fetch_all(pool).await?;
+    rows.iter().map(|row| Ok((row.try_get::<Uuid, _>("saga_id")?.into(), from_row(row)?))).collect()
+}
+
+fn from_row(row: &PgRow) -> Result<Stored, StoreError> {
+    let unreadable = |why: String| StoreError::Refused(format!("a row of sagas can't be read: {why}"));
+    let (name, version) = (row.try_get::<&str, _>("definition")?, row.try_get("definition_version")?);
+    let Some(definition) = Definition::find(name, version) else {
+        return Ok(Stored::UnknownDefinition { name: name.to_owned(), version });
+    };
+    let (status, step, cause) = (row.try_get("status")?, row.try_get("step")?, row.try_get("cause")?);
+    let currency = row.try_get::<&str, _>("currency")?.parse();
+    let amount: Decimal = row.try_get("total_amount")?;
+    let user_id = UserId::try_from(row.try_get::<String, _>("user_id")?);
+    Ok(Stored::Saga(Box::new(Saga {
+        saga_id: row.try_get::<Uuid, _>("saga_id")?.into(),
+        order_id: row.try_get::<Uuid, _>("order_id")?.into(),
+        definition,
+        version: row.try_get("version")?,
+        state: State::parse(definition, status, step, cause).map_err(|error| unreadable(error.to_string()))?,
+        reason: row.try_get("reason")?,
+        checkout: Checkout {
+            user_id: user_id.map_err(|error| unreadable(error.to_string()))?,
+            money: currency
+                .and_then(|currency| Money::new(amount, currency))
+                .map_err(|error| unreadable(error.to_string()))?,
+            force_payment_fail: row.try_get("force_payment_fail")?,
+            force_inventory_fail: row.try_get("force_inventory_fail")?,
+        },
+        deadline: row.try_get("deadline_at")?,
+        expires_at: row.try_get("expires_at")?,
+        traceparent: row.try_get("traceparent")?,
+        created_at: row.try_get("created_at")?,
+        updated_at: row.try_get("updated_at")?,
+    })))
+}
+
+/// For Postgres to multiply an interval with.
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}

@@ -1,0 +1,75 @@
+//! Wake-ups for HTTP requests that wait on a saga. In memory only, and never a source of truth: a waiter that
+//! misses its wake-up finds the end in the row.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use messages::SagaId;
+use tokio::sync::oneshot;
+
+use crate::saga::Saga;
+
+/// Who waits for which saga.
+#[derive(Default)]
+pub struct Waiters {
+    by_saga: DashMap<SagaId, Vec<oneshot::Sender<Saga>>>,
+}
+
+/// A registration; it ends when dropped.
+pub struct Waiter {
+    waiters: Arc<Waiters>,
+    saga_id: SagaId,
+    receiver: oneshot::Receiver<Saga>,
+}
+
+impl Waiters {
+    /// Registers for a saga's end.
+    pub fn register(self: &Arc<Self>, saga_id: SagaId) -> Waiter {
+        let (sender, receiver) = oneshot::channel();
+        self.by_saga.entry(saga_id).or_default().push(sender);
+        Waiter { waiters: self.clone(), saga_id, receiver }
+    }
+
+    /// Wakes all who wait for this saga.
+    pub fn wake(&self, ended: &Saga) {
+        if let Some((_, senders)) = self.by_saga.remove(&ended.saga_id) {
+            senders.into_iter().for_each(|sender| drop(sender.send(ended.clone())));
+        }
+    }
+}
+
+impl Waiter {
+    /// The saga at its end. Pending for ever if nobody wakes this waiter.
+    pub async fn woken(&mut self) -> Saga {
+        match (&mut self.receiver).await {
+            Ok(saga) => saga,
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.receiver.close();
+        self.waiters.by_saga.remove_if_mut(&self.saga_id, |_, senders| {
+            senders.retain(|sender| !sender.is_closed());
+            senders.is_empty()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_waiter_leaves_nothing_behind() {
+        let waiters = Arc::new(Waiters::default());
+        let saga_id = SagaId::new();
+        let (first, second) = (waiters.register(saga_id), waiters.register(saga_id));
+        drop(first);
+        assert_eq!(waiters.by_saga.len(), 1, "the second still waits");
+        drop(second);
+        assert!(waiters.by_saga.is_empty());
+    }
+}

@@ -1,0 +1,140 @@
+//! Conditional writes, many in one statement: assume what is mostly stored, compare and set, and let whoever was
+//! wrong see what is stored instead, to decide again.
+//!
+//! Two traps are dealt with here, once. A statement that held a key twice would apply one write and drop the other
+//! in silence: the twin is left out, and finds what the first one stored. And the winner of a conflict is invisible
+//! to the statement that lost: the losers' rows are read in a statement of their own.
+
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::hash::Hash;
+
+use crate::batch::Batch;
+use crate::database::StoreError;
+
+/// A table, and one kind of write to it.
+pub trait Table: Send + Sync + 'static {
+    type Key: Copy + Eq + Ord + Hash + Send + Sync + 'static;
+    type Row: Clone + Send + Sync + 'static;
+    type Write: Send + Sync + 'static;
+
+    /// What is written, for log lines: "payments", say.
+    const NAME: &'static str;
+
+    fn key(write: &Self::Write) -> Self::Key;
+
+    /// Makes those writes whose expectation holds, and answers their rows as stored. The writes have different
+    /// keys, and are sorted by them: all instances lock rows in the same order.
+    fn compare_and_set(
+        &self,
+        writes: &[&Self::Write],
+    ) -> impl Future<Output = Result<HashMap<Self::Key, Self::Row>, StoreError>> + Send;
+
+    /// Reads rows.
+    fn read(
+        &self,
+        keys: Vec<Self::Key>,
+    ) -> impl Future<Output = Result<HashMap<Self::Key, Self::Row>, StoreError>> + Send;
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome<R> {
+    /// It took place: this is the row now.
+    Stored(R),
+    /// Its expectation did not hold: this is the row instead, if there is one.
+    Found(Option<R>),
+}
+
+/// A table's writes as a [`Batch`].
+pub struct ConditionalWrites<T>(pub T);
+
+impl<T: Table> Batch for ConditionalWrites<T> {
+    type Item = T::Write;
+    type Answer = Outcome<T::Row>;
+    const NAME: &'static str = T::NAME;
+
+    async fn run(&self, items: &[T::Write]) -> Result<Vec<Outcome<T::Row>>, StoreError> {
+        let mut keys = HashSet::new();
+        let mut firsts: Vec<usize> = (0..items.len()).filter(|i| keys.insert(T::key(&items[*i]))).collect();
+        firsts.sort_unstable_by_key(|i| T::key(&items[*i]));
+        let writes: Vec<&T::Write> = firsts.iter().map(|i| &items[*i]).collect();
+        let mut stored = self.0.compare_and_set(&writes).await?;
+
+        let mut outcomes: Vec<Option<Outcome<T::Row>>> = items.iter().map(|_| None).collect();
+        for i in firsts {
+            outcomes[i] = stored.remove(&T::key(&items[i])).map(Outcome::Stored);
+        }
+        let unmet = (0..items.len()).filter(|i| outcomes[*i].is_none()).map(|i| T::key(&items[i])).collect::<Vec<_>>();
+        let found = if unmet.is_empty() { HashMap::new() } else { self.0.read(unmet).await? };
+        let answers = outcomes.into_iter().zip(items);
+        Ok(answers.map(|(o, item)| o.unwrap_or_else(|| Outcome::Found(found.get(&T::key(item)).cloned()))).collect())
+    }
+}
+
+/// A table's rows by key, as a [`Batch`]: whoever reads at the same time shares a statement.
+pub struct Reads<T>(pub T);
+
+impl<T: Table> Batch for Reads<T> {
+    type Item = T::Key;
+    type Answer = Option<T::Row>;
+    const NAME: &'static str = T::NAME;
+
+    async fn run(&self, keys: &[T::Key]) -> Result<Vec<Option<T::Row>>, StoreError> {
+        let rows = self.0.read(keys.to_vec()).await?;
+        Ok(keys.iter().map(|key| rows.get(key).cloned()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Numbers by name; a write names the number that it expects.
+    #[derive(Default)]
+    struct Numbers(Mutex<HashMap<char, u32>>);
+
+    struct Set(char, Option<u32>, u32);
+
+    impl Table for Numbers {
+        type Key = char;
+        type Row = u32;
+        type Write = Set;
+        const NAME: &'static str = "numbers";
+
+        fn key(write: &Set) -> char {
+            write.0
+        }
+
+        async fn compare_and_set(&self, writes: &[&Set]) -> Result<HashMap<char, u32>, StoreError> {
+            let mut rows = self.0.lock().unwrap();
+            assert!(writes.is_sorted_by_key(|write| write.0));
+            let met: Vec<&&Set> =
+                writes.iter().filter(|Set(key, expected, _)| rows.get(key) == expected.as_ref()).collect();
+            Ok(met.into_iter().map(|Set(key, _, value)| (*key, *rows.entry(*key).insert_entry(*value).get())).collect())
+        }
+
+        async fn read(&self, keys: Vec<char>) -> Result<HashMap<char, u32>, StoreError> {
+            let rows = self.0.lock().unwrap();
+            Ok(keys.into_iter().filter_map(|key| rows.get(&key).map(|value| (key, *value))).collect())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_twin_in_the_batch_finds_what_the_first_one_stored() {
+        let writes = ConditionalWrites(Numbers::default());
+        let outcomes = writes.run(&[Set('b', None, 1), Set('a', None, 5), Set('b', None, 2)]).await.unwrap();
+        assert_eq!(outcomes, [Outcome::Stored(1), Outcome::Stored(5), Outcome::Found(Some(1))]);
+    }
+
+    #[tokio::test]
+    async fn a_wrong_expectation_changes_nothing_and_shows_the_row() {
+        let writes = ConditionalWrites(Numbers::default());
+        writes.run(&[Set('a', None, 1)]).await.unwrap();
+        let outcomes = writes.run(&[Set('a', None, 9), Set('z', Some(3), 4)]).await.unwrap();
+        assert_eq!(outcomes, [Outcome::Found(Some(1)), Outcome::Found(None)]);
+        assert_eq!(writes.run(&[Set('a', Some(1), 2)]).await.unwrap(), [Outcome::Stored(2)]);
+    }
+}

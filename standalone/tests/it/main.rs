@@ -1,0 +1,6 @@
+//! The building blocks against the real thing: real Postgres servers, a real Kafka client.
+
+mod broker;
+mod data_dir;
+mod manual;
+mod postgres;
