@@ -7,7 +7,7 @@ use service_runtime::batch::Batcher;
 use service_runtime::conditional::{ConditionalWrites, Outcome};
 use service_runtime::kafka::{Handled, Handler, Record, Retry};
 use service_runtime::settings::Share;
-use tracing::info;
+use tracing::debug;
 
 use crate::reservation::{Next, Reservation, Stock, decide};
 use crate::store::{ReservationsTable, Write};
@@ -38,7 +38,7 @@ impl Handler for Reservations {
                     stored = match self.writes.submit(Write { expected, row }).await? {
                         Outcome::Stored(row) => {
                             let status = row.status.as_str();
-                            info!(saga_id = %row.saga_id, order_id = %row.order_id, status, "reservation");
+                            debug!(saga_id = %row.saga_id, order_id = %row.order_id, status, "reservation");
                             Some(row)
                         }
                         Outcome::Found(row) => row,

@@ -16,6 +16,9 @@ const REQUEST: Duration = Duration::from_secs(5);
 /// Dead-letter topics take larger records than the others (1 MiB by default), since headers are added to a copy.
 const DEAD_LETTER_MAX_BYTES: &str = "2097152";
 
+/// Partitions of a topic unless told otherwise: the most instances of a service that can share the work.
+pub const DEFAULT_PARTITIONS: i32 = 8;
+
 /// What is wanted, and where.
 #[derive(Debug, Clone)]
 pub struct Plan {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use kafka_init::{Plan, Report};
+use kafka_init::{DEFAULT_PARTITIONS, Plan, Report};
 use service_runtime::Fatal;
 use service_runtime::program::exit_code;
 
@@ -19,7 +19,7 @@ struct Arguments {
     #[arg(long, env = "KAFKA_TOPIC_PREFIX", default_value = "")]
     topic_prefix: String,
     /// Partitions of each topic: the most instances of a service that can share the work
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, default_value_t = DEFAULT_PARTITIONS, value_parser = clap::value_parser!(i32).range(1..))]
     partitions: i32,
     /// Brokers that hold a copy of each partition
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..))]

@@ -10,7 +10,6 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::{ConditionalWrites, Outcome};
-use service_runtime::database::StoreError;
 use service_runtime::http::{JsonBody, Problem};
 use sqlx::PgPool;
 
@@ -56,7 +55,7 @@ async fn create(State(orders): State<Orders>, JsonBody(request): JsonBody<Create
         saga_id: request.saga_id,
         contents: Contents { user_id, money },
     };
-    let (status, order) = match orders.creates.submit(create.clone()).await.map_err(unavailable)? {
+    let (status, order) = match orders.creates.submit(create.clone()).await? {
         Outcome::Stored(order) => (StatusCode::CREATED, order),
         Outcome::Found(found) => {
             let order = found.ok_or_else(|| refused(Refusal::Unknown(create.order_id)))?;
@@ -71,7 +70,7 @@ async fn create(State(orders): State<Orders>, JsonBody(request): JsonBody<Create
 /// 200 with the order, or 404.
 async fn read(State(orders): State<Orders>, Path(id): Path<String>) -> Result<Json<OrderBody>, Problem> {
     let order_id = parse_id(&id)?;
-    let order = store::read(&orders.pool, vec![order_id]).await.map_err(unavailable)?.remove(&order_id);
+    let order = store::read(&orders.pool, vec![order_id]).await?.remove(&order_id);
     order.map(|order| Json(order.into())).ok_or_else(|| refused(Refusal::Unknown(order_id)))
 }
 
@@ -92,7 +91,7 @@ async fn transition(
     let to: Status = request.status.parse().map_err(|error| Problem::invalid_field("status", error))?;
     let wanted = Transition { order_id, saga_id: request.saga_id, to };
     loop {
-        let found = match orders.transitions.submit(wanted.clone()).await.map_err(unavailable)? {
+        let found = match orders.transitions.submit(wanted.clone()).await? {
             Outcome::Stored(order) => return Ok(Json(order.into())),
             Outcome::Found(found) => found,
         };
@@ -100,7 +99,7 @@ async fn transition(
             (Move::Nothing, Some(order)) => return Ok(Json(order.into())),
             // Someone was quicker, in between: look again.
             (Move::Store | Move::Nothing, _) => {}
-            (Move::LeaveTombstone, _) => store::leave_tombstone(&orders.pool, &wanted).await.map_err(unavailable)?,
+            (Move::LeaveTombstone, _) => store::leave_tombstone(&orders.pool, &wanted).await?,
         }
     }
 }
@@ -115,13 +114,6 @@ fn refused(refusal: Refusal) -> Problem {
         _ => StatusCode::CONFLICT,
     };
     Problem::new(status, refusal.to_string())
-}
-
-fn unavailable(error: StoreError) -> Problem {
-    match error {
-        StoreError::Unavailable(_) => Problem::unavailable(error.to_string(), 1),
-        StoreError::Refused(_) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-    }
 }
 
 /// An order as clients see it. A tombstone has no user and no amount.

@@ -4,7 +4,7 @@ use messages::PaymentCommand;
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::{ConditionalWrites, Outcome};
 use service_runtime::kafka::{Handled, Handler, Record, Retry};
-use tracing::info;
+use tracing::debug;
 
 use crate::gateway::SimulatedGateway;
 use crate::payment::{Next, Payment, decide, settle};
@@ -49,7 +49,7 @@ impl Payments {
         let expected = stored.map(|payment| payment.status);
         match self.writes.submit(Write { expected, row }).await? {
             Outcome::Stored(row) => {
-                info!(saga_id = %row.saga_id, order_id = %row.order_id, status = row.status.as_str(), "payment");
+                debug!(saga_id = %row.saga_id, order_id = %row.order_id, status = row.status.as_str(), "payment");
                 Ok(Some(row))
             }
             Outcome::Found(row) => Ok(row),

@@ -19,7 +19,7 @@ use tracing::{debug, error, info};
 
 use crate::SagaSettings;
 use crate::orders::OrderService;
-use crate::saga::{Effect, Input, OrderCall, Saga, Transition, advance};
+use crate::saga::{Effect, Input, OrderCall, Saga, State, Transition, advance};
 use crate::store::{self, NewSagas, Sagas, Stored};
 use crate::waiters::Waiters;
 
@@ -73,9 +73,9 @@ impl Coordinator {
     pub async fn start(self: &Arc<Self>, new: Transition) -> Result<(), StoreError> {
         let saga = new.saga.clone();
         match self.new_sagas.submit(new).await? {
-            Outcome::Stored(()) => info!(saga_id = %saga.saga_id, order_id = %saga.order_id, "saga started"),
+            Outcome::Stored(()) => debug!(saga_id = %saga.saga_id, order_id = %saga.order_id, "saga started"),
             // An earlier try, whose answer was lost, stored it.
-            Outcome::Found(_) => info!(saga_id = %saga.saga_id, "saga found stored"),
+            Outcome::Found(_) => debug!(saga_id = %saga.saga_id, "saga found stored"),
         }
         self.remember(&saga);
         self.perform(&saga);
@@ -179,12 +179,15 @@ fn known(saga_id: SagaId, stored: Option<Stored>) -> Result<Saga, ApplyError> {
     }
 }
 
+/// One line for each saga's end, and one when it turns back.
 fn log_move(saga: &Saga) {
-    let (saga_id, order_id) = (saga.saga_id, saga.order_id);
-    let (status, step) = (saga.state.status(), saga.step_name());
-    match (&saga.reason, saga.state.has_ended()) {
-        (Some(reason), _) => info!(%saga_id, %order_id, status, step, reason, "saga"),
-        (None, true) => info!(%saga_id, %order_id, status, step, "saga"),
-        (None, false) => debug!(%saga_id, %order_id, status, step, "saga"),
+    let (saga_id, order_id, status, step) = (saga.saga_id, saga.order_id, saga.state.status(), saga.step_name());
+    match saga.state {
+        State::Running { .. } => debug!(%saga_id, %order_id, status, step, "saga"),
+        State::Completed => info!(%saga_id, %order_id, status, step, "saga"),
+        State::Compensating { .. } | State::Failed { .. } => {
+            let reason = saga.reason.as_deref().unwrap_or_default();
+            info!(%saga_id, %order_id, status, step, reason, "saga");
+        }
     }
 }

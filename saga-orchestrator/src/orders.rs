@@ -59,10 +59,15 @@ impl OrderService {
         let invalid = |why: String| Fatal::new(format!("ORDER_SERVICE_URL={url}: {why}"));
         let orders =
             Url::parse(url).and_then(|base| base.join("/orders")).map_err(|error| invalid(error.to_string()))?;
-        if orders.scheme() != "http" {
-            return Err(invalid("must be an http:// URL".to_owned()));
-        }
-        let client = Client::builder()
+        let builder = match orders.scheme() {
+            // Without TLS there is no need of the system's certificates, which a small image may lack.
+            "http" => Client::builder().tls_certs_only([]),
+            "https" => Client::builder(),
+            _ => return Err(invalid("must be an http:// or https:// URL".to_owned())),
+        };
+        // rustls asks each process to choose its cryptography, once; a second choice is refused, and is the same.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = builder
             .no_proxy()
             .connect_timeout(Duration::from_millis(500))
             .timeout(Duration::from_millis(settings.order_service_timeout_ms))

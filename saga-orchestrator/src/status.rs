@@ -101,8 +101,7 @@ struct IgnoredBody {
 async fn saga(State(pool): State<PgPool>, Path(id): Path<String>) -> Result<Json<SagaBody>, Problem> {
     let saga_id: SagaId =
         id.parse().map_err(|_| Problem::new(StatusCode::BAD_REQUEST, format!("{id:?} is not a saga id (a UUID)")))?;
-    let unavailable = |error: StoreError| Problem::unavailable(error.to_string(), 1);
-    let saga = match store::read(&pool, vec![saga_id]).await.map_err(unavailable)?.remove(&saga_id) {
+    let saga = match store::read(&pool, vec![saga_id]).await?.remove(&saga_id) {
         Some(Stored::Saga(saga)) => *saga,
         Some(Stored::UnknownDefinition { name, version }) => {
             let detail = format!("the saga runs by {name} v{version}, which this release does not know");
@@ -123,8 +122,8 @@ async fn saga(State(pool): State<PgPool>, Path(id): Path<String>) -> Result<Json
         created_at: outcome.created_at,
         updated_at: outcome.updated_at,
         definition: format!("{} v{}", saga.definition.name, saga.definition.version),
-        history: history(&pool, saga_id).await.map_err(unavailable)?,
-        ignored: ignored(&pool, saga_id).await.map_err(unavailable)?,
+        history: history(&pool, saga_id).await?,
+        ignored: ignored(&pool, saga_id).await?,
     }))
 }
 

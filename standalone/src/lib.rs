@@ -4,4 +4,5 @@
 
 pub mod broker;
 pub mod data_dir;
+pub mod platform;
 pub mod postgres;

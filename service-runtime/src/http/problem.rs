@@ -8,6 +8,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tracing::error;
 
+use crate::database::StoreError;
+
 /// An error answer. `detail` says what was wrong and which rule it broke; `field` names the request's field.
 #[derive(Debug, Clone, Serialize)]
 pub struct Problem {
@@ -68,6 +70,16 @@ impl Problem {
     #[must_use]
     pub fn with_saga(self, saga_id: impl ToString) -> Self {
         Self { saga_id: Some(saga_id.to_string()), ..self }
+    }
+}
+
+/// 503 for a database that is away, 500 for one that refused.
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotSent(_) | StoreError::Unavailable(_) => Self::unavailable(error.to_string(), 1),
+            StoreError::Refused(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        }
     }
 }
 

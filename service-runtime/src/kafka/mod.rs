@@ -8,6 +8,7 @@ mod producer;
 mod topics;
 
 use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
 use serde::Deserialize;
 
 use crate::settings::{Settings, SettingsError};
@@ -62,6 +63,17 @@ impl KafkaSettings {
             .set("reconnect.backoff.ms", "100")
             .set("reconnect.backoff.max.ms", "2000");
         config
+    }
+}
+
+/// librdkafka's own log lines. Each lost connection is several of them, at its levels "info" and "error": they
+/// are for debugging; what an operator needs to know is told once, where the state changes.
+fn log_librdkafka(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+            tracing::error!(facility, message, "librdkafka");
+        }
+        _ => tracing::debug!(facility, message, "librdkafka"),
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use messages::OutgoingRecord;
 use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::Producer as _;
@@ -28,6 +29,10 @@ pub struct Delivery(Result<DeliveryFuture, String>);
 struct QuietContext;
 
 impl ClientContext for QuietContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        super::log_librdkafka(level, facility, message);
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         debug!(%error, reason, "librdkafka");
     }

@@ -1,0 +1,233 @@
+//! The four services in this process, on what they need: their databases and a Kafka.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use kafka_init::Plan;
+use messages::{TOPICS, dead_letter_topic};
+use service_runtime::settings::{Settings, SettingsError};
+use service_runtime::{CancellationToken, Fatal, http};
+use tokio::task::{JoinError, JoinSet};
+use tracing::info;
+
+use crate::broker::EmbeddedBroker;
+use crate::data_dir::DataDir;
+use crate::postgres::{Database, Servers};
+
+/// Partitions of each topic: two are enough to show that keys are spread.
+const PARTITIONS: i32 = 2;
+
+/// `fetch.wait.max.ms` on the embedded broker, which does not wake a waiting fetch: each hop costs half of it on
+/// average. Measured for two idle consumers: 2 ms cost 10 % of a core, 5 ms 5.5 %, 10 ms 5 %.
+const EMBEDDED_FETCH_WAIT_MS: i64 = 5;
+
+/// Environment variables that name one service's own port or database: in one process they would mean all four.
+const PER_PROCESS: [&str; 8] =
+    ["PORT", "DATABASE_URL", "PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "ORDER_SERVICE_URL"];
+
+/// The ports, all on localhost.
+#[derive(Debug, Clone, Copy)]
+pub struct Ports {
+    pub orchestrator: u16,
+    pub order: u16,
+    pub payment: u16,
+    pub inventory: u16,
+    pub order_db: u16,
+    pub payment_db: u16,
+    pub inventory_db: u16,
+    pub orchestrator_db: u16,
+}
+
+/// Which Kafka to use.
+#[derive(Debug, Clone)]
+pub enum Kafka {
+    Embedded,
+    /// host:port of a real one.
+    At(String),
+}
+
+/// The running platform.
+pub struct Platform {
+    services: JoinSet<Ended>,
+    servers: Servers,
+    /// Held for the broker's life.
+    broker: Option<EmbeddedBroker>,
+    bootstrap_servers: String,
+    ports: Ports,
+    stop: CancellationToken,
+}
+
+impl Ports {
+    /// The databases as they are documented, on these ports.
+    pub fn databases(&self) -> Vec<Database> {
+        let database = |name, port, user, password, database| Database { name, port, user, password, database };
+        vec![
+            database("order", self.order_db, "order_user", "order_pass", "order_db"),
+            database("payment", self.payment_db, "payment_user", "payment_pass", "payment_db"),
+            database("inventory", self.inventory_db, "inventory_user", "inventory_pass", "inventory_db"),
+            database("orchestrator", self.orchestrator_db, "orchestrator_user", "orchestrator_pass", "orchestrator_db"),
+        ]
+    }
+}
+
+impl Platform {
+    /// Starts everything and returns when every service is ready. `urls` are databases to be used instead of
+    /// embedded ones, by name. A cancelled `stop` ends the services.
+    pub async fn start(
+        data_dir: &DataDir,
+        ports: Ports,
+        kafka: Kafka,
+        mut urls: HashMap<&'static str, String>,
+        stop: CancellationToken,
+    ) -> Result<Self, Fatal> {
+        let mut embedded = ports.databases();
+        embedded.retain(|database| !urls.contains_key(database.name));
+        let servers = Servers::start(data_dir, embedded, |line| info!("{line}")).await;
+        let servers = servers.map_err(|error| Fatal::new(error.to_string()))?;
+        urls.extend(servers.iter().map(|server| (server.database().name, server.database().url())));
+
+        let (broker, kafka_settings) = start_kafka(data_dir, kafka).await?;
+        let settings = |defaults: &[&str], port: u16, database: &str| -> Result<Settings, SettingsError> {
+            let environment = std::env::vars().filter(|(name, _)| !PER_PROCESS.contains(&name.as_str()));
+            let mut settings = Settings::load(defaults, None, environment)?
+                .with("port", i64::from(port))?
+                .with("database_url", urls.get(database).cloned().unwrap_or_default())?;
+            for (key, value) in &kafka_settings {
+                settings = settings.with(key, value.clone())?;
+            }
+            Ok(settings)
+        };
+        let order = (&settings(&order_service::DEFAULTS, ports.order, "order")?).try_into()?;
+        let payment = (&settings(&payment_service::DEFAULTS, ports.payment, "payment")?).try_into()?;
+        let inventory = (&settings(&inventory_service::DEFAULTS, ports.inventory, "inventory")?).try_into()?;
+        let orchestrator = settings(&saga_orchestrator::DEFAULTS, ports.orchestrator, "orchestrator")?
+            .with("order_service_url", format!("http://127.0.0.1:{}", ports.order))?;
+        let orchestrator = (&orchestrator).try_into()?;
+
+        let mut services = JoinSet::new();
+        let token = || stop.clone();
+        services.spawn(named("order-service", order_service::run(order, token())));
+        services.spawn(named("payment-service", payment_service::run(payment, token())));
+        services.spawn(named("inventory-service", inventory_service::run(inventory, token())));
+        services.spawn(named("saga-orchestrator", saga_orchestrator::run(orchestrator, token())));
+
+        let bootstrap_servers = kafka_settings["kafka_bootstrap_servers"].to_string();
+        let mut platform = Self { services, servers, broker, bootstrap_servers, ports, stop };
+        match platform.until_ready().await {
+            Ok(()) => Ok(platform),
+            Err(error) => {
+                platform.stop.cancel();
+                let _ = platform.run().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn until_ready(&mut self) -> Result<(), Fatal> {
+        for port in [self.ports.order, self.ports.payment, self.ports.inventory, self.ports.orchestrator] {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            while !http::probe_ready(address).await {
+                tokio::select! {
+                    ended = self.services.join_next() => {
+                        return Err(why(ended).unwrap_or_else(|| Fatal::new("stopped before it was ready")));
+                    }
+                    () = tokio::time::sleep(Duration::from_millis(20)) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What runs where, as commands to copy.
+    pub fn introduction(&self) -> String {
+        let mut text = String::new();
+        let kafka = if self.broker.is_some() { "embedded (forgets at exit)" } else { "yours" };
+        let checkout = format!("http://localhost:{}/checkout", self.ports.orchestrator);
+        let body = r#"{"userId":"u1","totalAmount":500}"#;
+        let _ = writeln!(text, "\nSend a checkout:");
+        let _ = writeln!(text, "  curl -i {checkout} -H 'Content-Type: application/json' -d '{body}'\n");
+        let _ = writeln!(text, "Look at the rows:");
+        for server in self.servers.iter() {
+            let Database { port, user, password, database, .. } = server.database();
+            let _ = writeln!(text, "  PGPASSWORD={password} psql -h localhost -p {port} -U {user} -d {database}");
+        }
+        let _ = writeln!(text, "\nKafka: {} at {}. Stop with Ctrl-C.\n", kafka, self.bootstrap_servers);
+        text
+    }
+
+    /// Runs until stopped, or until a service ends by itself; then stops the rest, the databases last.
+    pub async fn run(mut self) -> Result<(), Fatal> {
+        let mut outcome = Ok(());
+        while let Some(ended) = self.services.join_next().await {
+            self.stop.cancel();
+            if let Some(error) = why(Some(ended)) {
+                outcome = outcome.and(Err(error));
+            }
+        }
+        self.servers.stop().await;
+        outcome
+    }
+}
+
+/// A service by its name, and how it ended.
+type Ended = (&'static str, Result<(), Fatal>);
+
+async fn named(name: &'static str, service: impl Future<Output = Result<(), Fatal>>) -> Ended {
+    (name, service.await)
+}
+
+/// Why a service ended, if not because it was told to.
+fn why(ended: Option<Result<Ended, JoinError>>) -> Option<Fatal> {
+    match ended? {
+        Ok((_, Ok(()))) => None,
+        Ok((name, Err(error))) => Some(Fatal::new(format!("{name}: {error}"))),
+        Err(error) => Some(Fatal::new(format!("a service failed: {error}"))),
+    }
+}
+
+/// The broker, if it is ours, and the settings by which the services use it.
+async fn start_kafka(
+    data_dir: &DataDir,
+    kafka: Kafka,
+) -> Result<(Option<EmbeddedBroker>, HashMap<&'static str, config::Value>), Fatal> {
+    let topic_prefix = std::env::var("KAFKA_TOPIC_PREFIX").unwrap_or_default();
+    match kafka {
+        Kafka::Embedded => {
+            let names = TOPICS.iter().flat_map(|topic| [(*topic).to_owned(), dead_letter_topic(topic)]);
+            let names: Vec<String> = names.map(|name| format!("{topic_prefix}{name}")).collect();
+            let broker = EmbeddedBroker::start(&names, PARTITIONS).map_err(|error| Fatal::new(error.to_string()))?;
+            let settings = HashMap::from([
+                ("kafka_bootstrap_servers", broker.bootstrap_servers().into()),
+                ("kafka_fetch_wait_max_ms", EMBEDDED_FETCH_WAIT_MS.into()),
+            ]);
+            Ok((Some(broker), settings))
+        }
+        Kafka::At(bootstrap_servers) => {
+            create_missing_topics(&bootstrap_servers, topic_prefix).await?;
+            let settings = HashMap::from([
+                ("kafka_bootstrap_servers", bootstrap_servers.into()),
+                // The data directory is locked, so this name is unique, and it is stable over restarts.
+                ("kafka_group_instance_id", data_dir.instance_id().to_string().into()),
+            ]);
+            Ok((None, settings))
+        }
+    }
+}
+
+/// Creates what is missing, as `kafka-init` does.
+async fn create_missing_topics(bootstrap_servers: &str, topic_prefix: String) -> Result<(), Fatal> {
+    let plan = Plan {
+        bootstrap_servers: bootstrap_servers.to_owned(),
+        topic_prefix,
+        partitions: kafka_init::DEFAULT_PARTITIONS,
+        replication_factor: 1,
+        timeout: Duration::from_secs(10),
+    };
+    let report = plan.carry_out().await?;
+    if !report.created.is_empty() {
+        info!(topics = report.created.len(), bootstrap_servers, "created the missing Kafka topics");
+    }
+    Ok(())
+}
