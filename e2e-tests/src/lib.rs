@@ -1,1 +1,33 @@
-//! e2e-tests
+//! The harness of the end-to-end tests: it boots the real programs on free ports and looks at them as their users
+//! do, over HTTP, SQL and Kafka. [`Standalone`] is what `cargo run` starts; [`Services`] are the same services as
+//! separate processes. Kafka is the embedded broker, or, where `KAFKA_BOOTSTRAP_SERVERS` is set, the real one there.
+//!
+//! Nothing is mocked and nothing is left behind: see `scratch`.
+
+pub mod agreement;
+mod answer;
+mod broker;
+mod client;
+mod databases;
+mod kafka;
+mod ports;
+mod postgres;
+mod process;
+mod programs;
+mod scratch;
+mod services;
+mod standalone;
+mod wait;
+
+pub use answer::Answer;
+pub use broker::Broker;
+pub use client::{Client, Service, id};
+pub use databases::Databases;
+pub use kafka::{KafkaClient, Seen};
+pub use ports::{free_port, free_ports};
+pub use process::{Ended, Process};
+pub use programs::{program, target_dir};
+pub use scratch::Scratch;
+pub use services::Services;
+pub use standalone::{Standalone, shared};
+pub use wait::eventually;

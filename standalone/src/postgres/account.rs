@@ -182,17 +182,22 @@ fn user(passwd: &str, fits: impl Fn(&User) -> bool) -> Option<User> {
 }
 
 /// Changes the user as [`CommandExt::uid`] would, but carries `keep`, and no other capability, over the
-/// change (KEEPCAPS), and over the exec that follows (the ambient set): see capabilities(7).
+/// change, and over the exec that follows (the ambient set): see capabilities(7).
 #[cfg(target_os = "linux")]
 fn become_user_and_keep(uid: u32, gid: u32, keep: rustix::thread::CapabilitySet) -> std::io::Result<()> {
     use rustix::process::{Gid, Uid};
-    use rustix::thread;
+    use rustix::thread::{self, CapabilitiesSecureBits, CapabilitySets};
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    thread::set_keep_capabilities(true)?;
+    // This also makes access(2) respect the capability, by which initdb looks for the other programs. It
+    // needs CAP_SETPCAP; without, programs that are installed in an open place still work.
+    let no_fixup = thread::capabilities_secure_bits()? | CapabilitiesSecureBits::NO_SETUID_FIXUP;
+    if thread::set_capabilities_secure_bits(no_fixup).is_err() {
+        thread::set_keep_capabilities(true)?;
+    }
     thread::set_thread_groups(&[])?;
     thread::set_thread_res_gid(gid, gid, gid)?;
     thread::set_thread_res_uid(uid, uid, uid)?;
-    thread::set_capabilities(None, thread::CapabilitySets { effective: keep, permitted: keep, inheritable: keep })?;
+    thread::set_capabilities(None, CapabilitySets { effective: keep, permitted: keep, inheritable: keep })?;
     thread::configure_capability_in_ambient_set(keep, true)?;
     Ok(())
 }

@@ -133,7 +133,7 @@ fn newest_first(parent: &Path, prefix: &str) -> Vec<PathBuf> {
 /// `<data_dir>/postgres-<version>`. It is renamed into place whole, so a killed download leaves no half one.
 async fn fetch(data_dir: &Path, major: u32, progress: &(impl Fn(&str) + Sync)) -> Result<Binaries, Error> {
     let none = |reason: String| Error::NoBinaries { reason };
-    let within = |limit: Duration| move |_| none(format!("no answer from Maven Central in {} s", limit.as_secs()));
+    let within = |limit: Duration| move |_| none(format!("no answer in {} s", limit.as_secs()));
 
     progress(&format!("no Postgres installed: fetching Postgres {major} (15 MB, once)"));
     let newest = VersionReq::parse(&format!("^{major}")).map_err(|error| none(error.to_string()))?;

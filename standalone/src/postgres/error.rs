@@ -6,7 +6,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
-        "no Postgres found and none could be fetched ({reason}): install one (apt-get install postgresql, \
+        "no Postgres found, and none could be fetched from Maven Central ({reason}): install one (apt-get install postgresql, \
          brew install postgresql), or set PG_BINDIR to the folder that holds initdb and postgres"
     )]
     NoBinaries { reason: String },

@@ -91,8 +91,9 @@ pub(super) async fn init(
         .kill_on_drop(true)
         .output()
         .await
-        .map_err(|source| account.spawn_error(&program, source))?;
+        .map_err(|source| account.spawn_error(&program, source));
     fs::remove_file(&password_file).map_err(Error::io(&password_file))?;
+    let output = output?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         return Err(Error::Init { path: folder.to_owned(), reason: reason(&said, output.status) });

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Error;
 
-/// Postgres' names for its signals (https://www.postgresql.org/docs/current/server-shutdown.html), and how
+/// Postgres' names for its signals (<https://www.postgresql.org/docs/current/server-shutdown.html>), and how
 /// long each gets before the next. SIGQUIT skips the checkpoint; the next start replays the log instead.
 pub(super) const ESCALATION: [(Signal, Duration); 3] = [
     (Signal::INT, Duration::from_secs(3)),

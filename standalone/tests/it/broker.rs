@@ -24,8 +24,9 @@ async fn a_group_consumer_gets_what_a_producer_sent_without_the_initial_rebalanc
     let message = tokio::time::timeout(Duration::from_secs(10), consumer.recv()).await.unwrap().unwrap();
 
     assert_eq!(message.payload(), Some(b"hello".as_slice()));
+    // The delay alone is 3 s by default.
     let took = started.elapsed();
-    assert!(took < Duration::from_secs(2), "took {took:?}");
+    assert!(took < Duration::from_secs(3), "took {took:?}");
 }
 
 #[test]

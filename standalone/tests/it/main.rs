@@ -2,5 +2,4 @@
 
 mod broker;
 mod data_dir;
-mod manual;
 mod postgres;

@@ -1,0 +1,175 @@
+//! The platform as its users see it: the services' HTTP, the databases' SQL, and the topics.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use reqwest::{Method, RequestBuilder};
+use serde_json::{Value, json};
+use standalone::platform::Ports;
+use uuid::Uuid;
+
+use crate::process::LogTail;
+use crate::{Answer, Databases, KafkaClient, agreement, eventually};
+
+/// One of the four.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Service {
+    Orchestrator,
+    Order,
+    Payment,
+    Inventory,
+}
+
+impl Service {
+    pub const ALL: [Self; 4] = [Self::Order, Self::Payment, Self::Inventory, Self::Orchestrator];
+
+    /// The name of its program.
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Orchestrator => "saga-orchestrator",
+            Self::Order => "order-service",
+            Self::Payment => "payment-service",
+            Self::Inventory => "inventory-service",
+        }
+    }
+
+    /// The short name of its database, as [`Ports::databases`] has it.
+    pub const fn database(self) -> &'static str {
+        match self {
+            Self::Orchestrator => "orchestrator",
+            Self::Order => "order",
+            Self::Payment => "payment",
+            Self::Inventory => "inventory",
+        }
+    }
+
+    pub const fn port(self, ports: &Ports) -> u16 {
+        match self {
+            Self::Orchestrator => ports.orchestrator,
+            Self::Order => ports.order,
+            Self::Payment => ports.payment,
+            Self::Inventory => ports.inventory,
+        }
+    }
+}
+
+/// Access to a running platform. Clones share connections.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    pub ports: Ports,
+    pub databases: Databases,
+    pub kafka: KafkaClient,
+    logs: std::sync::Arc<Vec<LogTail>>,
+}
+
+impl Client {
+    pub(crate) fn new(ports: Ports, kafka: KafkaClient, logs: Vec<LogTail>) -> Result<Self> {
+        // rustls asks each process to choose its cryptography, once; a second choice is refused, and is the same.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).timeout(Duration::from_secs(90)).build()?;
+        let databases = Databases::at(&ports)?;
+        Ok(Self { http, ports, databases, kafka, logs: std::sync::Arc::new(logs) })
+    }
+
+    pub fn request(&self, service: Service, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("http://127.0.0.1:{}{path}", service.port(&self.ports)))
+    }
+
+    pub async fn get(&self, service: Service, path: &str) -> Result<Answer> {
+        Answer::read(self.request(service, Method::GET, path).send().await?).await
+    }
+
+    pub async fn post(&self, service: Service, path: &str, body: &Value) -> Result<Answer> {
+        Answer::read(self.request(service, Method::POST, path).json(body).send().await?).await
+    }
+
+    pub async fn patch(&self, service: Service, path: &str, body: &Value) -> Result<Answer> {
+        Answer::read(self.request(service, Method::PATCH, path).json(body).send().await?).await
+    }
+
+    /// `POST /checkout`.
+    pub async fn checkout(&self, body: &Value) -> Result<Answer> {
+        self.post(Service::Orchestrator, "/checkout", body).await
+    }
+
+    /// `POST /checkout` with `Prefer: respond-async`.
+    pub async fn checkout_async(&self, body: &Value) -> Result<Answer> {
+        let request = self.request(Service::Orchestrator, Method::POST, "/checkout").json(body);
+        Answer::read(request.header("Prefer", "respond-async").send().await?).await
+    }
+
+    /// Sends plain checkouts, all at once, each from a task of its own.
+    pub fn checkouts(&self, count: u32) -> tokio::task::JoinSet<Result<Answer>> {
+        let mut tasks = tokio::task::JoinSet::new();
+        for n in 1..=count {
+            let client = self.clone();
+            let body = json!({"userId": format!("user-{n}"), "totalAmount": n});
+            tasks.spawn(async move { client.checkout(&body).await });
+        }
+        tasks
+    }
+
+    /// What the services have logged since this client was made.
+    pub fn log(&self) -> String {
+        self.logs.iter().map(LogTail::text).collect()
+    }
+
+    /// Where a service's database is.
+    pub fn database_url(&self, service: Service) -> Result<String> {
+        let databases = self.ports.databases();
+        let database = databases.iter().find(|database| database.name == service.database());
+        Ok(database.context("each service has a database")?.url())
+    }
+
+    /// `GET /sagas/{id}`.
+    pub async fn saga(&self, saga_id: Uuid) -> Result<Value> {
+        let answer = self.get(Service::Orchestrator, &format!("/sagas/{saga_id}")).await?;
+        anyhow::ensure!(answer.status == 200, "saga {saga_id}: {} {}", answer.status, answer.text);
+        answer.json()
+    }
+
+    /// Waits for a saga's end; answers what `GET <location>` says then.
+    pub async fn end_of(&self, location: &str, limit: Duration) -> Result<Value> {
+        eventually(&format!("{location} ends"), limit, async || {
+            let saga = self.get(Service::Orchestrator, location).await?.json()?;
+            Ok(matches!(saga["status"].as_str(), Some("COMPLETED" | "FAILED")).then_some(saga))
+        })
+        .await
+    }
+
+    /// Waits until `count` sagas are stored, and at least one of them has not ended.
+    pub async fn in_flight(&self, count: i64) -> Result<()> {
+        let what = format!("{count} sagas are stored and some run");
+        eventually(&what, Duration::from_secs(20), async || {
+            let (stored, unended) = self.databases.saga_counts().await?;
+            Ok((stored >= count && unended > 0).then_some(()))
+        })
+        .await
+    }
+
+    /// Waits until all sagas have ended, then checks that the four databases agree about each of them.
+    pub async fn all_end_in_agreement(&self, limit: Duration) -> Result<agreement::Rows> {
+        eventually("no saga is RUNNING or COMPENSATING", limit, async || {
+            let (_, unended) = self.databases.saga_counts().await?;
+            Ok((unended == 0).then_some(()))
+        })
+        .await?;
+        let rows = agreement::Rows::read(&self.databases).await?;
+        rows.check()?;
+        Ok(rows)
+    }
+
+    /// Checks that the four databases agree about these sagas, which have ended.
+    pub async fn agree_about(&self, saga_ids: &[Uuid]) -> Result<()> {
+        let rows = agreement::Rows::read(&self.databases).await?.only(saga_ids);
+        anyhow::ensure!(rows.sagas.len() == saga_ids.len(), "not all of {saga_ids:?} are stored");
+        rows.check()
+    }
+}
+
+/// The id in a body's field.
+pub fn id(body: &Value, field: &str) -> Result<Uuid> {
+    let text = body[field].as_str().with_context(|| format!("no {field} in {body}"))?;
+    Ok(text.parse()?)
+}

@@ -1,0 +1,69 @@
+//! The four databases, as `psql` shows them: rows as JSON, by the columns' names.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::Value;
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+use standalone::platform::Ports;
+use uuid::Uuid;
+
+/// A connection pool to each. They connect when they are used, and again when a server was gone.
+#[derive(Clone)]
+pub struct Databases {
+    pub order: PgPool,
+    pub payment: PgPool,
+    pub inventory: PgPool,
+    pub orchestrator: PgPool,
+}
+
+impl Databases {
+    pub fn at(ports: &Ports) -> Result<Self> {
+        let mut pools = Vec::new();
+        for database in ports.databases() {
+            let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(Duration::from_secs(5));
+            pools.push(pool.connect_lazy(&database.url())?);
+        }
+        let [order, payment, inventory, orchestrator] =
+            pools.try_into().map_err(|_| anyhow::anyhow!("there are four databases"))?;
+        Ok(Self { order, payment, inventory, orchestrator })
+    }
+
+    /// The order's row, in `order_db`.
+    pub async fn orders(&self, order_id: Uuid) -> Result<Vec<Value>> {
+        rows(&self.order, "SELECT to_jsonb(t)::text FROM orders t WHERE order_id = $1", order_id).await
+    }
+
+    /// The order's row, in `payment_db`.
+    pub async fn payments(&self, order_id: Uuid) -> Result<Vec<Value>> {
+        rows(&self.payment, "SELECT to_jsonb(t)::text FROM payments t WHERE order_id = $1", order_id).await
+    }
+
+    /// What the gateway did for the order, in order.
+    pub async fn ledger(&self, order_id: Uuid) -> Result<Vec<Value>> {
+        let sql = "SELECT to_jsonb(t)::text FROM gateway_ledger t WHERE order_id = $1 ORDER BY entry_id";
+        rows(&self.payment, sql, order_id).await
+    }
+
+    /// The order's row, in `inventory_db`.
+    pub async fn reservations(&self, order_id: Uuid) -> Result<Vec<Value>> {
+        rows(&self.inventory, "SELECT to_jsonb(t)::text FROM reservations t WHERE order_id = $1", order_id).await
+    }
+
+    /// The saga's row, in `orchestrator_db`.
+    pub async fn sagas(&self, saga_id: Uuid) -> Result<Vec<Value>> {
+        rows(&self.orchestrator, "SELECT to_jsonb(t)::text FROM sagas t WHERE saga_id = $1", saga_id).await
+    }
+
+    /// How many sagas are stored, and how many of these have not ended.
+    pub async fn saga_counts(&self) -> Result<(i64, i64)> {
+        let sql = "SELECT count(*), count(*) FILTER (WHERE status IN ('RUNNING', 'COMPENSATING')) FROM sagas";
+        Ok(sqlx::query_as(sql).fetch_one(&self.orchestrator).await?)
+    }
+}
+
+async fn rows(pool: &PgPool, sql: &'static str, id: Uuid) -> Result<Vec<Value>> {
+    let texts: Vec<String> = sqlx::query_scalar(sql).bind(id).fetch_all(pool).await?;
+    texts.iter().map(|text| Ok(serde_json::from_str(text)?)).collect()
+}

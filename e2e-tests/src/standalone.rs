@@ -1,0 +1,154 @@
+//! The program `standalone` on a data folder of its own.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use rustix::process::Signal;
+use standalone::platform::Ports;
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
+
+use crate::broker::{new_prefix, real_kafka};
+use crate::process::{Ended, LogTail, Process, log_path};
+use crate::scratch::Scratch;
+use crate::{Client, KafkaClient, free_ports, postgres};
+
+/// How long a start may take here, where other environments start beside it.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// How many environments may run at a time, besides the shared one.
+pub(crate) static PLACES: Semaphore = Semaphore::const_new(3);
+
+/// A running (or killed) `standalone`. With the value go its processes and its files.
+pub struct Standalone {
+    process: Process,
+    ports: Ports,
+    prefix: String,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    scratch: Scratch,
+    _place: Option<SemaphorePermit<'static>>,
+}
+
+/// A client of the one platform that all tests share which neither break nor configure anything.
+pub async fn shared() -> Result<Client> {
+    static SHARED: OnceCell<Standalone> = OnceCell::const_new();
+    let start = async || Standalone::on(Scratch::new()?, true, &[], None).await;
+    SHARED.get_or_try_init(start).await?.client()
+}
+
+impl Standalone {
+    /// Starts one with these settings, on databases that are initialised and empty.
+    pub async fn start(settings: &[(&str, &str)]) -> Result<Self> {
+        Self::on(Scratch::new()?, true, settings, Some(PLACES.acquire().await?)).await
+    }
+
+    /// Starts one as on its very first start: without a data folder.
+    pub async fn first_start() -> Result<Self> {
+        Self::on(Scratch::new()?, false, &[], Some(PLACES.acquire().await?)).await
+    }
+
+    async fn on(
+        scratch: Scratch,
+        initialised: bool,
+        settings: &[(&str, &str)],
+        place: Option<SemaphorePermit<'static>>,
+    ) -> Result<Self> {
+        if initialised {
+            postgres::copy_initialised(&scratch.data()).await?;
+        }
+        let (ports, prefix) = (free_ports()?, new_prefix());
+        let arguments = arguments(&scratch, &ports);
+        let mut environment = vec![("KAFKA_TOPIC_PREFIX".to_owned(), prefix.clone())];
+        environment.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let process = Process::start(&scratch, "standalone", &arguments, &environment)?;
+        let mut standalone = Self { process, ports, prefix, arguments, environment, scratch, _place: place };
+        standalone.until_ready(0).await?;
+        Ok(standalone)
+    }
+
+    /// A client of it. Its Kafka is that of the last start.
+    pub fn client(&self) -> Result<Client> {
+        let kafka = match real_kafka() {
+            Some(address) => address,
+            None => self.embedded_kafka()?,
+        };
+        let log = LogTail::since_now(&log_path(&self.scratch, "standalone"));
+        Client::new(self.ports, KafkaClient::new(&kafka, &self.prefix), vec![log])
+    }
+
+    /// SIGKILL: its Postgres servers stay behind.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// SIGINT, and the end that it leads to.
+    pub async fn interrupt(&mut self) -> Result<Ended> {
+        self.process.end_with(Signal::INT, Duration::from_secs(20)).await
+    }
+
+    /// Starts it on the same data folder; answers when that was, once it is ready.
+    pub async fn start_again(&mut self) -> Result<Instant> {
+        let (began, said) = (Instant::now(), self.process.output().len());
+        self.process = Process::start(&self.scratch, "standalone", &self.arguments, &self.environment)?;
+        self.until_ready(said).await?;
+        Ok(began)
+    }
+
+    /// Where its data is.
+    pub fn data_dir(&self) -> PathBuf {
+        self.scratch.data()
+    }
+
+    /// The processes that run on its data folder, as `/proc` tells: its own, and those of its Postgres servers.
+    pub fn processes(&self) -> Vec<String> {
+        let data = self.scratch.data();
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let ours = processes.filter_map(|process| {
+            let command = std::fs::read(process.path().join("cmdline")).ok()?;
+            let command = String::from_utf8_lossy(&command).replace('\0', " ");
+            let works_there = std::fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(&data));
+            (works_there || command.contains(&*data.to_string_lossy())).then_some(command)
+        });
+        ours.collect()
+    }
+
+    async fn until_ready(&mut self, from: usize) -> Result<()> {
+        let said_ready = async |process: &Process| process.output()[from..].contains("ready in ");
+        self.process.until("is ready", START_LIMIT, said_ready).await
+    }
+
+    fn embedded_kafka(&self) -> Result<String> {
+        let output = self.process.output();
+        let line = output.lines().rev().find(|line| line.starts_with("Kafka: embedded"));
+        let address = line.and_then(|line| line.split(" at ").nth(1)?.split(". ").next());
+        Ok(address.context("standalone does not say where its Kafka is")?.to_owned())
+    }
+}
+
+impl Drop for Standalone {
+    fn drop(&mut self) {
+        self.process.kill();
+        postgres::stop_servers(&self.scratch.data());
+    }
+}
+
+/// The command line: the data folder first.
+fn arguments(scratch: &Scratch, ports: &Ports) -> Vec<String> {
+    let mut arguments = vec!["--data-dir".to_owned(), scratch.data().display().to_string()];
+    let flags = [
+        ("--orchestrator-port", ports.orchestrator),
+        ("--order-port", ports.order),
+        ("--payment-port", ports.payment),
+        ("--inventory-port", ports.inventory),
+        ("--order-db-port", ports.order_db),
+        ("--payment-db-port", ports.payment_db),
+        ("--inventory-db-port", ports.inventory_db),
+        ("--orchestrator-db-port", ports.orchestrator_db),
+    ];
+    for (flag, port) in flags {
+        arguments.extend([flag.to_owned(), port.to_string()]);
+    }
+    arguments.extend(real_kafka().into_iter().flat_map(|address| ["--kafka".to_owned(), address]));
+    arguments
+}

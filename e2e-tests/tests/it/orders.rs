@@ -1,0 +1,178 @@
+//! The rules of the order service: what may be repeated, what contradicts, and who may move an order.
+
+use anyhow::Result;
+use e2e_tests::Service::Order;
+use e2e_tests::{Client, id, shared};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+fn order(order_id: Uuid) -> Value {
+    json!({"orderId": order_id, "userId": "u1", "totalAmount": 19.90})
+}
+
+fn status_path(order_id: Uuid) -> String {
+    format!("/orders/{order_id}/status")
+}
+
+/// The order's row in the database: its status, and the saga that it belongs to.
+async fn row(client: &Client, order_id: Uuid) -> Result<Vec<(Value, Value)>> {
+    let rows = client.databases.orders(order_id).await?;
+    Ok(rows.iter().map(|row| (row["status"].clone(), row["saga_id"].clone())).collect())
+}
+
+#[tokio::test]
+async fn a_new_order_is_answered_201_with_its_location_and_can_be_read_there() -> Result<()> {
+    let client = shared().await?;
+
+    let created = client.post(Order, "/orders", &json!({"userId": "u1", "totalAmount": 19.90})).await?;
+
+    assert_eq!(created.status, 201, "{}", created.text);
+    let order_id = id(&created.json()?, "orderId")?;
+    assert_eq!(created.header("location"), format!("/orders/{order_id}"));
+    let read = client.get(Order, created.header("location")).await?;
+    assert_eq!((read.status, read.json()?), (200, created.json()?));
+    assert_eq!(read.field("status")?, "PENDING");
+    assert_eq!(row(&client, order_id).await?, [(json!("PENDING"), Value::Null)]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_same_order_again_answers_the_stored_one_also_after_it_moved() -> Result<()> {
+    let client = shared().await?;
+    let order_id = Uuid::now_v7();
+    let created = client.post(Order, "/orders", &order(order_id)).await?;
+
+    let repeated = client.post(Order, "/orders", &order(order_id)).await?;
+    assert_eq!((repeated.status, repeated.json()?), (200, created.json()?));
+
+    client.patch(Order, &status_path(order_id), &json!({"status": "CONFIRMED"})).await?;
+    let repeated = client.post(Order, "/orders", &order(order_id)).await?;
+    assert_eq!((repeated.status, repeated.field("status")?), (200, "CONFIRMED".to_owned()));
+    assert_eq!(row(&client, order_id).await?.len(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_same_id_with_another_body_is_answered_409_and_changes_nothing() -> Result<()> {
+    let client = shared().await?;
+    let order_id = Uuid::now_v7();
+    let created = client.post(Order, "/orders", &order(order_id)).await?;
+
+    for (field, value) in [
+        ("userId", json!("u2")),
+        ("totalAmount", json!(20)),
+        ("currency", json!("EUR")),
+        ("sagaId", json!(Uuid::now_v7())),
+    ] {
+        let mut other = order(order_id);
+        other[field] = value;
+        let answer = client.post(Order, "/orders", &other).await?;
+        answer.is_problem(409, &[&order_id.to_string(), "other contents"])?;
+    }
+
+    assert_eq!(client.get(Order, &format!("/orders/{order_id}")).await?.json()?, created.json()?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_transition_may_be_repeated_and_a_contradicting_one_is_answered_409_with_both_states() -> Result<()> {
+    let client = shared().await?;
+    for (to, other) in [("CONFIRMED", "CANCELLED"), ("CANCELLED", "CONFIRMED")] {
+        let order_id = Uuid::now_v7();
+        client.post(Order, "/orders", &order(order_id)).await?;
+        for _ in 0..2 {
+            let moved = client.patch(Order, &status_path(order_id), &json!({"status": to})).await?;
+            assert_eq!((moved.status, moved.field("status")?), (200, to.to_owned()));
+        }
+
+        let refused = client.patch(Order, &status_path(order_id), &json!({"status": other})).await?;
+
+        refused.is_problem(409, &[to, other])?;
+        assert_eq!(row(&client, order_id).await?, [(json!(to), Value::Null)]);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn only_a_request_that_names_its_saga_moves_an_order() -> Result<()> {
+    let client = shared().await?;
+    let (order_id, saga_id) = (Uuid::now_v7(), Uuid::now_v7());
+    let mut body = order(order_id);
+    body["sagaId"] = json!(saga_id);
+    client.post(Order, "/orders", &body).await?;
+
+    for other in [Value::Null, json!(Uuid::now_v7())] {
+        let by_hand = json!({"status": "CONFIRMED", "sagaId": other});
+        client.patch(Order, &status_path(order_id), &by_hand).await?.is_problem(409, &["saga"])?;
+    }
+    assert_eq!(row(&client, order_id).await?, [(json!("PENDING"), json!(saga_id))]);
+
+    let by_its_saga = json!({"status": "CONFIRMED", "sagaId": saga_id});
+    assert_eq!(client.patch(Order, &status_path(order_id), &by_its_saga).await?.status, 200);
+    assert_eq!(row(&client, order_id).await?, [(json!("CONFIRMED"), json!(saga_id))]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_sagas_cancel_that_overtakes_its_create_leaves_a_cancelled_row_and_the_create_is_answered_409() -> Result<()>
+{
+    let client = shared().await?;
+    let (order_id, saga_id) = (Uuid::now_v7(), Uuid::now_v7());
+    let cancel = json!({"status": "CANCELLED", "sagaId": saga_id});
+
+    for _ in 0..2 {
+        let cancelled = client.patch(Order, &status_path(order_id), &cancel).await?;
+        assert_eq!((cancelled.status, cancelled.field("status")?), (200, "CANCELLED".to_owned()));
+    }
+
+    let mut late = order(order_id);
+    late["sagaId"] = json!(saga_id);
+    client.post(Order, "/orders", &late).await?.is_problem(409, &[&order_id.to_string(), "CANCELLED"])?;
+    assert_eq!(row(&client, order_id).await?, [(json!("CANCELLED"), json!(saga_id))]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn any_other_request_about_an_unknown_order_is_answered_404_and_leaves_no_row() -> Result<()> {
+    let client = shared().await?;
+    let order_id = Uuid::now_v7();
+    for body in [
+        json!({"status": "CANCELLED"}),
+        json!({"status": "CONFIRMED"}),
+        json!({"status": "CONFIRMED", "sagaId": Uuid::now_v7()}),
+    ] {
+        let answer = client.patch(Order, &status_path(order_id), &body).await?;
+        answer.is_problem(404, &[&order_id.to_string()])?;
+    }
+    let read = client.get(Order, &format!("/orders/{order_id}")).await?;
+    read.is_problem(404, &[&order_id.to_string()])?;
+    assert!(row(&client, order_id).await?.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn invalid_requests_about_orders_are_answered_with_the_field_and_the_rule() -> Result<()> {
+    let client = shared().await?;
+    let order_id = Uuid::now_v7();
+    client.post(Order, "/orders", &order(order_id)).await?;
+
+    let unknown_status = json!({"status": "SHIPPED"});
+    let answer = client.patch(Order, &status_path(order_id), &unknown_status).await?;
+    answer.is_problem(422, &["status", "SHIPPED", "CONFIRMED"])?;
+    let answer = client.patch(Order, &status_path(order_id), &json!({})).await?;
+    answer.is_problem(422, &["status", "missing"])?;
+    client.patch(Order, "/orders/7/status", &json!({"status": "CONFIRMED"})).await?.is_problem(400, &["order id"])?;
+    client.get(Order, "/orders/not-a-uuid").await?.is_problem(400, &["order id"])?;
+    for (field, value, words) in [
+        ("orderId", json!("7"), ["orderId", "valid"]),
+        ("userId", json!(" "), ["userId", "blank"]),
+        ("totalAmount", json!(0), ["totalAmount", "greater than 0"]),
+        ("currency", json!("dollars"), ["currency", "ISO 4217"]),
+        ("totalAmuont", json!(5), ["totalAmuont", "unknown"]),
+    ] {
+        let mut body = order(Uuid::now_v7());
+        body[field] = value;
+        client.post(Order, "/orders", &body).await?.is_problem(422, &words)?;
+    }
+    Ok(())
+}

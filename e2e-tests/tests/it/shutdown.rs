@@ -1,0 +1,107 @@
+//! Being told to stop: quick, with exit code 0, nothing left running, nothing lost.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use e2e_tests::{Client, Ended, Service, Services, Standalone};
+use serde_json::{Value, json};
+
+const AT_MOST: Duration = Duration::from_secs(5);
+
+fn is_clean(ended: &Ended) -> Result<()> {
+    ensure!(ended.status.success(), "ended with {}", ended.status);
+    ensure!(ended.after <= AT_MOST, "took {:?}", ended.after);
+    Ok(())
+}
+
+/// Everything that a platform knows of these sagas, by HTTP.
+async fn told(client: &Client, locations: &[String]) -> Result<Vec<Value>> {
+    let mut sagas = Vec::new();
+    for location in locations {
+        sagas.push(client.get(Service::Orchestrator, location).await?.json()?);
+    }
+    Ok(sagas)
+}
+
+#[tokio::test]
+async fn an_interrupted_standalone_ends_with_all_its_servers_and_the_next_start_has_all_rows() -> Result<()> {
+    let mut standalone = Standalone::first_start().await?;
+    let client = standalone.client()?;
+    let mut locations = Vec::new();
+    for body in [
+        json!({"userId": "u1", "totalAmount": 500}),
+        json!({"userId": "u2", "totalAmount": 500, "forcePaymentFail": true}),
+        json!({"userId": "u3", "totalAmount": 500, "forceInventoryFail": true}),
+    ] {
+        locations.push(client.checkout(&body).await?.header("location").to_owned());
+    }
+    let before = told(&client, &locations).await?;
+    let running = standalone.processes().len();
+    ensure!(running > 4, "expected to see the servers, saw {running} processes");
+
+    let ended = standalone.interrupt().await?;
+
+    is_clean(&ended)?;
+    assert_eq!(standalone.processes(), Vec::<String>::new());
+    standalone.start_again().await?;
+    let client = standalone.client()?;
+    assert_eq!(told(&client, &locations).await?, before);
+    assert_eq!(client.all_end_in_agreement(Duration::ZERO).await?.sagas.len(), 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_interrupt_with_checkouts_in_flight_answers_them_202_and_the_next_start_completes_them() -> Result<()> {
+    let mut standalone = Standalone::start(&[("PAYMENT_PROCESSING_MS", "2500")]).await?;
+    let client = standalone.client()?;
+    let checkouts = client.checkouts(20);
+    client.in_flight(20).await?;
+
+    let ended = standalone.interrupt().await?;
+
+    is_clean(&ended)?;
+    for answer in checkouts.join_all().await {
+        let answer = answer?;
+        ensure!(answer.status == 202 && !answer.header("location").is_empty(), "{} {}", answer.status, answer.text);
+    }
+    standalone.start_again().await?;
+    let rows = standalone.client()?.all_end_in_agreement(Duration::from_secs(20)).await?;
+    assert_eq!(rows.count("COMPLETED"), 20);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stopped_orchestrator_answers_the_waiting_requests_202_at_once() -> Result<()> {
+    let mut services = Services::start(&[]).await?;
+    let client = services.client()?;
+    services.stop(Service::Payment).await?;
+    let mut checkouts = client.checkouts(10);
+    client.in_flight(10).await?;
+
+    let told_at = Instant::now();
+    services.tell_to_stop(Service::Orchestrator)?;
+
+    while let Some(answer) = checkouts.join_next().await {
+        let answer = answer??;
+        ensure!(answer.status == 202, "{} {}", answer.status, answer.text);
+        ensure!(answer.header("location").starts_with("/sagas/"), "{:?}", answer.headers);
+    }
+    let waited = told_at.elapsed();
+    ensure!(waited < Duration::from_secs(2), "the answers took {waited:?}");
+    is_clean(&services.end_of(Service::Orchestrator).await?)?;
+    services.start_again(Service::Payment).await?;
+    services.start_again(Service::Orchestrator).await?;
+    let rows = client.all_end_in_agreement(Duration::from_secs(20)).await?;
+    assert_eq!(rows.count("COMPLETED"), 10);
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_service_told_to_stop_ends_with_code_0_within_5_seconds() -> Result<()> {
+    let mut services = Services::start(&[]).await?;
+    for service in Service::ALL {
+        let ended = services.stop(service).await?;
+        is_clean(&ended).map_err(|error| error.context(service.program()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,200 @@
+//! A start that can't succeed: one clear line that says what, where, and which setting or command mends it; and an
+//! exit code that is not 0.
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use e2e_tests::{Client, Process, Scratch, Service, Standalone, free_port, program, shared};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Starts a program that is to fail, and checks its last words: one line, with its name and all of `words`.
+async fn fails(name: &str, arguments: &[&str], environment: &[(&str, String)], words: &[&str]) -> Result<()> {
+    let scratch = Scratch::new()?;
+    let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+    let environment: Vec<_> = environment.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+    let mut process = Process::start(&scratch, name, &arguments, &environment)?;
+    let ended = process.ended(LIMIT).await.with_context(|| process.output())?;
+    let output = process.output();
+    ensure!(ended.status.code().is_some_and(|code| code != 0), "ended with {}:\n{output}", ended.status);
+    ensure!(!output.contains("panicked"), "{output}");
+    let prefix = format!("{name}: ");
+    let complaints: Vec<&str> = output.lines().filter(|line| line.starts_with(&prefix)).collect();
+    ensure!(complaints.len() == 1, "not one line that says why:\n{output}");
+    ensure!(output.lines().last() == complaints.last().copied(), "something comes after it:\n{output}");
+    for word in words {
+        ensure!(complaints[0].contains(word), "it does not say {word:?}: {}", complaints[0]);
+    }
+    Ok(())
+}
+
+/// A participant's environment that works, on the shared platform's databases and Kafka.
+fn working(client: &Client, service: Service) -> Result<Vec<(&'static str, String)>> {
+    Ok(vec![
+        ("PORT", free_port()?.to_string()),
+        ("DATABASE_URL", client.database_url(service)?),
+        ("KAFKA_BOOTSTRAP_SERVERS", client.kafka.address().to_owned()),
+        ("KAFKA_TOPIC_PREFIX", client.kafka.prefix().to_owned()),
+        ("STARTUP_TIMEOUT_MS", "500".to_owned()),
+    ])
+}
+
+fn with(mut environment: Vec<(&'static str, String)>, key: &'static str, value: &str) -> Vec<(&'static str, String)> {
+    environment.retain(|(name, _)| *name != key);
+    environment.push((key, value.to_owned()));
+    environment
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named_with_the_setting_that_chooses_another() -> Result<()> {
+    let client = shared().await?;
+    let taken = TcpListener::bind(("127.0.0.1", free_port()?))?;
+    let port = taken.local_addr()?.port().to_string();
+    for service in Service::ALL {
+        let environment = with(working(&client, service)?, "PORT", &port);
+        fails(service.program(), &[], &environment, &["can't listen", &port, "PORT"]).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_port_in_use_by_another_postgres_is_named_by_standalone_with_its_flag() -> Result<()> {
+    let client = shared().await?;
+    let scratch = Scratch::new()?;
+    let data = scratch.path().join("data").display().to_string();
+    let port = client.ports.payment_db.to_string();
+    let free = free_port()?.to_string();
+    let arguments = ["--data-dir", &data, "--order-db-port", &free, "--payment-db-port", &port];
+
+    fails("standalone", &arguments, &[], &["payment database", &port, "--payment-db-port"]).await
+}
+
+#[tokio::test]
+async fn a_second_start_on_a_data_directory_names_it_and_the_process_that_holds_it() -> Result<()> {
+    let standalone = Standalone::start(&[]).await?;
+    let data = standalone.data_dir().display().to_string();
+
+    fails("standalone", &["--data-dir", &data], &[], &["in use by process", &data, "--data-dir"]).await
+}
+
+#[tokio::test]
+async fn a_data_directory_of_another_user_is_named_with_the_command_that_mends_it() -> Result<()> {
+    // As root we try it as another user; anyone else tries a folder of root's.
+    let scratch = Scratch::new()?;
+    let mut command;
+    let data = if rustix::process::geteuid().is_root() {
+        let copy = scratch.path().join("standalone");
+        std::fs::copy(program("standalone")?, &copy)?;
+        let data = scratch.path().join("data");
+        std::fs::create_dir(&data)?;
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755))?;
+        command = std::process::Command::new(copy);
+        std::os::unix::process::CommandExt::uid(&mut command, 65534);
+        data
+    } else {
+        command = std::process::Command::new(program("standalone")?);
+        "/usr".into()
+    };
+
+    let output = command.arg("--data-dir").arg(&data).current_dir("/").env_clear().output()?;
+
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.code() == Some(1), "{output:?}");
+    for word in [data.to_string_lossy().as_ref(), "belongs to uid 0", "chown", "--data-dir"] {
+        ensure!(said.contains(word), "it does not say {word:?}: {said}");
+    }
+    assert_eq!(said.lines().count(), 1, "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn postgres_programs_that_are_not_there_are_told_with_the_setting_that_names_them() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let data = scratch.path().join("data").display().to_string();
+    let mut arguments = vec!["--data-dir".to_owned(), data];
+    for database in ["order", "payment", "inventory", "orchestrator"] {
+        arguments.extend([format!("--{database}-db-port"), free_port()?.to_string()]);
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let environment = [("PG_BINDIR", "/no/such/folder".to_owned())];
+
+    fails("standalone", &arguments, &environment, &["PG_BINDIR=/no/such/folder", "initdb", "postgres"]).await
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_be_reached_is_named_without_its_password() -> Result<()> {
+    let client = shared().await?;
+    let nobody = free_port()?;
+    let url = format!("postgres://order_user:secret-word@127.0.0.1:{nobody}/order_db");
+    let place = format!("order_user@127.0.0.1:{nobody}/order_db");
+    for service in Service::ALL {
+        let environment = with(working(&client, service)?, "DATABASE_URL", &url);
+        fails(service.program(), &[], &environment, &[&place, "DATABASE_URL"]).await?;
+    }
+
+    let refused = client.database_url(Service::Order)?.replace("order_pass", "secret-word");
+    let environment = with(working(&client, Service::Order)?, "DATABASE_URL", &refused);
+    let error = fails("order-service", &[], &environment, &["secret-word"]).await.unwrap_err();
+    assert!(error.to_string().contains("it does not say \"secret-word\""), "{error}");
+    fails("order-service", &[], &environment, &["password authentication failed", "DATABASE_URL"]).await
+}
+
+#[tokio::test]
+async fn a_kafka_that_cannot_be_reached_is_named_with_the_setting_that_says_where_it_is() -> Result<()> {
+    let client = shared().await?;
+    let nobody = format!("127.0.0.1:{}", free_port()?);
+    for service in [Service::Payment, Service::Inventory, Service::Orchestrator] {
+        let environment = with(working(&client, service)?, "KAFKA_BOOTSTRAP_SERVERS", &nobody);
+        fails(service.program(), &[], &environment, &[&nobody, "KAFKA_BOOTSTRAP_SERVERS"]).await?;
+    }
+    let arguments = ["--bootstrap-servers", &nobody, "--timeout", "1"];
+    fails("kafka-init", &arguments, &[], &[&nobody, "KAFKA_BOOTSTRAP_SERVERS"]).await
+}
+
+#[tokio::test]
+async fn a_missing_topic_is_named_with_the_command_that_creates_it() -> Result<()> {
+    let client = shared().await?;
+    for (service, topic) in [
+        (Service::Payment, "elsewhere-payment.charge.command"),
+        (Service::Inventory, "elsewhere-inventory.release.command"),
+        (Service::Orchestrator, "elsewhere-payment.charged"),
+    ] {
+        let environment = with(working(&client, service)?, "KAFKA_TOPIC_PREFIX", "elsewhere-");
+        fails(service.program(), &[], &environment, &[topic, client.kafka.address(), "kafka-init"]).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_unknown_key_in_a_settings_file_is_named_with_the_file() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let file = scratch.path().join("settings.toml");
+    std::fs::write(&file, "prot = 4001\n")?;
+    let file = file.display().to_string();
+    for service in Service::ALL {
+        fails(service.program(), &["--config", &file], &[], &["unknown key `prot`", &file, "port"]).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_bad_value_is_refused_with_the_name_of_its_setting() -> Result<()> {
+    for (service, name, value, setting) in [
+        (Service::Order, "PORT", "http", "port"),
+        (Service::Order, "DATABASE_URL", "not a url", "database_url"),
+        (Service::Order, "BIND_ADDRESS", "everywhere", "bind_address"),
+        (Service::Payment, "PAYMENT_FAILURE_RATE", "1.5", "payment_failure_rate"),
+        (Service::Payment, "PAYMENT_PROCESSING_MS", "-1", "payment_processing_ms"),
+        (Service::Inventory, "INVENTORY_FAILURE_RATE", "often", "inventory_failure_rate"),
+        (Service::Inventory, "KAFKA_BOOTSTRAP_SERVERS", " ", "kafka_bootstrap_servers"),
+        (Service::Orchestrator, "CHECKOUT_WAIT_MS", "soon", "checkout_wait_ms"),
+        (Service::Orchestrator, "LOG_FORMAT", "xml", "log_format"),
+    ] {
+        fails(service.program(), &[], &[(name, value.to_owned())], &[setting])
+            .await
+            .with_context(|| format!("{name}={value}"))?;
+    }
+    Ok(())
+}
