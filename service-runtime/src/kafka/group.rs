@@ -19,10 +19,10 @@ use crate::http::Check;
 pub struct GroupState {
     joined: AtomicBool,
     broker_up: AtomicBool,
-    /// The topic whose partitions are told by [`GroupState::owns`]; all topics of a group are co-partitioned.
+    /// The topic whose partitions are told by [`GroupState::owned`]; all topics of a group are co-partitioned.
     first_topic: String,
     partitions: u32,
-    owned: RwLock<Vec<i32>>,
+    owned: RwLock<Vec<u32>>,
 }
 
 impl GroupState {
@@ -31,12 +31,14 @@ impl GroupState {
         Self { joined, broker_up, first_topic, partitions, owned: RwLock::default() }
     }
 
-    /// Whether records with this key come to this instance. True while it owns nothing: then nobody's guess is
-    /// better.
-    pub fn owns(&self, key: &str) -> bool {
-        let owned = self.owned.read().unwrap_or_else(PoisonError::into_inner);
-        let partition = messages::partition_for_key(key.as_bytes(), self.partitions);
-        owned.is_empty() || owned.contains(&(partition as i32))
+    /// The partitions whose records come to this instance, in order.
+    pub fn owned(&self) -> Vec<u32> {
+        self.owned.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The partition of records with this key.
+    pub fn partition_of(&self, key: &str) -> u32 {
+        messages::partition_for_key(key.as_bytes(), self.partitions)
     }
 
     /// For readiness: `None` when all is well, else what is wrong.
@@ -64,7 +66,8 @@ impl GroupState {
 
     fn assign(&self, list: &TopicPartitionList) {
         let mut owned = self.owned.write().unwrap_or_else(PoisonError::into_inner);
-        *owned = list.elements_for_topic(&self.first_topic).iter().map(|element| element.partition()).collect();
+        *owned = list.elements_for_topic(&self.first_topic).iter().map(|element| element.partition() as u32).collect();
+        owned.sort_unstable();
         self.joined.store(true, Ordering::Relaxed);
         info!(partitions = list.count(), "joined the consumer group");
     }

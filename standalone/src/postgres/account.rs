@@ -2,7 +2,8 @@
 //! containers run as root, so a root user's servers run as `postgres`, or else `nobody`, and own their data
 //! folders. A clone below `/root` (mode 0700) cannot even be reached by such a user: there the servers keep
 //! one capability, to pass directories, over the change of user. Only a root that put its data in a closed
-//! place gets this; what it costs is that a superuser of these databases can read any file of the machine.
+//! place gets this; what it costs is that a superuser of these databases can read any file of the machine (and, where a container grants only
+//! `CAP_DAC_OVERRIDE`, write any).
 
 use std::fmt;
 use std::fs;
