@@ -1,15 +1,29 @@
 //! Which Kafka the tests use, and what keeps the environments on it apart.
 
+use std::time::{Duration, SystemTime};
+
 use anyhow::{Result, ensure};
 use messages::{TOPICS, dead_letter_topic};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
 use standalone::broker::EmbeddedBroker;
+use tokio::sync::OnceCell;
+use uuid::Uuid;
 
 use crate::process::Process;
 use crate::scratch::Scratch;
-use crate::wait::eventually;
 
 /// Partitions of a topic: two are enough to show that keys are spread.
 const PARTITIONS: i32 = 2;
+
+/// What our topics on a real Kafka begin with.
+const PREFIX: &str = "checkout-e2e-";
+
+/// A topic of this age is that of a run that has ended: the whole suite takes a few minutes.
+const OLD: Duration = Duration::from_secs(20 * 60);
+
+/// How long the broker may take for a request.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Where Kafka is, under which prefix our topics are, and the broker itself if it is ours.
 pub struct Broker {
@@ -23,9 +37,35 @@ pub fn real_kafka() -> Option<String> {
     std::env::var("KAFKA_BOOTSTRAP_SERVERS").ok().filter(|servers| !servers.is_empty())
 }
 
-/// A prefix for topics and groups that nobody else has.
+/// A prefix for topics and groups that nobody else has, and that tells when it was made.
 pub fn new_prefix() -> String {
-    format!("e2e-{}-", uuid::Uuid::now_v7().simple())
+    format!("{PREFIX}{}-", Uuid::now_v7().simple())
+}
+
+/// Deletes the topics of earlier runs from the real Kafka, once per process: a test run has no last moment of its own
+/// to do it in.
+pub async fn delete_old_topics(address: &str) -> Result<()> {
+    static DONE: OnceCell<()> = OnceCell::const_new();
+    DONE.get_or_try_init(async || delete_topics(address, SystemTime::now() - OLD).await).await.copied()
+}
+
+async fn delete_topics(address: &str, made_before: SystemTime) -> Result<()> {
+    let admin: AdminClient<_> = ClientConfig::new().set("bootstrap.servers", address).create()?;
+    let metadata = admin.inner().fetch_metadata(None, LIMIT)?;
+    let names = metadata.topics().iter().map(|topic| topic.name());
+    let old: Vec<&str> = names.filter(|name| made_at(name).is_some_and(|made| made < made_before)).collect();
+    // A few at a time: one request for a thousand would time out.
+    for some in old.chunks(100) {
+        admin.delete_topics(some, &AdminOptions::new().operation_timeout(Some(LIMIT))).await?;
+    }
+    Ok(())
+}
+
+/// When a topic of ours was made; `None` for anyone else's.
+fn made_at(topic: &str) -> Option<SystemTime> {
+    let id: Uuid = topic.strip_prefix(PREFIX)?.get(..32)?.parse().ok()?;
+    let (seconds, nanoseconds) = id.get_timestamp()?.to_unix();
+    Some(SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds))
 }
 
 impl Broker {
@@ -34,6 +74,7 @@ impl Broker {
         let prefix = new_prefix();
         match real_kafka() {
             Some(address) => {
+                delete_old_topics(&address).await?;
                 create_topics(scratch, &address, &prefix).await?;
                 Ok(Self { address, prefix, embedded: None })
             }
@@ -64,8 +105,21 @@ impl Broker {
 async fn create_topics(scratch: &Scratch, address: &str, prefix: &str) -> Result<()> {
     let arguments = ["--bootstrap-servers", address, "--topic-prefix", prefix, "--partitions", "2"].map(str::to_owned);
     let mut init = Process::start(scratch, "kafka-init", &arguments, &[])?;
-    let limit = std::time::Duration::from_secs(60);
-    let status = eventually("kafka-init ends", limit, async || Ok(init.has_ended())).await?;
-    ensure!(status.success(), "kafka-init: {}", init.output());
+    let ended = init.ended(LIMIT).await?;
+    ensure!(ended.status.success(), "kafka-init: {}", init.output());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_topics_of_ours_tell_when_they_were_made() {
+        let made = made_at(&format!("{}payment.charged", new_prefix())).unwrap();
+        assert!(made.elapsed().unwrap() < OLD);
+        for other in ["payment.charged", "checkout-e2e-", "checkout-e2e-payment.charge.command.of.somebody.else"] {
+            assert_eq!(made_at(other), None, "{other}");
+        }
+    }
 }

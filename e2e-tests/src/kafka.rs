@@ -101,7 +101,11 @@ impl KafkaClient {
         &self,
         record: FutureRecord<'_, K, [u8]>,
     ) -> Result<(i32, i64)> {
-        let producer: FutureProducer = self.config().set("partitioner", "murmur2_random").create()?;
+        let producer: FutureProducer = self
+            .config()
+            .set("partitioner", "murmur2_random")
+            .set("message.timeout.ms", LIMIT.as_millis().to_string())
+            .create()?;
         let delivery = producer.send(record, LIMIT).await.map_err(|(error, _)| error)?;
         Ok((delivery.partition, delivery.offset))
     }

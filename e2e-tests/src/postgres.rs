@@ -37,7 +37,7 @@ async fn initialise() -> Result<Scratch> {
     Ok(scratch)
 }
 
-/// Stops whatever servers run in `data`, without a checkpoint: their rows are not needed any more.
+/// Stops whatever servers run in `data`, without a checkpoint: their rows are not needed any more. Blocks, for a moment.
 pub(crate) fn stop_servers(data: &Path) {
     let pid_files = pid_files(data);
     for file in &pid_files {

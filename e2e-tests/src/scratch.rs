@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, anyhow};
 
+use crate::postgres::stop_servers;
+
 /// Below an environment's folder: one file for each process of ours, with its number.
 pub(crate) const PIDS: &str = "pids";
 
@@ -39,7 +41,7 @@ struct Root {
     _cleaner: Child,
 }
 
-/// An environment's folder, removed with the value.
+/// An environment's folder. With the value go the Postgres servers that run in it, and the files.
 pub struct Scratch(PathBuf);
 
 impl Scratch {
@@ -66,6 +68,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        stop_servers(&self.data());
         if let Err(error) = std::fs::remove_dir_all(&self.0) {
             println!("{} could not be removed: {error}", self.0.display());
         }

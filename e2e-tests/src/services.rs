@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use rustix::process::Signal;
 use standalone::data_dir::DataDir;
 use standalone::platform::Ports;
-use standalone::postgres::Servers;
+use standalone::postgres::{Server, Servers};
 use tokio::sync::SemaphorePermit;
 
 use crate::process::{Ended, LogTail, Process, log_path};
@@ -24,7 +24,7 @@ pub struct Services {
     ports: Ports,
     settings: Vec<(String, String)>,
     broker: Broker,
-    _servers: Servers,
+    servers: Servers,
     _data_dir: DataDir,
     scratch: Scratch,
     _place: SemaphorePermit<'static>,
@@ -54,7 +54,7 @@ impl Services {
         let broker = Broker::start(&scratch).await?;
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let processes = HashMap::new();
-        Ok(Self { processes, ports, settings, broker, _servers: servers, _data_dir: data_dir, scratch, _place: place })
+        Ok(Self { processes, ports, settings, broker, servers, _data_dir: data_dir, scratch, _place: place })
     }
 
     pub fn client(&self) -> Result<Client> {
@@ -92,6 +92,11 @@ impl Services {
         self.processes.get_mut(&service).context("it runs")?.ended(Duration::from_secs(20)).await
     }
 
+    /// A service's database server, which can be stopped and started.
+    pub fn database(&self, service: Service) -> Result<&Server> {
+        self.servers.server(service.database()).context("each service has a database")
+    }
+
     fn launch(&mut self, service: Service) -> Result<()> {
         let process = Process::start(&self.scratch, service.program(), &[], &self.environment(service)?)?;
         self.processes.insert(service, process);
@@ -118,12 +123,5 @@ impl Services {
             client.get(service, "/health/ready").await.is_ok_and(|answer| answer.text.contains(r#""status":"ready""#))
         };
         process.until("is ready", START_LIMIT, ready).await
-    }
-}
-
-impl Drop for Services {
-    fn drop(&mut self) {
-        self.processes.clear();
-        postgres::stop_servers(&self.scratch.data());
     }
 }

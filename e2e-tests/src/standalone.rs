@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use standalone::platform::Ports;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
-use crate::broker::{new_prefix, real_kafka};
+use crate::broker::{delete_old_topics, new_prefix, real_kafka};
 use crate::process::{Ended, LogTail, Process, log_path};
 use crate::scratch::Scratch;
 use crate::{Client, KafkaClient, free_ports, postgres};
@@ -57,14 +57,24 @@ impl Standalone {
         if initialised {
             postgres::copy_initialised(&scratch.data()).await?;
         }
+        if let Some(address) = real_kafka() {
+            delete_old_topics(&address).await?;
+        }
         let (ports, prefix) = (free_ports()?, new_prefix());
-        let arguments = arguments(&scratch, &ports);
+        let mut arguments = arguments(&scratch, &ports);
+        arguments.extend(real_kafka().into_iter().flat_map(|address| ["--kafka".to_owned(), address]));
         let mut environment = vec![("KAFKA_TOPIC_PREFIX".to_owned(), prefix.clone())];
         environment.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let process = Process::start(&scratch, "standalone", &arguments, &environment)?;
         let mut standalone = Self { process, ports, prefix, arguments, environment, scratch, _place: place };
         standalone.until_ready(0).await?;
         Ok(standalone)
+    }
+
+    /// The command line of one on initialised databases and free ports, for a start that is to fail.
+    pub async fn command_line(scratch: &Scratch) -> Result<Vec<String>> {
+        postgres::copy_initialised(&scratch.data()).await?;
+        Ok(arguments(scratch, &free_ports()?))
     }
 
     /// A client of it. Its Kafka is that of the last start.
@@ -114,22 +124,16 @@ impl Standalone {
     }
 
     async fn until_ready(&mut self, from: usize) -> Result<()> {
-        let said_ready = async |process: &Process| process.output()[from..].contains("ready in ");
-        self.process.until("is ready", START_LIMIT, said_ready).await
+        // "ready in", and all that it tells then.
+        let said_all = async |process: &Process| process.output()[from..].contains("Stop with Ctrl-C.");
+        self.process.until("is ready", START_LIMIT, said_all).await
     }
 
     fn embedded_kafka(&self) -> Result<String> {
         let output = self.process.output();
         let line = output.lines().rev().find(|line| line.starts_with("Kafka: embedded"));
-        let address = line.and_then(|line| line.split(" at ").nth(1)?.split(". ").next());
+        let address = line.and_then(|line| line.rsplit(" at ").next()?.split(". ").next());
         Ok(address.context("standalone does not say where its Kafka is")?.to_owned())
-    }
-}
-
-impl Drop for Standalone {
-    fn drop(&mut self) {
-        self.process.kill();
-        postgres::stop_servers(&self.scratch.data());
     }
 }
 
@@ -149,6 +153,5 @@ fn arguments(scratch: &Scratch, ports: &Ports) -> Vec<String> {
     for (flag, port) in flags {
         arguments.extend([flag.to_owned(), port.to_string()]);
     }
-    arguments.extend(real_kafka().into_iter().flat_map(|address| ["--kafka".to_owned(), address]));
     arguments
 }

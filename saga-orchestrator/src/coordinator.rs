@@ -23,7 +23,7 @@ use crate::saga::{Effect, Input, OrderCall, Saga, State, Transition, advance};
 use crate::store::{self, NewSagas, Sagas, Stored};
 use crate::waiters::Waiters;
 
-/// Sagas kept in the cache at most, about 0.5 kB each. Beyond it, a move costs a read.
+/// Sagas kept in the cache at most, about 0.5 kB each. When it is full it starts anew.
 const CACHE_LIMIT: usize = 100_000;
 
 /// Drives sagas. Shared by everything that has an input for one.
@@ -84,18 +84,19 @@ impl Coordinator {
 
     /// Applies an input to a saga. Once this returns, whatever it led to is stored.
     pub async fn apply(self: &Arc<Self>, saga_id: SagaId, input: &Input, now: Timestamp) -> Result<(), ApplyError> {
-        let mut cached = self.cache.get(&saga_id).map(|saga| saga.clone());
+        let cached = self.cache.get(&saga_id).map(|saga| saga.clone());
+        let mut is_guess = cached.is_some();
+        let mut saga = match cached {
+            Some(saga) => saga,
+            None => self.stored(saga_id).await?,
+        };
         loop {
-            let was_cached = cached.is_some();
-            let saga = match cached.take() {
-                Some(saga) => saga,
-                None => self.stored(saga_id).await?,
-            };
             let transition = match advance(&saga, input, now) {
                 Ok(transition) => transition,
                 // The row itself has to say so.
-                Err(_) if was_cached => {
+                Err(_) if is_guess => {
                     self.cache.remove(&saga_id);
+                    (saga, is_guess) = (self.stored(saga_id).await?, false);
                     continue;
                 }
                 Err(ignored) => {
@@ -116,11 +117,9 @@ impl Coordinator {
                     return Ok(());
                 }
                 Outcome::Found(found) => {
-                    debug!(%saga_id, "another process was quicker; deciding again");
+                    debug!(%saga_id, "someone else was quicker; deciding again");
                     self.cache.remove(&saga_id);
-                    // This is the row itself, but it goes through the same door as a read one.
-                    cached = None;
-                    known(saga_id, found)?;
+                    (saga, is_guess) = (known(saga_id, found)?, false);
                 }
             }
         }
@@ -163,9 +162,13 @@ impl Coordinator {
     fn remember(&self, saga: &Saga) {
         if saga.state.has_ended() {
             self.cache.remove(&saga.saga_id);
-        } else if self.cache.len() < CACHE_LIMIT {
-            self.cache.insert(saga.saga_id, saga.clone());
+            return;
         }
+        if self.cache.len() >= CACHE_LIMIT {
+            // Sagas that other instances went on with stay behind in here; those in flight come back by a read.
+            self.cache.clear();
+        }
+        self.cache.insert(saga.saga_id, saga.clone());
     }
 }
 

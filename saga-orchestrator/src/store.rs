@@ -58,10 +58,10 @@ impl Table for NewSagas {
                                     deadline_at, expires_at, traceparent, created_at, updated_at, next_attempt_at)
                  SELECT *, created_at, LEAST(now() + $17 * interval '1 ms', deadline_at) FROM new
                  ON CONFLICT (saga_id) DO NOTHING
-                 RETURNING saga_id
+                 RETURNING saga_id, version, status, step, created_at
              ), history AS (
                  INSERT INTO saga_events (saga_id, seq, input, status, step, at)
-                 SELECT saga_id, version, 'started', status, step, created_at FROM new JOIN stored USING (saga_id)
+                 SELECT saga_id, version, 'started', status, step, created_at FROM stored
              )
              SELECT saga_id FROM stored",
         )
@@ -124,11 +124,10 @@ impl Table for Sagas {
                      next_attempt_at = LEAST(now() + $12 * interval '1 ms', new.deadline_at),
                      needs_attention_since = NULL
                  FROM new WHERE sagas.saga_id = new.saga_id AND sagas.version = new.version - 1
-                 RETURNING sagas.saga_id
+                 RETURNING new.*
              ), history AS (
                  INSERT INTO saga_events (saga_id, seq, input, event_id, status, step, reason, at)
-                 SELECT saga_id, version, input, event_id, status, step, entry_reason, at
-                 FROM new JOIN moved USING (saga_id)
+                 SELECT saga_id, version, input, event_id, status, step, entry_reason, at FROM moved
              )
              SELECT saga_id FROM moved",
         )

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e_tests::{Service, Services};
+use e2e_tests::{Service, Services, eventually};
 use serde_json::json;
 
 #[tokio::test]
@@ -32,6 +32,55 @@ async fn checkouts_during_a_participants_outage_are_answered_202_and_complete_wh
     }
     let rows = client.all_end_in_agreement(Duration::ZERO).await?;
     assert_eq!(rows.count("COMPLETED"), 20);
+    Ok(())
+}
+
+#[tokio::test]
+async fn checkouts_while_the_other_services_databases_are_away_complete_when_they_are_back() -> Result<()> {
+    let services = Services::start(&[]).await?;
+    let client = services.client()?;
+    let away = [Service::Order, Service::Payment, Service::Inventory];
+    for service in away {
+        services.database(service)?.stop().await;
+    }
+    let checkouts = client.checkouts(10);
+    client.in_flight(10).await?;
+
+    for service in away {
+        services.database(service)?.start().await?;
+    }
+
+    for answer in checkouts.join_all().await {
+        let answer = answer?;
+        ensure!(answer.status == 200, "{} {}", answer.status, answer.text);
+    }
+    let rows = client.all_end_in_agreement(Duration::ZERO).await?;
+    assert_eq!(rows.count("COMPLETED"), 10);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_checkout_while_the_orchestrators_database_is_away_is_answered_503_and_the_next_one_completes() -> Result<()>
+{
+    let services = Services::start(&[("CHECKOUT_WAIT_MS", "4000")]).await?;
+    let client = services.client()?;
+    let body = json!({"userId": "u1", "totalAmount": 500});
+    assert_eq!(client.checkout(&body).await?.status, 200);
+    services.database(Service::Orchestrator)?.stop().await;
+
+    for answer in client.checkouts(5).join_all().await {
+        let answer = answer?;
+        answer.is_problem(503, &[])?;
+        // Either it is known that nothing was stored, and another try is safe; or its saga will tell.
+        let (safe, will_tell) = (!answer.header("retry-after").is_empty(), !answer.header("location").is_empty());
+        ensure!(safe != will_tell, "{answer:?}");
+        ensure!(will_tell == answer.text.contains("outcome unknown"), "{}", answer.text);
+    }
+
+    services.database(Service::Orchestrator)?.start().await?;
+    let back = async || Ok((client.checkout(&body).await?.status == 200).then_some(()));
+    eventually("a checkout completes", Duration::from_secs(15), back).await?;
+    client.all_end_in_agreement(Duration::from_secs(15)).await?;
     Ok(())
 }
 

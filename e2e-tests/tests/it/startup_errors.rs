@@ -60,12 +60,28 @@ async fn a_port_in_use_is_named_with_the_setting_that_chooses_another() -> Resul
 }
 
 #[tokio::test]
+async fn a_port_in_use_is_named_by_standalone_with_the_flag_that_chooses_another() -> Result<()> {
+    let taken = TcpListener::bind(("127.0.0.1", free_port()?))?;
+    let port = taken.local_addr()?.port().to_string();
+    for service in Service::ALL {
+        let flag = format!("--{}-port", service.database());
+        let scratch = Scratch::new()?;
+        let mut arguments = Standalone::command_line(&scratch).await?;
+        let at = arguments.iter().position(|argument| *argument == flag).context("there is such a flag")?;
+        arguments[at + 1].clone_from(&port);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        fails("standalone", &arguments, &[], &[&port, &flag]).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_port_in_use_by_another_postgres_is_named_by_standalone_with_its_flag() -> Result<()> {
     let client = shared().await?;
     let scratch = Scratch::new()?;
-    let data = scratch.path().join("data").display().to_string();
     let port = client.ports.payment_db.to_string();
     let free = free_port()?.to_string();
+    let data = scratch.data().display().to_string();
     let arguments = ["--data-dir", &data, "--order-db-port", &free, "--payment-db-port", &port];
 
     fails("standalone", &arguments, &[], &["payment database", &port, "--payment-db-port"]).await
@@ -87,7 +103,7 @@ async fn a_data_directory_of_another_user_is_named_with_the_command_that_mends_i
     let data = if rustix::process::geteuid().is_root() {
         let copy = scratch.path().join("standalone");
         std::fs::copy(program("standalone")?, &copy)?;
-        let data = scratch.path().join("data");
+        let data = scratch.data();
         std::fs::create_dir(&data)?;
         std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755))?;
         command = std::process::Command::new(copy);
@@ -112,11 +128,7 @@ async fn a_data_directory_of_another_user_is_named_with_the_command_that_mends_i
 #[tokio::test]
 async fn postgres_programs_that_are_not_there_are_told_with_the_setting_that_names_them() -> Result<()> {
     let scratch = Scratch::new()?;
-    let data = scratch.path().join("data").display().to_string();
-    let mut arguments = vec!["--data-dir".to_owned(), data];
-    for database in ["order", "payment", "inventory", "orchestrator"] {
-        arguments.extend([format!("--{database}-db-port"), free_port()?.to_string()]);
-    }
+    let arguments = Standalone::command_line(&scratch).await?;
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let environment = [("PG_BINDIR", "/no/such/folder".to_owned())];
 
@@ -150,7 +162,12 @@ async fn a_kafka_that_cannot_be_reached_is_named_with_the_setting_that_says_wher
         fails(service.program(), &[], &environment, &[&nobody, "KAFKA_BOOTSTRAP_SERVERS"]).await?;
     }
     let arguments = ["--bootstrap-servers", &nobody, "--timeout", "1"];
-    fails("kafka-init", &arguments, &[], &[&nobody, "KAFKA_BOOTSTRAP_SERVERS"]).await
+    fails("kafka-init", &arguments, &[], &[&nobody, "KAFKA_BOOTSTRAP_SERVERS"]).await?;
+    let scratch = Scratch::new()?;
+    let mut arguments = Standalone::command_line(&scratch).await?;
+    arguments.extend(["--kafka".to_owned(), nobody.clone()]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    fails("standalone", &arguments, &[], &[&nobody, "KAFKA_BOOTSTRAP_SERVERS"]).await
 }
 
 #[tokio::test]

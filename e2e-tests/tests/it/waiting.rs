@@ -55,3 +55,22 @@ async fn an_outcome_that_takes_longer_than_the_wait_limit_is_answered_202_and_co
     client.all_end_in_agreement(LIMIT).await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_checkout_beyond_those_that_may_wait_is_answered_429_and_is_not_stored() -> Result<()> {
+    let settings = [("PAYMENT_PROCESSING_MS", "3000"), ("CHECKOUT_MAX_WAITING", "5")];
+    let standalone = Standalone::start(&settings).await?;
+    let client = standalone.client()?;
+    let checkouts = client.checkouts(5);
+    client.in_flight(5).await?;
+
+    let refused = client.checkout(&json!({"userId": "u1", "totalAmount": 500})).await?;
+
+    refused.is_problem(429, &["nothing was stored"])?;
+    assert!(refused.header("retry-after").parse::<u32>().is_ok(), "{:?}", refused.headers);
+    for answer in checkouts.join_all().await {
+        assert_eq!(answer?.status, 200);
+    }
+    assert_eq!(client.all_end_in_agreement(LIMIT).await?.sagas.len(), 5);
+    Ok(())
+}

@@ -58,7 +58,7 @@ impl HttpServer {
         let wanted = SocketAddr::new(settings.bind_address, settings.port);
         let error = |error: std::io::Error| {
             Fatal::new(format!(
-                "can't listen on {wanted}: {error}. Another process may hold port {}; PORT chooses another",
+                "can't listen on {wanted}: {error}. Stop what holds port {}, or choose another port (PORT; a flag of standalone)",
                 settings.port
             ))
         };

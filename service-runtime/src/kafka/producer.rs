@@ -44,9 +44,13 @@ impl Producer {
         let inner = settings
             .client(service)
             .set("acks", "all")
-            .set("enable.idempotence", "true")
-            // Send at once: what waits is already batched by the loops above, and a lone record must not wait.
+            // A duplicate is harmless, since every handler is idempotent. An idempotent producer, though, can end in
+            // a fatal state (a lost sequence number) in which it sends nothing any more.
+            .set("enable.idempotence", "false")
+            // Batching while busy: a lone record is sent at once, and what comes while a request is under way shares
+            // the next one.
             .set("linger.ms", "0")
+            .set("max.in.flight.requests.per.connection", "1")
             // The hash of the Java clients; librdkafka's own default would part the keys of other languages.
             .set("partitioner", "murmur2_random")
             // What could not be sent for this long is given up here, and sent again by its stored row.
