@@ -40,8 +40,14 @@ impl Table for ReservationsTable {
 
     async fn read(&self, orders: Vec<OrderId>) -> Result<HashMap<OrderId, Reservation>, StoreError> {
         let ids: Vec<Uuid> = orders.into_iter().map(Uuid::from).collect();
-        let rows =
-            sqlx::query("SELECT * FROM reservations WHERE order_id = ANY($1)").bind(ids).fetch_all(&self.0).await?;
+        // Columns by name: a release that adds one must not change the result of this one's prepared statement.
+        let rows = sqlx::query(
+            "SELECT order_id, saga_id, status, reason, created_at, updated_at
+             FROM reservations WHERE order_id = ANY($1)",
+        )
+        .bind(ids)
+        .fetch_all(&self.0)
+        .await?;
         rows.iter().map(|row| from_row(row).map(|reservation| (reservation.order_id, reservation))).collect()
     }
 }

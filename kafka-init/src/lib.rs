@@ -26,7 +26,8 @@ pub struct Plan {
     pub bootstrap_servers: String,
     /// Put before each topic's name.
     pub topic_prefix: String,
-    pub partitions: i32,
+    /// `None`: as many as the topics that are there have, else [`DEFAULT_PARTITIONS`].
+    pub partitions: Option<i32>,
     pub replication_factor: i32,
     /// How long to wait for Kafka.
     pub timeout: Duration,
@@ -37,6 +38,8 @@ pub struct Plan {
 pub struct Report {
     pub created: Vec<String>,
     pub existing: Vec<String>,
+    /// Of each of them.
+    pub partitions: i32,
 }
 
 impl Plan {
@@ -59,7 +62,9 @@ impl Plan {
                 .await
                 .map_err(|error| self.fatal(error.to_string()))??;
 
-        let wanted = self.partitions as usize;
+        let adopted = || names.iter().find_map(|name| found.get(name)).map(|count| *count as i32);
+        let partitions = self.partitions.or_else(adopted).unwrap_or(DEFAULT_PARTITIONS);
+        let wanted = partitions as usize;
         let different: Vec<String> = names
             .iter()
             .filter_map(|name| {
@@ -74,8 +79,8 @@ impl Plan {
         }
         let (existing, missing): (Vec<String>, Vec<String>) =
             names.into_iter().partition(|name| found.contains_key(name));
-        self.create(&admin, &missing).await?;
-        Ok(Report { created: missing, existing })
+        self.create(&admin, &missing, partitions).await?;
+        Ok(Report { created: missing, existing, partitions })
     }
 
     fn partition_counts(&self, admin: &AdminClient<DefaultClientContext>) -> Result<HashMap<String, usize>, Fatal> {
@@ -95,12 +100,17 @@ impl Plan {
         }
     }
 
-    async fn create(&self, admin: &AdminClient<DefaultClientContext>, names: &[String]) -> Result<(), Fatal> {
+    async fn create(
+        &self,
+        admin: &AdminClient<DefaultClientContext>,
+        names: &[String],
+        partitions: i32,
+    ) -> Result<(), Fatal> {
         if names.is_empty() {
             return Ok(());
         }
         let topics = names.iter().map(|name| {
-            let topic = NewTopic::new(name, self.partitions, TopicReplication::Fixed(self.replication_factor));
+            let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(self.replication_factor));
             if name.ends_with(".dlq") { topic.set("max.message.bytes", DEAD_LETTER_MAX_BYTES) } else { topic }
         });
         let options = AdminOptions::new().operation_timeout(Some(REQUEST)).request_timeout(Some(REQUEST));

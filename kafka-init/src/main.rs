@@ -39,13 +39,13 @@ async fn run(arguments: Arguments) -> Result<(), Fatal> {
     let plan = Plan {
         bootstrap_servers: arguments.bootstrap_servers,
         topic_prefix: arguments.topic_prefix,
-        partitions: arguments.partitions,
+        partitions: Some(arguments.partitions),
         replication_factor: arguments.replication_factor,
         timeout: Duration::from_secs(arguments.timeout),
     };
-    let Report { created, existing } = plan.carry_out().await?;
-    created.iter().for_each(|name| println!("created  {name} ({} partitions)", plan.partitions));
-    existing.iter().for_each(|name| println!("existing {name} ({} partitions)", plan.partitions));
+    let Report { created, existing, partitions } = plan.carry_out().await?;
+    created.iter().for_each(|name| println!("created  {name} ({partitions} partitions)"));
+    existing.iter().for_each(|name| println!("existing {name} ({partitions} partitions)"));
     println!("{} created, {} there already", created.len(), existing.len());
     Ok(())
 }

@@ -42,6 +42,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         pool: pool.clone(),
     };
     let served = server.serve(routes::router(orders), Health::default().with_database(pool.clone()), shutdown).await;
-    pool.close().await;
+    database::close(pool).await;
     served
 }

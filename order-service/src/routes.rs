@@ -10,6 +10,7 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::{ConditionalWrites, Outcome};
+use service_runtime::database::StoreError;
 use service_runtime::http::{JsonBody, Problem};
 use sqlx::PgPool;
 
@@ -50,12 +51,14 @@ async fn create(State(orders): State<Orders>, JsonBody(request): JsonBody<Create
     let money = money.map_err(|error| Problem::invalid_field("totalAmount", error))?;
     let user_id = request.user_id.try_into();
     let user_id = user_id.map_err(|error: UserIdError| Problem::invalid_field("userId", error))?;
+    let named = request.order_id.is_some();
     let create = Create {
         order_id: request.order_id.unwrap_or_else(OrderId::new),
         saga_id: request.saga_id,
         contents: Contents { user_id, money },
     };
-    let (status, order) = match orders.creates.submit(create.clone()).await? {
+    let stored = orders.creates.submit(create.clone()).await;
+    let (status, order) = match stored.map_err(|error| not_created(error, &create, named))? {
         Outcome::Stored(order) => (StatusCode::CREATED, order),
         Outcome::Found(found) => {
             let order = found.ok_or_else(|| refused(Refusal::Unknown(create.order_id)))?;
@@ -101,6 +104,18 @@ async fn transition(
             (Move::Store | Move::Nothing, _) => {}
             (Move::LeaveTombstone, _) => store::leave_tombstone(&orders.pool, &wanted).await?,
         }
+    }
+}
+
+/// A create whose outcome is unknown may be sent again only if the client named the order: else it would be another.
+fn not_created(error: StoreError, create: &Create, named: bool) -> Problem {
+    match error {
+        StoreError::Unavailable(why) if !named => {
+            let detail = format!("outcome unknown: {why}. The order's page tells, once the database is back");
+            let location = format!("/orders/{}", create.order_id);
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(header::LOCATION, location)
+        }
+        error => error.into(),
     }
 }
 

@@ -95,7 +95,7 @@ async fn update(
          WHERE orders.order_id = wanted.order_id
            AND (orders.saga_id IS NULL OR orders.saga_id = wanted.saga_id)
            AND orders.status = 'PENDING'
-         RETURNING orders.*",
+         RETURNING orders.order_id, orders.saga_id, user_id, total_amount, currency, orders.status, created_at, updated_at",
     )
     .bind(transitions.iter().map(|t| t.order_id.as_uuid()).collect::<Vec<_>>())
     .bind(transitions.iter().map(|t| t.saga_id.map(Uuid::from)).collect::<Vec<_>>())
@@ -123,7 +123,14 @@ pub async fn leave_tombstone(pool: &PgPool, cancel: &Transition) -> Result<(), S
 /// Reads orders.
 pub async fn read(pool: &PgPool, orders: Vec<OrderId>) -> Result<HashMap<OrderId, Order>, StoreError> {
     let ids: Vec<Uuid> = orders.into_iter().map(Uuid::from).collect();
-    let rows = sqlx::query("SELECT * FROM orders WHERE order_id = ANY($1)").bind(ids).fetch_all(pool).await?;
+    // Columns by name: a release that adds one must not change the result of this one's prepared statement.
+    let rows = sqlx::query(
+        "SELECT order_id, saga_id, user_id, total_amount, currency, status, created_at, updated_at
+         FROM orders WHERE order_id = ANY($1)",
+    )
+    .bind(ids)
+    .fetch_all(pool)
+    .await?;
     rows.iter().map(|row| from_row(row).map(|order| (order.order_id, order))).collect()
 }
 

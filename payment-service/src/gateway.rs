@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use messages::{Money, OrderId};
 use rust_decimal::Decimal;
-use service_runtime::batch::{Batch, Batcher};
+use service_runtime::batch::{Answers, Batch, Batcher};
 use service_runtime::database::StoreError;
 use service_runtime::settings::Share;
 use sqlx::{PgPool, Row as _};
@@ -85,7 +85,7 @@ impl Batch for Decisions {
     type Answer = Answer;
     const NAME: &'static str = "gateway";
 
-    async fn run(&self, items: &[Request]) -> Result<Vec<Answer>, StoreError> {
+    async fn run(&self, items: &[Request]) -> Answers<Answer> {
         let keys: Vec<String> = items.iter().map(Request::key).collect();
         let mut seen = HashSet::new();
         let firsts: Vec<usize> = (0..items.len()).filter(|i| seen.insert(&keys[*i])).collect();
@@ -118,16 +118,16 @@ impl Batch for Decisions {
         let mut decided: HashSet<String> = decided.into_iter().collect();
         let own: Vec<bool> = keys.iter().map(|key| decided.remove(key)).collect();
         let others = keys.iter().zip(&own).filter(|(_, own)| !**own).map(|(key, _)| key.as_str()).collect();
-        let remembered = self.remembered(others).await?;
-        let answers = items.iter().zip(&keys).zip(own).map(|((request, key), own)| {
-            let declined = if own {
-                request.decline.map(str::to_owned)
-            } else {
-                remembered.get(key).cloned().ok_or_else(|| StoreError::Unavailable(format!("{key} is not decided")))?
-            };
-            Ok(request.answer(declined))
-        });
-        answers.collect()
+        let remembered = self.remembered(others).await;
+        let answer = |((request, key), own): ((&Request, &String), bool)| match (own, &remembered) {
+            (true, _) => Ok(request.answer(request.decline.map(str::to_owned))),
+            (false, Ok(remembered)) => match remembered.get(key) {
+                Some(declined) => Ok(request.answer(declined.clone())),
+                None => Err(StoreError::Unavailable(format!("{key} is not decided"))),
+            },
+            (false, Err(error)) => Err(error.clone()),
+        };
+        Ok(items.iter().zip(&keys).zip(own).map(answer).collect())
     }
 }
 

@@ -79,6 +79,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         stop_when_done(&stop, consumer.run(handler, producer, stop.clone())),
         stop_when_done(&stop, server.serve(Router::new(), health, stop.clone())),
     );
-    pool.close().await;
+    database::close(pool).await;
     consumed.and(served)
 }

@@ -41,7 +41,14 @@ impl Table for PaymentsTable {
 
     async fn read(&self, orders: Vec<OrderId>) -> Result<HashMap<OrderId, Payment>, StoreError> {
         let ids: Vec<Uuid> = orders.into_iter().map(Uuid::from).collect();
-        let rows = sqlx::query("SELECT * FROM payments WHERE order_id = ANY($1)").bind(ids).fetch_all(&self.0).await?;
+        // Columns by name: a release that adds one must not change the result of this one's prepared statement.
+        let rows = sqlx::query(
+            "SELECT order_id, saga_id, user_id, amount, currency, status, reason, force_fail, created_at, updated_at
+             FROM payments WHERE order_id = ANY($1)",
+        )
+        .bind(ids)
+        .fetch_all(&self.0)
+        .await?;
         rows.iter().map(|row| from_row(row).map(|payment| (payment.order_id, payment))).collect()
     }
 }
@@ -88,7 +95,8 @@ async fn compare_and_set(pool: &PgPool, writes: &[&Write]) -> Result<HashSet<Ord
 fn from_row(row: &PgRow) -> Result<Payment, StoreError> {
     let unreadable = |why: String| StoreError::Refused(format!("a row of payments can't be read: {why}"));
     let currency = row.try_get::<&str, _>("currency")?.parse();
-    let money = currency.and_then(|currency| Money::new(row.get::<Decimal, _>("amount"), currency));
+    let amount: Decimal = row.try_get("amount")?;
+    let money = currency.and_then(|currency| Money::new(amount, currency));
     let user_id = row.try_get::<Option<String>, _>("user_id")?.map(UserId::try_from).transpose();
     Ok(Payment {
         order_id: row.try_get::<Uuid, _>("order_id")?.into(),

@@ -155,11 +155,11 @@ async fn store(coordinator: Arc<Coordinator>, new: Transition, until: Instant) -
             Err(error @ StoreError::NotSent(_)) if !maybe_stored => {
                 return Err(Problem::unavailable(format!("nothing was stored: {error}"), 1));
             }
-            Err(error @ StoreError::Refused(_)) => {
+            Err(error @ StoreError::Refused(_)) if !maybe_stored => {
                 return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("nothing was stored: {error}")));
             }
             Err(StoreError::Unavailable(_)) => maybe_stored = true,
-            Err(StoreError::NotSent(_)) => {}
+            Err(StoreError::NotSent(_) | StoreError::Refused(_)) => {}
         }
         if Instant::now() >= until {
             let detail = "outcome unknown: the database failed while the checkout was stored. Its saga tells, once \
@@ -179,14 +179,23 @@ async fn wait(intake: &Intake, mut waiter: Waiter, begun: Saga, until: Instant) 
         tokio::select! {
             ended = waiter.woken() => return ended,
             () = intake.stop.cancelled() => return latest,
-            () = tokio::time::sleep_until(until.min(Instant::now() + POLL)) => {
-                if let Ok(saga) = intake.coordinator.stored(latest.saga_id).await {
-                    latest = saga;
-                }
-                if latest.state.has_ended() || Instant::now() >= until {
+            () = tokio::time::sleep_until(until) => return latest,
+            stored = poll(intake, latest.saga_id) => {
+                latest = stored;
+                if latest.state.has_ended() {
                     return latest;
                 }
             }
+        }
+    }
+}
+
+/// The row, a while from now.
+async fn poll(intake: &Intake, saga_id: SagaId) -> Saga {
+    loop {
+        tokio::time::sleep(POLL).await;
+        if let Ok(saga) = intake.coordinator.stored(saga_id).await {
+            return saga;
         }
     }
 }

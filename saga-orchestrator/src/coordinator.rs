@@ -4,10 +4,11 @@
 //! Sagas in flight are cached, so that a move is one statement. The cache is only a guess at what is stored: the
 //! conditional write corrects it, and no input is ignored on its word.
 
+use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dashmap::DashMap;
+use dashmap::{DashMap, DashSet};
 use messages::{SagaId, Timestamp};
 use service_runtime::batch::{Backoff, Batcher};
 use service_runtime::conditional::{ConditionalWrites, Outcome, Reads};
@@ -20,7 +21,7 @@ use tracing::{debug, error, info};
 use crate::SagaSettings;
 use crate::orders::OrderService;
 use crate::saga::{Effect, Input, OrderCall, Saga, State, Transition, advance};
-use crate::store::{self, NewSagas, Sagas, Stored};
+use crate::store::{IgnoredInputs, NewSagas, Sagas, Stored};
 use crate::waiters::Waiters;
 
 /// Sagas kept in the cache at most, about 0.5 kB each. When it is full it starts anew.
@@ -31,8 +32,10 @@ pub struct Coordinator {
     new_sagas: Batcher<ConditionalWrites<NewSagas>>,
     moves: Batcher<ConditionalWrites<Sagas>>,
     reads: Batcher<Reads<Sagas>>,
+    ignored: Batcher<IgnoredInputs>,
     cache: DashMap<SagaId, Saga>,
-    pool: PgPool,
+    /// Calls of the order service under way: one that hangs is not joined by its own repetitions.
+    calling: DashSet<(SagaId, Discriminant<OrderCall>)>,
     producer: Producer,
     orders: OrderService,
     pub waiters: Arc<Waiters>,
@@ -60,8 +63,9 @@ impl Coordinator {
             new_sagas: Batcher::start(ConditionalWrites(NewSagas { pool: pool.clone(), resend_first })),
             moves: Batcher::start(ConditionalWrites(sagas.clone())),
             reads: Batcher::start(Reads(sagas)),
+            ignored: Batcher::start(IgnoredInputs(pool)),
             cache: DashMap::new(),
-            pool,
+            calling: DashSet::new(),
             producer,
             orders,
             waiters: Arc::default(),
@@ -72,13 +76,12 @@ impl Coordinator {
     /// Stores a new saga and does its first effect. May be called again after an error: it is stored once.
     pub async fn start(self: &Arc<Self>, new: Transition) -> Result<(), StoreError> {
         let saga = new.saga.clone();
-        match self.new_sagas.submit(new).await? {
-            Outcome::Stored(()) => debug!(saga_id = %saga.saga_id, order_id = %saga.order_id, "saga started"),
-            // An earlier try, whose answer was lost, stored it.
-            Outcome::Found(_) => debug!(saga_id = %saga.saga_id, "saga found stored"),
+        if let Outcome::Stored(()) = self.new_sagas.submit(new).await? {
+            debug!(saga_id = %saga.saga_id, order_id = %saga.order_id, "saga started");
+            self.remember(&saga);
+            self.perform(&saga);
         }
-        self.remember(&saga);
-        self.perform(&saga);
+        // Else an earlier try, whose answer was lost, stored it, and the sweeper may have gone on with it.
         Ok(())
     }
 
@@ -101,7 +104,7 @@ impl Coordinator {
                 }
                 Err(ignored) => {
                     info!(%saga_id, %ignored, "input ignored");
-                    return Ok(store::note_ignored(&self.pool, saga_id, &ignored).await?);
+                    return Ok(self.ignored.submit((saga_id, ignored)).await?);
                 }
             };
             let outcome = self.moves.submit(transition).await.inspect_err(|_| {
@@ -135,13 +138,22 @@ impl Coordinator {
         match saga.effect() {
             // Not awaited: a command that is lost is sent again by the sweeper.
             Effect::Send(record) => drop(self.producer.send(&record)),
-            Effect::Call(call) => drop(self.tasks.spawn(self.clone().call(saga.saga_id, call))),
+            Effect::Call(call) => {
+                let key = (saga.saga_id, discriminant(&call));
+                if self.calling.insert(key) {
+                    let this = self.clone();
+                    self.tasks.spawn(async move {
+                        this.call(key.0, call).await;
+                        this.calling.remove(&key);
+                    });
+                }
+            }
             Effect::Wake => self.waiters.wake(saga),
         }
     }
 
     /// Calls the order service and applies its answer. Without an answer nothing happens: the sweeper calls again.
-    async fn call(self: Arc<Self>, saga_id: SagaId, call: OrderCall) {
+    async fn call(self: &Arc<Self>, saga_id: SagaId, call: OrderCall) {
         let Some(input) = self.orders.call(&call).await else { return };
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         for _ in 0..5 {

@@ -17,6 +17,7 @@ mod sweeper;
 mod waiters;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -24,7 +25,7 @@ use service_runtime::database::{self, DatabaseSettings};
 use service_runtime::http::{Check, Health, HttpServer, HttpSettings};
 use service_runtime::kafka::{Consumer, KafkaSettings, Producer, require_topics};
 use service_runtime::program::stop_when_done;
-use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError};
+use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError, require};
 use service_runtime::{CancellationToken, Fatal};
 
 use crate::coordinator::Coordinator;
@@ -33,6 +34,9 @@ use crate::coordinator::Coordinator;
 pub const DEFAULTS: [&str; 3] = [include_str!("../default.toml"), KAFKA_DEFAULTS, SERVICE_DEFAULTS];
 
 const NAME: &str = "saga-orchestrator";
+
+/// How long a stop waits for calls and sends under way, after the records in hand are finished.
+const FINISH_LIMIT: Duration = Duration::from_millis(1000);
 
 /// The service's settings.
 #[derive(Debug, Clone)]
@@ -56,7 +60,6 @@ struct SagaSettings {
     resend_max_ms: u32,
     resend_per_second: u32,
     attention_after: u32,
-    shutdown_timeout_ms: u64,
 }
 
 impl TryFrom<&Settings> for Config {
@@ -67,8 +70,24 @@ impl TryFrom<&Settings> for Config {
             http: settings.try_into()?,
             database: settings.try_into()?,
             kafka: settings.try_into()?,
-            saga: settings.section()?,
+            saga: SagaSettings::checked(settings)?,
         })
+    }
+}
+
+impl SagaSettings {
+    fn checked(settings: &Settings) -> Result<Self, SettingsError> {
+        let section: Self = settings.section()?;
+        let positive = |key, value: u64| require(key, value > 0, "must be at least 1");
+        positive("order_service_timeout_ms", section.order_service_timeout_ms)?;
+        positive("order_service_max_calls", section.order_service_max_calls as u64)?;
+        positive("resend_first_ms", section.resend_first_ms.into())?;
+        positive("resend_per_second", section.resend_per_second.into())?;
+        positive("checkout_max_waiting", section.checkout_max_waiting as u64)?;
+        require("checkout_max_waiting", section.checkout_max_waiting <= 1_000_000, "must be at most 1000000")?;
+        require("saga_timeout_ms", section.saga_timeout_ms <= 30 * 24 * 3_600_000, "must be at most 30 days")?;
+        require("checkout_wait_ms", section.checkout_wait_ms <= 24 * 3_600_000, "must be at most a day")?;
+        Ok(section)
     }
 }
 
@@ -93,15 +112,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let stop = shutdown.child_token();
     let intake = checkout::Intake::new(coordinator.clone(), group, &config.saga, stop.clone());
     let routes = checkout::router(intake).merge(status::router(pool.clone()));
-    let handler = replies::Replies { coordinator: coordinator.clone() };
+    let handler = replies::Replies { coordinator: coordinator.clone(), unknown: AtomicU64::new(0) };
     let (consumed, served, ()) = tokio::join!(
         stop_when_done(&stop, consumer.run(handler, producer.clone(), stop.clone())),
         stop_when_done(&stop, server.serve(routes, health, stop.clone())),
         stop_when_done(&stop, sweeper::run(coordinator.clone(), pool.clone(), &config.saga, stop.clone())),
     );
-    let limit = Duration::from_millis(config.saga.shutdown_timeout_ms);
-    coordinator.finish(limit).await;
-    producer.flush(limit).await;
-    pool.close().await;
+    tokio::join!(coordinator.finish(FINISH_LIMIT), producer.flush(FINISH_LIMIT));
+    database::close(pool).await;
     consumed.and(served)
 }

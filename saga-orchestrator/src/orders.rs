@@ -55,15 +55,15 @@ struct ProblemAnswer {
 impl OrderService {
     /// Prepares the client; nothing is sent yet.
     pub fn connect(settings: &SagaSettings) -> Result<Self, Fatal> {
-        let url = &settings.order_service_url;
-        let invalid = |why: String| Fatal::new(format!("ORDER_SERVICE_URL={url}: {why}"));
-        let orders =
-            Url::parse(url).and_then(|base| base.join("/orders")).map_err(|error| invalid(error.to_string()))?;
+        // The URL itself is not repeated: it may hold a password.
+        let invalid = |why: &str| Fatal::new(format!("ORDER_SERVICE_URL is not usable: {why}"));
+        let url = format!("{}/orders", settings.order_service_url.trim_end_matches('/'));
+        let orders = Url::parse(&url).map_err(|error| invalid(&error.to_string()))?;
         let builder = match orders.scheme() {
             // Without TLS there is no need of the system's certificates, which a small image may lack.
             "http" => Client::builder().tls_certs_only([]),
             "https" => Client::builder(),
-            _ => return Err(invalid("must be an http:// or https:// URL".to_owned())),
+            _ => return Err(invalid("must be an http:// or https:// URL")),
         };
         // rustls asks each process to choose its cryptography, once; a second choice is refused, and is the same.
         let _ = rustls::crypto::ring::default_provider().install_default();

@@ -1,6 +1,7 @@
 //! Participants' replies, from Kafka to the coordinator.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use messages::Event;
 use service_runtime::kafka::{Handled, Handler, Record, Retry};
@@ -11,6 +12,8 @@ use crate::saga::{Input, InputKind};
 
 pub struct Replies {
     pub coordinator: Arc<Coordinator>,
+    /// Events of sagas that nobody knows, since the start.
+    pub unknown: AtomicU64,
 }
 
 impl Handler for Replies {
@@ -26,7 +29,8 @@ impl Handler for Replies {
             Ok(()) => Ok(Handled::Done),
             Err(ApplyError::Store(error)) => Err(error.into()),
             Err(error @ ApplyError::UnknownSaga(_)) => {
-                warn!(%saga_id, %order_id, topic = record.topic, offset = record.offset, %error, "event ignored");
+                let count = self.unknown.fetch_add(1, Ordering::Relaxed) + 1;
+                warn!(%saga_id, %order_id, topic = record.topic, offset = record.offset, %error, count, "event ignored");
                 Ok(Handled::Done)
             }
             Err(error @ ApplyError::UnknownDefinition { .. }) => {

@@ -128,10 +128,12 @@ async fn saga(State(pool): State<PgPool>, Path(id): Path<String>) -> Result<Json
 }
 
 async fn history(pool: &PgPool, saga_id: SagaId) -> Result<Vec<HistoryBody>, StoreError> {
-    let rows = sqlx::query("SELECT * FROM saga_events WHERE saga_id = $1 ORDER BY seq")
-        .bind(saga_id.as_uuid())
-        .fetch_all(pool)
-        .await?;
+    let rows = sqlx::query(
+        "SELECT seq, at, input, event_id, status, step, reason FROM saga_events WHERE saga_id = $1 ORDER BY seq",
+    )
+    .bind(saga_id.as_uuid())
+    .fetch_all(pool)
+    .await?;
     rows.iter()
         .map(|row| {
             Ok(HistoryBody {
@@ -148,10 +150,12 @@ async fn history(pool: &PgPool, saga_id: SagaId) -> Result<Vec<HistoryBody>, Sto
 }
 
 async fn ignored(pool: &PgPool, saga_id: SagaId) -> Result<Vec<IgnoredBody>, StoreError> {
-    let rows = sqlx::query("SELECT * FROM ignored_inputs WHERE saga_id = $1 ORDER BY first_at")
-        .bind(saga_id.as_uuid())
-        .fetch_all(pool)
-        .await?;
+    let rows = sqlx::query(
+        "SELECT input, state, count, first_at, last_at FROM ignored_inputs WHERE saga_id = $1 ORDER BY first_at",
+    )
+    .bind(saga_id.as_uuid())
+    .fetch_all(pool)
+    .await?;
     rows.iter()
         .map(|row| {
             Ok(IgnoredBody {

@@ -1,16 +1,18 @@
 //! The SQL of `sagas`, `saga_events` and `ignored_inputs`. A row and its history entry are one statement.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use messages::{Money, SagaId, Timestamp, UserId};
 use rust_decimal::Decimal;
+use service_runtime::batch::{Answers, Batch};
 use service_runtime::conditional::Table;
 use service_runtime::database::StoreError;
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row as _};
 use uuid::Uuid;
 
+use crate::saga::definition::DEFINITIONS;
 use crate::saga::{Cause, Checkout, Definition, Ignored, Saga, State, Transition};
 
 /// A stored saga.
@@ -173,12 +175,18 @@ pub struct Resending {
 }
 
 /// Claims up to `limit` due sagas: notes the attempt and when the next one is due, so that no other instance
-/// repeats the same. All by the database's clock.
-pub async fn claim_due(pool: &PgPool, limit: i64, resending: Resending) -> Result<Vec<Due>, StoreError> {
+/// repeats the same. All by the database's clock. Sagas of a definition that this release does not know are left
+/// to a release that does. A claimed row that can't be read is an error of its own.
+pub async fn claim_due(
+    pool: &PgPool,
+    limit: i64,
+    resending: Resending,
+) -> Result<Vec<Result<Due, StoreError>>, StoreError> {
     let rows = sqlx::query(
         "WITH due AS (
              SELECT saga_id FROM sagas
              WHERE status IN ('RUNNING', 'COMPENSATING') AND next_attempt_at <= now()
+               AND (definition, definition_version) IN (SELECT * FROM UNNEST($5::text[], $6::int[]))
              ORDER BY next_attempt_at LIMIT $1
              FOR UPDATE SKIP LOCKED
          )
@@ -191,42 +199,71 @@ pub async fn claim_due(pool: &PgPool, limit: i64, resending: Resending) -> Resul
                  WHEN deadline_at IS NULL AND attempts + 1 >= $4 THEN COALESCE(needs_attention_since, now())
                  ELSE needs_attention_since END
          FROM due WHERE sagas.saga_id = due.saga_id
-         RETURNING sagas.*, COALESCE(deadline_at <= now(), false) AS deadline_passed, now() AS now",
+         RETURNING sagas.saga_id, order_id, user_id, total_amount, currency, status, step, cause, reason,
+                   force_payment_fail, force_inventory_fail, definition, definition_version, version, deadline_at,
+                   expires_at, traceparent, created_at, updated_at,
+                   COALESCE(deadline_at <= now(), false) AS deadline_passed, now() AS now",
     )
     .bind(limit)
     .bind(milliseconds(resending.first))
     .bind(milliseconds(resending.most))
     .bind(i32::try_from(resending.attention_after).unwrap_or(i32::MAX))
+    .bind(DEFINITIONS.iter().map(|definition| definition.name).collect::<Vec<_>>())
+    .bind(DEFINITIONS.iter().map(|definition| definition.version).collect::<Vec<_>>())
     .fetch_all(pool)
     .await?;
-    rows.iter()
-        .map(|row| {
-            let (deadline_passed, now) = (row.try_get("deadline_passed")?, row.try_get("now")?);
-            Ok(Due { saga: from_row(row)?, deadline_passed, now })
-        })
-        .collect()
+    let due = rows.iter().map(|row| {
+        let (deadline_passed, now) = (row.try_get("deadline_passed")?, row.try_get("now")?);
+        Ok(Due { saga: from_row(row)?, deadline_passed, now })
+    });
+    Ok(due.collect())
 }
 
-/// Notes that an input did not count.
-pub async fn note_ignored(pool: &PgPool, saga_id: SagaId, ignored: &Ignored) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO ignored_inputs (saga_id, input, state, first_at, last_at) VALUES ($1, $2, $3, $4, $4)
-         ON CONFLICT (saga_id, input, state)
-         DO UPDATE SET count = ignored_inputs.count + 1, last_at = EXCLUDED.last_at",
-    )
-    .bind(saga_id.as_uuid())
-    .bind(ignored.input)
-    .bind(&ignored.state)
-    .bind(service_runtime::now())
-    .execute(pool)
-    .await?;
-    Ok(())
+/// Inputs that did not count, many in one statement.
+pub struct IgnoredInputs(pub PgPool);
+
+impl Batch for IgnoredInputs {
+    type Item = (SagaId, Ignored);
+    type Answer = ();
+    const NAME: &'static str = "ignored inputs";
+
+    async fn run(&self, items: &[(SagaId, Ignored)]) -> Answers<()> {
+        // In key order, as every instance does, and each key once.
+        let mut counts: BTreeMap<(SagaId, &str, &str), i64> = BTreeMap::new();
+        for (saga_id, ignored) in items {
+            *counts.entry((*saga_id, ignored.input, &ignored.state)).or_default() += 1;
+        }
+        sqlx::query(
+            "INSERT INTO ignored_inputs (saga_id, input, state, count, first_at, last_at)
+             SELECT saga_id, input, state, count, $5, $5
+             FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::bigint[]) AS new (saga_id, input, state, count)
+             ON CONFLICT (saga_id, input, state)
+             DO UPDATE SET count = ignored_inputs.count + EXCLUDED.count, last_at = EXCLUDED.last_at",
+        )
+        .bind(counts.keys().map(|(saga_id, ..)| saga_id.as_uuid()).collect::<Vec<_>>())
+        .bind(counts.keys().map(|(_, input, _)| *input).collect::<Vec<_>>())
+        .bind(counts.keys().map(|(.., state)| *state).collect::<Vec<_>>())
+        .bind(counts.values().copied().collect::<Vec<_>>())
+        .bind(service_runtime::now())
+        .execute(&self.0)
+        .await?;
+        Ok(items.iter().map(|_| Ok(())).collect())
+    }
 }
 
 /// Reads sagas.
 pub async fn read(pool: &PgPool, sagas: Vec<SagaId>) -> Result<HashMap<SagaId, Stored>, StoreError> {
     let ids: Vec<Uuid> = sagas.into_iter().map(Uuid::from).collect();
-    let rows = sqlx::query("SELECT * FROM sagas WHERE saga_id = ANY($1)").bind(ids).fetch_all(pool).await?;
+    // Columns by name: a release that adds one must not change the result of this one's prepared statement.
+    let rows = sqlx::query(
+        "SELECT saga_id, order_id, user_id, total_amount, currency, status, step, cause, reason, force_payment_fail,
+                force_inventory_fail, definition, definition_version, version, deadline_at, expires_at, traceparent,
+                created_at, updated_at
+         FROM sagas WHERE saga_id = ANY($1)",
+    )
+    .bind(ids)
+    .fetch_all(pool)
+    .await?;
     rows.iter().map(|row| Ok((row.try_get::<Uuid, _>("saga_id")?.into(), from_row(row)?))).collect()
 }
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use service_runtime::CancellationToken;
+use service_runtime::database::StoreError;
 use sqlx::PgPool;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::SagaSettings;
 use crate::coordinator::Coordinator;
@@ -15,6 +16,9 @@ use crate::store::{Due, Resending, Stored, claim_due};
 
 /// How often the sweeper looks. A look that finds nothing reads one small index.
 const TICK: Duration = Duration::from_millis(250);
+
+/// A database that does not answer at all must not stop the looking.
+const CLAIM_LIMIT: Duration = Duration::from_secs(10);
 
 /// Sweeps until `stop`.
 pub async fn run(coordinator: Arc<Coordinator>, pool: PgPool, settings: &SagaSettings, stop: CancellationToken) {
@@ -26,26 +30,40 @@ pub async fn run(coordinator: Arc<Coordinator>, pool: PgPool, settings: &SagaSet
     let limit = (f64::from(settings.resend_per_second) * TICK.as_secs_f64()).ceil().max(1.0) as i64;
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut sweeping = true;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        match claim_due(&pool, limit, resending).await {
-            Ok(due) => due.into_iter().for_each(|due| repeat(&coordinator, due)),
-            // The database is away; the log says so where statements are issued, and readiness tells.
-            Err(error) => debug!(%error, "sweeping"),
+        let claimed = tokio::select! {
+            () = stop.cancelled() => return,
+            claimed = tokio::time::timeout(CLAIM_LIMIT, claim_due(&pool, limit, resending)) => claimed,
+        };
+        let failure = match claimed {
+            Ok(Ok(due)) => {
+                due.into_iter().for_each(|due| repeat(&coordinator, due));
+                None
+            }
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some(format!("no answer within {CLAIM_LIMIT:?}")),
+        };
+        match &failure {
+            Some(error) if sweeping => warn!(error, "overdue sagas can't be looked for; trying on"),
+            None if !sweeping => info!("overdue sagas are looked for again"),
+            _ => {}
         }
+        sweeping = failure.is_none();
     }
 }
 
-fn repeat(coordinator: &Arc<Coordinator>, due: Due) {
-    let saga = match due.saga {
-        Stored::Saga(saga) => saga,
-        Stored::UnknownDefinition { name, version } => {
-            return error!(name, version, "a saga runs by a definition that this release does not know: not touched");
-        }
+fn repeat(coordinator: &Arc<Coordinator>, due: Result<Due, StoreError>) {
+    let due = match due {
+        Ok(due) => due,
+        Err(error) => return error!(%error, "a saga can't be repeated"),
     };
+    // Only sagas of known definitions are claimed.
+    let Stored::Saga(saga) = due.saga else { return };
     let saga_id = saga.saga_id;
     if !due.deadline_passed {
         debug!(%saga_id, state = %saga, "repeating");

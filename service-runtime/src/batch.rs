@@ -2,8 +2,10 @@
 //! waits for nobody; five hundred share a round trip and a commit.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
@@ -11,6 +13,9 @@ use crate::database::StoreError;
 
 /// The most items that one statement takes: beyond it a statement's cost grows as fast as its size.
 const MAX_BATCH: usize = 500;
+
+/// A database that does not answer at all, as a machine that is gone, must not hold everything up.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 /// Work that is done for many items at once.
 pub trait Batch: Send + Sync + 'static {
@@ -20,10 +25,17 @@ pub trait Batch: Send + Sync + 'static {
     /// What this is, for log lines: "payments", say.
     const NAME: &'static str;
 
-    /// Does the work for all items, or for none. Answers stand in the order of the items. Items may repeat a key:
-    /// the later one must be decided after the first.
-    fn run(&self, items: &[Self::Item]) -> impl Future<Output = Result<Vec<Self::Answer>, StoreError>> + Send;
+    /// Does the work. Answers stand in the order of the items. Items may repeat a key: the later one must be
+    /// decided after the first.
+    ///
+    /// # Errors
+    /// The outer error means that nothing was done for any item, or, if [`StoreError::Unavailable`], that nothing
+    /// is known of any. Where something was done for some, each item has a result of its own.
+    fn run(&self, items: &[Self::Item]) -> impl Future<Output = Answers<Self::Answer>> + Send;
 }
+
+/// What a [`Batch`] answers.
+pub type Answers<A> = Result<Vec<Result<A, StoreError>>, StoreError>;
 
 type Submission<B> = (<B as Batch>::Item, oneshot::Sender<Result<<B as Batch>::Answer, StoreError>>);
 
@@ -82,10 +94,10 @@ async fn work<B: Batch>(batch: B, mut submissions: mpsc::UnboundedReceiver<Submi
 
 /// Runs the batch; one that is refused is halved.
 async fn answer_each<B: Batch>(batch: &B, items: &[B::Item]) -> Vec<Result<B::Answer, StoreError>> {
-    match batch.run(items).await {
+    match run_guarded(batch, items).await {
         Ok(answers) => {
             debug_assert_eq!(answers.len(), items.len(), "one answer an item");
-            answers.into_iter().map(Ok).collect()
+            answers
         }
         Err(StoreError::Refused(why)) if items.len() > 1 => {
             error!(batch = B::NAME, items = items.len(), %why, "a batch was refused: halving it");
@@ -96,6 +108,22 @@ async fn answer_each<B: Batch>(batch: &B, items: &[B::Item]) -> Vec<Result<B::An
         }
         Err(error) => items.iter().map(|_| Err(error.clone())).collect(),
     }
+}
+
+/// Runs a batch within [`TIME_LIMIT`]; a panic counts as a refusal, so that it ends neither the task nor its
+/// neighbours.
+async fn run_guarded<B: Batch>(batch: &B, items: &[B::Item]) -> Answers<B::Answer> {
+    match tokio::time::timeout(TIME_LIMIT, AssertUnwindSafe(batch.run(items)).catch_unwind()).await {
+        Ok(Ok(answers)) => answers,
+        Ok(Err(panic)) => Err(StoreError::Refused(format!("a panic: {}", panic_text(&*panic)))),
+        Err(_) => Err(StoreError::Unavailable(format!("no answer within {TIME_LIMIT:?}"))),
+    }
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a word")
 }
 
 /// Delays between tries: from `first`, doubling to `most`, with up to 25 % taken off at random, so that those who
@@ -139,13 +167,14 @@ mod tests {
         type Answer = u32;
         const NAME: &'static str = "double";
 
-        async fn run(&self, items: &[u32]) -> Result<Vec<u32>, StoreError> {
+        async fn run(&self, items: &[u32]) -> Answers<u32> {
             self.gate.acquire().await.unwrap().forget();
             self.runs.fetch_add(1, Ordering::SeqCst);
             if items.contains(&13) {
                 return Err(StoreError::Refused("13".into()));
             }
-            Ok(items.iter().map(|n| n * 2).collect())
+            assert!(!items.contains(&666), "the devil's number");
+            Ok(items.iter().map(|n| Ok(n * 2)).collect())
         }
     }
 
@@ -169,6 +198,15 @@ mod tests {
         assert_eq!(first.await.unwrap().unwrap(), 2);
         assert_eq!(rest.len(), 98);
         assert!(runs.load(Ordering::SeqCst) <= 16, "13 is among them, so one run is halved: {runs:?}");
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_neither_the_task_nor_its_neighbours() {
+        let (batcher, ..) = double(ENOUGH);
+        let (good, bad) = tokio::join!(batcher.submit(1), batcher.submit(666));
+        assert_eq!(good.unwrap(), 2);
+        assert!(bad.unwrap_err().to_string().contains("devil"));
+        assert_eq!(batcher.submit(3).await.unwrap(), 6);
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::hash::Hash;
 
-use crate::batch::Batch;
+use crate::batch::{Answers, Batch};
 use crate::database::StoreError;
 
 /// A table, and one kind of write to it.
@@ -54,7 +54,7 @@ impl<T: Table> Batch for ConditionalWrites<T> {
     type Answer = Outcome<T::Row>;
     const NAME: &'static str = T::NAME;
 
-    async fn run(&self, items: &[T::Write]) -> Result<Vec<Outcome<T::Row>>, StoreError> {
+    async fn run(&self, items: &[T::Write]) -> Answers<Outcome<T::Row>> {
         let mut keys = HashSet::new();
         let mut firsts: Vec<usize> = (0..items.len()).filter(|i| keys.insert(T::key(&items[*i]))).collect();
         firsts.sort_unstable_by_key(|i| T::key(&items[*i]));
@@ -66,9 +66,14 @@ impl<T: Table> Batch for ConditionalWrites<T> {
             outcomes[i] = stored.remove(&T::key(&items[i])).map(Outcome::Stored);
         }
         let unmet = (0..items.len()).filter(|i| outcomes[*i].is_none()).map(|i| T::key(&items[i])).collect::<Vec<_>>();
-        let found = if unmet.is_empty() { HashMap::new() } else { self.0.read(unmet).await? };
-        let answers = outcomes.into_iter().zip(items);
-        Ok(answers.map(|(o, item)| o.unwrap_or_else(|| Outcome::Found(found.get(&T::key(item)).cloned()))).collect())
+        let found = if unmet.is_empty() { Ok(HashMap::new()) } else { self.0.read(unmet).await };
+        // What took place did so, even if the others' rows can't be read now.
+        let answer = |(outcome, item): (Option<Outcome<T::Row>>, &T::Write)| match (outcome, &found) {
+            (Some(stored), _) => Ok(stored),
+            (None, Ok(found)) => Ok(Outcome::Found(found.get(&T::key(item)).cloned())),
+            (None, Err(error)) => Err(StoreError::Unavailable(error.to_string())),
+        };
+        Ok(outcomes.into_iter().zip(items).map(answer).collect())
     }
 }
 
@@ -80,9 +85,9 @@ impl<T: Table> Batch for Reads<T> {
     type Answer = Option<T::Row>;
     const NAME: &'static str = T::NAME;
 
-    async fn run(&self, keys: &[T::Key]) -> Result<Vec<Option<T::Row>>, StoreError> {
+    async fn run(&self, keys: &[T::Key]) -> Answers<Option<T::Row>> {
         let rows = self.0.read(keys.to_vec()).await?;
-        Ok(keys.iter().map(|key| rows.get(key).cloned()).collect())
+        Ok(keys.iter().map(|key| Ok(rows.get(key).cloned())).collect())
     }
 }
 
@@ -94,7 +99,10 @@ mod tests {
 
     /// Numbers by name; a write names the number that it expects.
     #[derive(Default)]
-    struct Numbers(Mutex<HashMap<char, u32>>);
+    struct Numbers {
+        rows: Mutex<HashMap<char, u32>>,
+        unreadable: bool,
+    }
 
     struct Set(char, Option<u32>, u32);
 
@@ -109,7 +117,7 @@ mod tests {
         }
 
         async fn compare_and_set(&self, writes: &[&Set]) -> Result<HashMap<char, u32>, StoreError> {
-            let mut rows = self.0.lock().unwrap();
+            let mut rows = self.rows.lock().unwrap();
             assert!(writes.is_sorted_by_key(|write| write.0));
             let met: Vec<&&Set> =
                 writes.iter().filter(|Set(key, expected, _)| rows.get(key) == expected.as_ref()).collect();
@@ -117,24 +125,39 @@ mod tests {
         }
 
         async fn read(&self, keys: Vec<char>) -> Result<HashMap<char, u32>, StoreError> {
-            let rows = self.0.lock().unwrap();
+            if self.unreadable {
+                return Err(StoreError::NotSent("no connection".into()));
+            }
+            let rows = self.rows.lock().unwrap();
             Ok(keys.into_iter().filter_map(|key| rows.get(&key).map(|value| (key, *value))).collect())
         }
+    }
+
+    async fn write(writes: &ConditionalWrites<Numbers>, items: &[Set]) -> Vec<Outcome<u32>> {
+        writes.run(items).await.unwrap().into_iter().map(Result::unwrap).collect()
     }
 
     #[tokio::test]
     async fn a_twin_in_the_batch_finds_what_the_first_one_stored() {
         let writes = ConditionalWrites(Numbers::default());
-        let outcomes = writes.run(&[Set('b', None, 1), Set('a', None, 5), Set('b', None, 2)]).await.unwrap();
+        let outcomes = write(&writes, &[Set('b', None, 1), Set('a', None, 5), Set('b', None, 2)]).await;
         assert_eq!(outcomes, [Outcome::Stored(1), Outcome::Stored(5), Outcome::Found(Some(1))]);
     }
 
     #[tokio::test]
     async fn a_wrong_expectation_changes_nothing_and_shows_the_row() {
         let writes = ConditionalWrites(Numbers::default());
-        writes.run(&[Set('a', None, 1)]).await.unwrap();
-        let outcomes = writes.run(&[Set('a', None, 9), Set('z', Some(3), 4)]).await.unwrap();
+        write(&writes, &[Set('a', None, 1)]).await;
+        let outcomes = write(&writes, &[Set('a', None, 9), Set('z', Some(3), 4)]).await;
         assert_eq!(outcomes, [Outcome::Found(Some(1)), Outcome::Found(None)]);
-        assert_eq!(writes.run(&[Set('a', Some(1), 2)]).await.unwrap(), [Outcome::Stored(2)]);
+        assert_eq!(write(&writes, &[Set('a', Some(1), 2)]).await, [Outcome::Stored(2)]);
+    }
+
+    #[tokio::test]
+    async fn what_was_stored_is_answered_even_if_the_others_rows_cannot_be_read() {
+        let writes = ConditionalWrites(Numbers { unreadable: true, ..Numbers::default() });
+        let outcomes = writes.run(&[Set('a', None, 1), Set('z', Some(3), 4)]).await.unwrap();
+        assert!(matches!(outcomes[0], Ok(Outcome::Stored(1))));
+        assert!(matches!(outcomes[1], Err(StoreError::Unavailable(_))));
     }
 }

@@ -11,7 +11,7 @@ use sqlx::{ConnectOptions as _, PgPool};
 use tracing::{info, warn};
 
 use crate::Fatal;
-use crate::settings::{Settings, SettingsError};
+use crate::settings::{Settings, SettingsError, require};
 
 /// Every statement finds its rows by a key, for arrays of any length, so it is planned once and not for each set
 /// of arrays (which cost more than the statement). Without the second setting a plan made while a table was small
@@ -46,6 +46,7 @@ impl TryFrom<&Settings> for DatabaseSettings {
 
     fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
         let section: Section = settings.section()?;
+        require("database_max_connections", section.database_max_connections > 0, "must be at least 1")?;
         // The parser's message says what is wrong with the URL without repeating it: it holds a password.
         let mut options = PgConnectOptions::from_str(&section.database_url)
             .map_err(|error| SettingsError::Invalid { key: "database_url", problem: error.to_string() })?;
@@ -122,8 +123,23 @@ pub async fn open(settings: &DatabaseSettings, migrations: &Migrator) -> Result<
         .run(&pool)
         .await
         .map_err(|error| Fatal::new(format!("the schema of {settings} can't be brought up to date: {error}")))?;
+    warn_of_another_clock(&pool).await;
     info!(database = %settings, "database ready");
     Ok(pool)
+}
+
+/// Deadlines are set by this machine's clock and judged by the database's.
+async fn warn_of_another_clock(pool: &PgPool) {
+    let Ok(theirs) = sqlx::query_scalar::<_, messages::Timestamp>("SELECT now()").fetch_one(pool).await else { return };
+    let ahead_ms = (crate::now() - theirs).num_milliseconds();
+    if ahead_ms.abs() > 1000 {
+        warn!(ahead_ms, "this machine's clock and the database's differ: deadlines come early or late by that");
+    }
+}
+
+/// Closes the pool; a connection that does not answer is left to itself.
+pub async fn close(pool: PgPool) {
+    let _ = tokio::time::timeout(Duration::from_millis(500), pool.close()).await;
 }
 
 /// What a failed statement means to its caller.
@@ -143,7 +159,7 @@ pub enum StoreError {
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         match &error {
-            sqlx::Error::Database(e) if !is_passing(e.code().as_deref()) => Self::Refused(error.to_string()),
+            sqlx::Error::Database(e) if is_datas_fault(e.code().as_deref()) => Self::Refused(error.to_string()),
             sqlx::Error::Encode(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => {
                 Self::Refused(error.to_string())
             }
@@ -153,13 +169,11 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-/// SQLSTATE classes that pass (Postgres manual, appendix A): 08 connection, 25006 read-only (a standby), 40
-/// rollback (deadlock, serialization), 53 resources, 55P03 lock not available, 57P operator intervention, 58 I/O.
-fn is_passing(code: Option<&str>) -> bool {
-    code.is_some_and(|code| {
-        ["08", "40", "53", "57P", "58"].iter().any(|class| code.starts_with(class))
-            || matches!(code, "25006" | "55P03" | "57014")
-    })
+/// Only SQLSTATE classes 22 (data exception) and 23 (constraint violation) are about the data. Everything else, a
+/// changed password or a lost grant too, is the database's own trouble: it passes once somebody mends it, and no
+/// record must be set aside meanwhile.
+fn is_datas_fault(code: Option<&str>) -> bool {
+    code.is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
 }
 
 /// 57P03 "the database system is starting up" and its neighbours; 53300 too many connections.

@@ -1,15 +1,13 @@
 //! The program around a service: arguments, settings, log, signals, exit code. A service's `main.rs` is one call.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
-use crate::settings::{Settings, SettingsError};
+use crate::settings::{Settings, SettingsError, environment};
 use crate::{CancellationToken, Fatal, http, telemetry};
 
 #[derive(Debug, Parser)]
@@ -47,9 +45,9 @@ where
         println!("{}", defaults.join("\n"));
         return ExitCode::SUCCESS;
     }
-    let loaded = Settings::load(defaults, arguments.config.as_deref(), std::env::vars()).and_then(|settings| {
+    let loaded = Settings::load(defaults, arguments.config.as_deref(), environment()).and_then(|settings| {
         telemetry::init(&settings.section()?)?;
-        Ok((settings.section::<Listening>()?, C::try_from(&settings)?))
+        Ok((http::HttpSettings::try_from(&settings)?, C::try_from(&settings)?))
     });
     let (listening, config) = match loaded {
         Ok(loaded) => loaded,
@@ -59,17 +57,11 @@ where
         }
     };
     if arguments.healthcheck {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, listening.port));
-        return if http::probe_ready(address).await { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        return if http::probe_ready(listening.local_address()).await { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     info!(version = env!("CARGO_PKG_VERSION"), "{name} starts");
     let outcome = run(config, stop_on_signal()).await;
     exit_code(name, outcome)
-}
-
-#[derive(Deserialize)]
-struct Listening {
-    port: u16,
 }
 
 /// One line on the standard error output for a failure, and the process's exit code.

@@ -23,6 +23,8 @@ const LIBPQ: [&str; 5] = ["PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABAS
 pub enum SettingsError {
     #[error("configuration: {0}")]
     Config(#[from] config::ConfigError),
+    #[error("configuration: {file}: {problem}")]
+    File { file: String, problem: String },
     #[error("configuration: unknown key `{key}` in {file} (known: {known})")]
     UnknownKey { key: String, file: String, known: String },
     #[error("configuration: {key}: {problem}")]
@@ -36,7 +38,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads the layers. `environment` is usually [`std::env::vars`].
+    /// Reads the layers. `environment` is usually [`environment`].
     pub fn load(
         defaults: &[&str],
         file: Option<&Path>,
@@ -51,7 +53,11 @@ impl Settings {
             environment.map(|(key, value)| (key.to_ascii_lowercase(), value)).collect();
 
         if let Some(path) = file {
-            let layer = Config::builder().add_source(File::from(path).format(FileFormat::Toml)).build()?;
+            let layer = Config::builder().add_source(File::from(path).format(FileFormat::Toml)).build();
+            let layer = layer.map_err(|error| SettingsError::File {
+                file: path.display().to_string(),
+                problem: without_source_lines(&error.to_string()),
+            })?;
             if let Some(key) = keys(&layer)?.into_iter().find(|key| !known.contains(key)) {
                 let file = path.display().to_string();
                 return Err(SettingsError::UnknownKey { key, file, known: known.join(", ") });
@@ -70,7 +76,7 @@ impl Settings {
             }
         }
         environment.retain(|key, _| known.contains(key));
-        let environment = Environment::default().try_parsing(true).source(Some(environment));
+        let environment = Environment::default().source(Some(environment));
         Ok(Self { config: builder.add_source(environment).build()? })
     }
 
@@ -83,6 +89,21 @@ impl Settings {
     pub fn section<T: DeserializeOwned>(&self) -> Result<T, SettingsError> {
         Ok(self.config.clone().try_deserialize()?)
     }
+}
+
+/// A TOML error shows the line that it is about, which may hold a password.
+fn without_source_lines(error: &str) -> String {
+    error.lines().filter(|line| !line.contains('|')).collect::<Vec<_>>().join(": ")
+}
+
+/// Checks a rule about a setting.
+pub fn require(key: &'static str, holds: bool, rule: &str) -> Result<(), SettingsError> {
+    if holds { Ok(()) } else { Err(SettingsError::Invalid { key, problem: rule.to_owned() }) }
+}
+
+/// The process's environment, less what is not UTF-8: no setting of ours is.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 fn keys(config: &Config) -> Result<Vec<String>, config::ConfigError> {
@@ -141,6 +162,13 @@ mod tests {
         assert_eq!(load(Some("port = 5000"), &[]).unwrap().port, 5000);
         assert_eq!(load(Some("port = 5000"), &[("PORT", "6000")]).unwrap().port, 6000);
         assert_eq!(load(None, &[("FAILURE_RATE", "0.25")]).unwrap().failure_rate.get(), 0.25);
+    }
+
+    #[test]
+    fn a_broken_file_is_named_and_its_lines_are_not_shown() {
+        let error = load(Some("database_url = \"postgres://u:secret@h/d\nport = 5"), &[]).unwrap_err().to_string();
+        assert!(!error.contains("secret") && !error.contains('\n'), "{error}");
+        assert!(error.contains("line 1"), "{error}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use service_runtime::program::{exit_code, stop_on_signal};
-use service_runtime::settings::{SERVICE_DEFAULTS, Settings};
+use service_runtime::settings::{SERVICE_DEFAULTS, Settings, environment};
 use service_runtime::{Fatal, telemetry};
 use standalone::data_dir::DataDir;
 use standalone::platform::{Kafka, Platform, Ports};
@@ -59,7 +59,7 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: Arguments) -> Result<(), Fatal> {
     let began = Instant::now();
-    telemetry::init(&Settings::load(&[SERVICE_DEFAULTS], None, std::env::vars())?.section()?)?;
+    telemetry::init(&Settings::load(&[SERVICE_DEFAULTS], None, environment())?.section()?)?;
     let stop = stop_on_signal();
     let data_dir = DataDir::open(&arguments.data_dir).map_err(|error| Fatal::new(error.to_string()))?;
     let ports = Ports {

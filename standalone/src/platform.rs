@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use kafka_init::Plan;
 use messages::{TOPICS, dead_letter_topic};
-use service_runtime::settings::{Settings, SettingsError};
+use service_runtime::http::HttpSettings;
+use service_runtime::settings::{self, Settings, SettingsError};
 use service_runtime::{CancellationToken, Fatal, http};
 use tokio::task::{JoinError, JoinSet};
 use tracing::info;
@@ -26,6 +27,9 @@ const EMBEDDED_FETCH_WAIT_MS: i64 = 5;
 /// Environment variables that name one service's own port or database: in one process they would mean all four.
 const PER_PROCESS: [&str; 8] =
     ["PORT", "DATABASE_URL", "PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "ORDER_SERVICE_URL"];
+
+/// How long the services may take to get ready, once their databases and Kafka are there.
+const READY_LIMIT: Duration = Duration::from_secs(30);
 
 /// The ports, all on localhost.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +60,8 @@ pub struct Platform {
     broker: Option<EmbeddedBroker>,
     bootstrap_servers: String,
     ports: Ports,
+    /// Where the services' health is asked for.
+    addresses: [(&'static str, SocketAddr); 4],
     stop: CancellationToken,
 }
 
@@ -89,8 +95,8 @@ impl Platform {
         urls.extend(servers.iter().map(|server| (server.database().name, server.database().url())));
 
         let (broker, kafka_settings) = start_kafka(data_dir, kafka).await?;
-        let settings = |defaults: &[&str], port: u16, database: &str| -> Result<Settings, SettingsError> {
-            let environment = std::env::vars().filter(|(name, _)| !PER_PROCESS.contains(&name.as_str()));
+        let settings_of = |defaults: &[&str], port: u16, database: &str| -> Result<Settings, SettingsError> {
+            let environment = settings::environment().filter(|(name, _)| !PER_PROCESS.contains(&name.as_str()));
             let mut settings = Settings::load(defaults, None, environment)?
                 .with("port", i64::from(port))?
                 .with("database_url", urls.get(database).cloned().unwrap_or_default())?;
@@ -99,12 +105,20 @@ impl Platform {
             }
             Ok(settings)
         };
-        let order = (&settings(&order_service::DEFAULTS, ports.order, "order")?).try_into()?;
-        let payment = (&settings(&payment_service::DEFAULTS, ports.payment, "payment")?).try_into()?;
-        let inventory = (&settings(&inventory_service::DEFAULTS, ports.inventory, "inventory")?).try_into()?;
-        let orchestrator = settings(&saga_orchestrator::DEFAULTS, ports.orchestrator, "orchestrator")?
-            .with("order_service_url", format!("http://127.0.0.1:{}", ports.order))?;
-        let orchestrator = (&orchestrator).try_into()?;
+        let order = settings_of(&order_service::DEFAULTS, ports.order, "order")?;
+        let payment = settings_of(&payment_service::DEFAULTS, ports.payment, "payment")?;
+        let inventory = settings_of(&inventory_service::DEFAULTS, ports.inventory, "inventory")?;
+        let address = |settings: &Settings| HttpSettings::try_from(settings).map(|http| http.local_address());
+        let orchestrator = settings_of(&saga_orchestrator::DEFAULTS, ports.orchestrator, "orchestrator")?
+            .with("order_service_url", format!("http://{}", address(&order)?))?;
+        let addresses = [
+            ("order-service", address(&order)?),
+            ("payment-service", address(&payment)?),
+            ("inventory-service", address(&inventory)?),
+            ("saga-orchestrator", address(&orchestrator)?),
+        ];
+        let (order, payment) = ((&order).try_into()?, (&payment).try_into()?);
+        let (inventory, orchestrator) = ((&inventory).try_into()?, (&orchestrator).try_into()?);
 
         let mut services = JoinSet::new();
         let token = || stop.clone();
@@ -114,7 +128,7 @@ impl Platform {
         services.spawn(named("saga-orchestrator", saga_orchestrator::run(orchestrator, token())));
 
         let bootstrap_servers = kafka_settings["kafka_bootstrap_servers"].to_string();
-        let mut platform = Self { services, servers, broker, bootstrap_servers, ports, stop };
+        let mut platform = Self { services, servers, broker, bootstrap_servers, ports, addresses, stop };
         match platform.until_ready().await {
             Ok(()) => Ok(platform),
             Err(error) => {
@@ -126,9 +140,14 @@ impl Platform {
     }
 
     async fn until_ready(&mut self) -> Result<(), Fatal> {
-        for port in [self.ports.order, self.ports.payment, self.ports.inventory, self.ports.orchestrator] {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let deadline = Instant::now() + READY_LIMIT;
+        for (name, address) in self.addresses {
             while !http::probe_ready(address).await {
+                if Instant::now() >= deadline {
+                    let what =
+                        format!("{name} is not ready after {READY_LIMIT:?}: http://{address}/health/ready says why");
+                    return Err(Fatal::new(what));
+                }
                 tokio::select! {
                     ended = self.services.join_next() => {
                         return Err(why(ended).unwrap_or_else(|| Fatal::new("stopped before it was ready")));
@@ -221,7 +240,7 @@ async fn create_missing_topics(bootstrap_servers: &str, topic_prefix: String) ->
     let plan = Plan {
         bootstrap_servers: bootstrap_servers.to_owned(),
         topic_prefix,
-        partitions: kafka_init::DEFAULT_PARTITIONS,
+        partitions: None,
         replication_factor: 1,
         timeout: Duration::from_secs(10),
     };

@@ -43,7 +43,7 @@ impl Database {
     /// The `DATABASE_URL` of the service that owns this database.
     pub fn url(&self) -> String {
         let Database { port, user, password, database, .. } = self;
-        format!("postgres://{user}:{password}@127.0.0.1:{port}/{database}")
+        format!("postgres://{user}:{password}@127.0.0.1:{port}/{database}?sslmode=disable")
     }
 }
 

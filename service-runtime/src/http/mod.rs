@@ -4,7 +4,7 @@ mod health;
 mod json_body;
 mod problem;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use axum::Router;
@@ -39,6 +39,14 @@ impl TryFrom<&Settings> for HttpSettings {
 
     fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
         settings.section()
+    }
+}
+
+impl HttpSettings {
+    /// Where a client on this machine reaches the server.
+    pub fn local_address(&self) -> SocketAddr {
+        let everywhere = self.bind_address.is_unspecified();
+        SocketAddr::new(if everywhere { Ipv4Addr::LOCALHOST.into() } else { self.bind_address }, self.port)
     }
 }
 

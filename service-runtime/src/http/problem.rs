@@ -73,11 +73,14 @@ impl Problem {
     }
 }
 
-/// 503 for a database that is away, 500 for one that refused.
+/// 503 for a database that is away, 500 for one that refused. For requests that may be repeated: one that is not
+/// idempotent has to say more of an unknown outcome.
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::NotSent(_) | StoreError::Unavailable(_) => Self::unavailable(error.to_string(), 1),
+            StoreError::NotSent(_) | StoreError::Unavailable(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()).with_header(header::RETRY_AFTER, "1")
+            }
             StoreError::Refused(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         }
     }

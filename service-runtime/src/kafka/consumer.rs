@@ -21,12 +21,21 @@ use super::group::{GroupContext, GroupState};
 use super::offsets::Offsets;
 use super::producer::{Delivery, Producer};
 use super::{KafkaSettings, Record, require_topics};
-use crate::batch::Backoff;
+use crate::batch::{Backoff, panic_text};
 use crate::database::StoreError;
 use crate::{CancellationToken, Fatal};
 
 /// How often a record may fail by its own fault before it is set aside.
 const MAX_REFUSALS: u32 = 5;
+
+/// How long the last commit and the leaving of the group may take.
+const CLOSE_LIMIT: Duration = Duration::from_millis(1000);
+
+/// A log line for so many deliveries of one record that failed.
+const WARN_EVERY: u32 = 5;
+
+/// An error in a dead letter's header is cut to so many bytes: it may quote the record.
+const MAX_ERROR: usize = 1024;
 
 /// What became of a record.
 #[derive(Debug)]
@@ -175,8 +184,9 @@ impl Consumer {
             let _ = consumer.commit_consumer_state(CommitMode::Sync);
             drop(consumer);
         });
-        let _ = closed.await;
-        info!("left the consumer group");
+        // Without a broker it would wait for one.
+        let _ = tokio::time::timeout(CLOSE_LIMIT, closed).await;
+        info!("stopped consuming");
         outcome
     }
 }
@@ -197,17 +207,19 @@ async fn process<H: Handler>(shared: Arc<Shared<H>>, record: Record, partition: 
         Handled::Done => Some(()),
         Handled::Reply(reply) => shared.deliver(|| shared.producer.send(reply)).await,
         Handled::DeadLetter(why) => {
-            error!(topic = record.topic, partition = record.partition, offset = record.offset, %why, "dead-lettered");
-            shared.deliver(|| shared.dead_letter(&record, why)).await
+            let acknowledged = shared.deliver(|| shared.dead_letter(&record, why)).await;
+            let (topic, partition, offset) = (&record.topic, record.partition, record.offset);
+            error!(topic, partition, offset, %why, stored = acknowledged.is_some(), "dead-lettered");
+            acknowledged
         }
     };
     if acknowledged.is_none() {
         return;
     }
-    if let Some(position) = shared.offsets.finished(&partition, record.offset, epoch) {
+    shared.offsets.finished(&partition, record.offset, epoch, |position| {
         // rdkafka stores the given offset plus one. It fails for a partition that is no longer ours: rightly.
         let _ = shared.consumer.store_offset(&partition.0, partition.1, position - 1);
-    }
+    });
 }
 
 impl<H: Handler> Shared<H> {
@@ -224,10 +236,7 @@ impl<H: Handler> Shared<H> {
                     debug!(topic = record.topic, offset = record.offset, why = %retry, "trying again");
                     None
                 }
-                Err(panic) => {
-                    let text = panic.downcast_ref::<String>().cloned();
-                    Some(format!("the handler panicked: {}", text.unwrap_or_default()))
-                }
+                Err(panic) => Some(format!("the handler panicked: {}", panic_text(&*panic))),
             };
             if let Some(why) = fault {
                 refusals += 1;
@@ -242,8 +251,11 @@ impl<H: Handler> Shared<H> {
     /// Sends until the broker acknowledges.
     async fn deliver(&self, send: impl Fn() -> Delivery) -> Option<()> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
-        while let Err(why) = send().acknowledged().await {
-            debug!(%why, "not acknowledged; sending again");
+        for tries in 1.. {
+            let Err(why) = send().acknowledged().await else { break };
+            if tries % WARN_EVERY == 0 {
+                warn!(tries, %why, "Kafka does not take a record; sending again");
+            }
             self.pause(&mut backoff).await?;
         }
         Some(())
@@ -264,7 +276,7 @@ impl<H: Handler> Shared<H> {
             ("dlq_partition", record.partition.to_string()),
             ("dlq_offset", record.offset.to_string()),
             ("dlq_timestamp", record.timestamp_ms.map_or_else(String::new, |ms| ms.to_string())),
-            ("dlq_error", why.to_owned()),
+            ("dlq_error", why.chars().take(MAX_ERROR).collect()),
             ("dlq_service", self.service.to_owned()),
             ("dlq_version", env!("CARGO_PKG_VERSION").to_owned()),
         ];

@@ -44,16 +44,18 @@ impl Offsets {
         progress.epoch
     }
 
-    /// Notes a record as finished. Answers the position to commit (the next offset to read), if it moved.
-    pub(super) fn finished(&self, partition: &TopicPartition, offset: i64, epoch: u64) -> Option<i64> {
+    /// Notes a record as finished. If the position to commit (the next offset to read) moved, `store` gets it,
+    /// under the lock: positions are stored in order.
+    pub(super) fn finished(&self, partition: &TopicPartition, offset: i64, epoch: u64, store: impl FnOnce(i64)) {
         let mut inner = self.lock();
-        let progress = inner.partitions.get_mut(partition).filter(|progress| progress.epoch == epoch)?;
+        let progress = inner.partitions.get_mut(partition).filter(|progress| progress.epoch == epoch);
+        let Some(progress) = progress else { return };
         progress.unfinished.remove(&offset);
         let position = progress.unfinished.first().copied().unwrap_or(progress.next);
-        (position > progress.position).then(|| {
+        if position > progress.position {
             progress.position = position;
-            position
-        })
+            store(position);
+        }
     }
 
     /// Forgets partitions that now belong to someone else.
@@ -74,6 +76,14 @@ impl Offsets {
 mod tests {
     use super::*;
 
+    impl Offsets {
+        fn position_after(&self, offset: i64, epoch: u64) -> Option<i64> {
+            let mut stored = None;
+            self.finished(&partition(), offset, epoch, |position| stored = Some(position));
+            stored
+        }
+    }
+
     fn partition() -> TopicPartition {
         ("t".into(), 0)
     }
@@ -82,9 +92,9 @@ mod tests {
     fn the_position_is_the_lowest_unfinished_offset() {
         let offsets = Offsets::default();
         let epoch = (5..8).map(|offset| offsets.received(partition(), offset)).max().unwrap();
-        assert_eq!(offsets.finished(&partition(), 6, epoch), None, "5 is still in hand");
-        assert_eq!(offsets.finished(&partition(), 5, epoch), Some(7));
-        assert_eq!(offsets.finished(&partition(), 7, epoch), Some(8));
+        assert_eq!(offsets.position_after(6, epoch), None, "5 is still in hand");
+        assert_eq!(offsets.position_after(5, epoch), Some(7));
+        assert_eq!(offsets.position_after(7, epoch), Some(8));
     }
 
     #[test]
@@ -92,10 +102,10 @@ mod tests {
         let offsets = Offsets::default();
         let old = offsets.received(partition(), 5);
         offsets.revoked([partition()].into_iter());
-        assert_eq!(offsets.finished(&partition(), 5, old), None);
+        assert_eq!(offsets.position_after(5, old), None);
         let new = offsets.received(partition(), 5);
-        assert_eq!(offsets.finished(&partition(), 5, old), None);
-        assert_eq!(offsets.finished(&partition(), 5, new), Some(6));
+        assert_eq!(offsets.position_after(5, old), None);
+        assert_eq!(offsets.position_after(5, new), Some(6));
     }
 
     #[test]
@@ -103,7 +113,7 @@ mod tests {
         let offsets = Offsets::default();
         let epoch = offsets.received(partition(), 5);
         offsets.received(partition(), 9);
-        assert_eq!(offsets.finished(&partition(), 5, epoch), Some(9));
-        assert_eq!(offsets.finished(&partition(), 9, epoch), Some(10));
+        assert_eq!(offsets.position_after(5, epoch), Some(9));
+        assert_eq!(offsets.position_after(9, epoch), Some(10));
     }
 }

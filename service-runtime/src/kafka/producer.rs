@@ -56,6 +56,8 @@ impl Producer {
             // What could not be sent for this long is given up here, and sent again by its stored row.
             .set("message.timeout.ms", "10000")
             .set("queue.buffering.max.kbytes", "65536")
+            // As the dead-letter topics take: a copy has more headers than its original.
+            .set("message.max.bytes", "2097152")
             .create_with_context(QuietContext)
             .map_err(|error| Fatal::new(format!("the Kafka producer can't be made: {error}")))?;
         Ok(Self { inner, topic_prefix: settings.kafka_topic_prefix.clone() })
