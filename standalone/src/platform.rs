@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use kafka_init::Plan;
@@ -10,6 +10,7 @@ use messages::{TOPICS, dead_letter_topic};
 use service_runtime::http::HttpSettings;
 use service_runtime::settings::{self, Settings, SettingsError};
 use service_runtime::{CancellationToken, Fatal, http};
+use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
 use tracing::info;
 
@@ -66,6 +67,24 @@ pub struct Platform {
 }
 
 impl Ports {
+    /// Says which HTTP port is taken before anything is started, with the flag that chooses another.
+    async fn check_free(&self) -> Result<(), Fatal> {
+        let http = [
+            ("orchestrator", self.orchestrator),
+            ("order", self.order),
+            ("payment", self.payment),
+            ("inventory", self.inventory),
+        ];
+        for (name, port) in http {
+            if let Err(error) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
+                return Err(Fatal::new(format!(
+                    "can't listen on port {port}: {error}. Stop what holds it, or choose another with --{name}-port"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// The databases as they are documented, on these ports.
     pub fn databases(&self) -> Vec<Database> {
         let database = |name, port, user, password, database| Database { name, port, user, password, database };
@@ -88,6 +107,9 @@ impl Platform {
         mut urls: HashMap<&'static str, String>,
         stop: CancellationToken,
     ) -> Result<Self, Fatal> {
+        // Our own, so that a failed start does not look like a wanted stop.
+        let stop = stop.child_token();
+        ports.check_free().await?;
         let mut embedded = ports.databases();
         embedded.retain(|database| !urls.contains_key(database.name));
         let servers = Servers::start(data_dir, embedded, |line| info!("{line}")).await;
