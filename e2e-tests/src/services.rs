@@ -70,6 +70,15 @@ impl Services {
         Ok(began)
     }
 
+    /// Starts a service and waits only until its log says `words`.
+    pub async fn start_until(&mut self, service: Service, words: &str) -> Result<()> {
+        let said = self.processes.get(&service).map_or(0, |process| process.output().len());
+        self.launch(service)?;
+        let process = self.processes.get_mut(&service).context("it runs")?;
+        let has_said = async |process: &Process| process.output()[said..].contains(words);
+        process.until(&format!("says {words:?}"), START_LIMIT, has_said).await
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self, service: Service) -> Result<()> {
         self.processes.get_mut(&service).context("it runs")?.kill();

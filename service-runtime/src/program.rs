@@ -2,13 +2,18 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::settings::{Settings, SettingsError, environment};
 use crate::{CancellationToken, Fatal, http, telemetry};
+
+/// How long after the signal the process ends at the latest, whatever it waits for: a start that waits for its
+/// database or Kafka, a stop that waits for a broker. Nothing is lost by it.
+pub const STOP_LIMIT: Duration = Duration::from_millis(4500);
 
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -60,7 +65,18 @@ where
         return if http::probe_ready(listening.local_address()).await { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     info!(version = env!("CARGO_PKG_VERSION"), "{name} starts");
-    let outcome = run(config, stop_on_signal()).await;
+    let stop = stop_on_signal();
+    let out_of_time = async {
+        stop.cancelled().await;
+        tokio::time::sleep(STOP_LIMIT).await;
+    };
+    let outcome = tokio::select! {
+        outcome = run(config, stop.clone()) => outcome,
+        () = out_of_time => {
+            warn!("not everything was finished in time; it will be repeated");
+            Ok(())
+        }
+    };
     exit_code(name, outcome)
 }
 

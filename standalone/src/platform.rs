@@ -12,7 +12,7 @@ use service_runtime::settings::{self, Settings, SettingsError};
 use service_runtime::{CancellationToken, Fatal, http};
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::broker::EmbeddedBroker;
 use crate::data_dir::DataDir;
@@ -28,6 +28,9 @@ const EMBEDDED_FETCH_WAIT_MS: i64 = 5;
 /// Environment variables that name one service's own port or database: in one process they would mean all four.
 const PER_PROCESS: [&str; 8] =
     ["PORT", "DATABASE_URL", "PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "ORDER_SERVICE_URL"];
+
+/// How long the services may take to stop; the databases follow.
+const SERVICES_STOP_LIMIT: Duration = Duration::from_millis(4200);
 
 /// How long the services may take to get ready, once their databases and Kafka are there.
 const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -201,9 +204,25 @@ impl Platform {
     /// Runs until stopped, or until a service ends by itself; then stops the rest, the databases last.
     pub async fn run(mut self) -> Result<(), Fatal> {
         let mut outcome = Ok(());
-        while let Some(ended) = self.services.join_next().await {
+        let stop = self.stop.clone();
+        let out_of_time = async {
+            stop.cancelled().await;
+            tokio::time::sleep(SERVICES_STOP_LIMIT).await;
+        };
+        tokio::pin!(out_of_time);
+        loop {
+            let ended = tokio::select! {
+                ended = self.services.join_next() => ended,
+                () = &mut out_of_time => {
+                    warn!("not everything was finished in time; it will be repeated");
+                    break;
+                }
+            };
+            if ended.is_none() {
+                break;
+            }
             self.stop.cancel();
-            if let Some(error) = why(Some(ended)) {
+            if let Some(error) = why(ended) {
                 outcome = outcome.and(Err(error));
             }
         }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use e2e_tests::{Client, Ended, Service, Services, Standalone};
 use serde_json::{Value, json};
 
@@ -97,11 +97,24 @@ async fn a_stopped_orchestrator_answers_the_waiting_requests_202_at_once() -> Re
 }
 
 #[tokio::test]
+async fn a_service_told_to_stop_while_it_starts_ends_with_code_0_within_5_seconds() -> Result<()> {
+    let mut services = Services::launch_none(&[]).await?;
+    for stage in ["database ready", "HTTP ready", "joined the consumer group", "HTTP ready", "database ready"] {
+        for service in [Service::Payment, Service::Inventory, Service::Orchestrator] {
+            services.start_until(service, stage).await?;
+            let ended = services.stop(service).await.with_context(|| format!("{service:?} at {stage:?}"))?;
+            is_clean(&ended).with_context(|| format!("{service:?} at {stage:?}"))?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn each_service_told_to_stop_ends_with_code_0_within_5_seconds() -> Result<()> {
     let mut services = Services::start(&[]).await?;
     for service in Service::ALL {
         let ended = services.stop(service).await?;
-        is_clean(&ended).map_err(|error| error.context(service.program()))?;
+        is_clean(&ended).with_context(|| service.program())?;
     }
     Ok(())
 }
