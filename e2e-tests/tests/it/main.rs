@@ -7,6 +7,7 @@ mod dead_letters;
 mod duplicates;
 mod orders;
 mod outages;
+mod readme;
 mod scenarios;
 mod shutdown;
 mod slow_gateway;
