@@ -3,7 +3,7 @@
 //!
 //! - [`definition`]: the steps of a saga, as data;
 //! - [`state`]: where a saga can stand;
-//! - [`advance`]: every legal move, in one `match`;
+//! - [`mod@advance`]: every legal move, in one `match`;
 //! - [`effect`]: what a state asks for. First try and repetition alike are this function of the stored row.
 
 pub mod advance;
