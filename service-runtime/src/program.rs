@@ -77,7 +77,15 @@ where
             Ok(())
         }
     };
-    exit_code(name, outcome)
+    end(name, outcome)
+}
+
+/// Ends the process, with 0 or with one line on the standard error output and 1. At once: leaving the runtime
+/// would wait for a consumer whose closing waits for a broker.
+pub fn end(name: &str, outcome: Result<(), Fatal>) -> ! {
+    let failed = outcome.is_err();
+    exit_code(name, outcome);
+    std::process::exit(failed.into())
 }
 
 /// One line on the standard error output for a failure, and the process's exit code.

@@ -1,11 +1,10 @@
 //! Every service in one process, on Postgres servers and a Kafka broker of its own: `cargo run`.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use service_runtime::program::{exit_code, stop_on_signal};
+use service_runtime::program::{end, stop_on_signal};
 use service_runtime::settings::{SERVICE_DEFAULTS, Settings, environment};
 use service_runtime::{Fatal, telemetry};
 use standalone::data_dir::DataDir;
@@ -53,8 +52,8 @@ struct Arguments {
 }
 
 #[tokio::main]
-async fn main() -> ExitCode {
-    exit_code("standalone", run(Arguments::parse()).await)
+async fn main() {
+    end("standalone", run(Arguments::parse()).await)
 }
 
 async fn run(arguments: Arguments) -> Result<(), Fatal> {
