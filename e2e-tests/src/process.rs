@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::scratch::{PIDS, Scratch};
@@ -94,7 +94,10 @@ impl Process {
         let _ = std::fs::remove_file(&self.pid_file);
     }
 
-    pub fn signal(&self, signal: Signal) -> Result<()> {
+    /// # Errors
+    /// When it has ended: its number may be another's by now.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        ensure!(self.has_ended().is_none(), "{} has ended", self.name);
         let pid = Pid::from_raw(self.child.id().cast_signed()).context("a child has a number")?;
         kill_process(pid, signal).with_context(|| format!("{} can't be signalled", self.name))
     }

@@ -92,8 +92,8 @@ impl Services {
     }
 
     /// Sends SIGTERM and waits for nothing.
-    pub fn tell_to_stop(&self, service: Service) -> Result<()> {
-        self.processes.get(&service).context("it runs")?.signal(Signal::TERM)
+    pub fn tell_to_stop(&mut self, service: Service) -> Result<()> {
+        self.processes.get_mut(&service).context("it runs")?.signal(Signal::TERM)
     }
 
     /// The end of a service that was told to stop.

@@ -16,13 +16,20 @@ use crate::Fatal;
 pub async fn require_topics(settings: &KafkaSettings, service: &str, topics: &[String]) -> Result<u32, Fatal> {
     let (settings, service, topics) = (settings.clone(), service.to_owned(), topics.to_vec());
     let check = tokio::task::spawn_blocking(move || {
-        let existing = topics_of_broker(&settings, &service)?;
+        let existing = topics_of_broker(&settings, &service, &topics)?;
         shared_partition_count(&settings, &topics, &existing)
     });
     check.await.map_err(|error| Fatal::new(format!("the check of the topics failed: {error}")))?
 }
 
-fn topics_of_broker(settings: &KafkaSettings, service: &str) -> Result<HashMap<String, usize>, Fatal> {
+/// A topic that was just created may be unknown for a moment to the broker that is asked. Beyond it, it is missing.
+const NEW_TOPICS: Duration = Duration::from_secs(3);
+
+fn topics_of_broker(
+    settings: &KafkaSettings,
+    service: &str,
+    topics: &[String],
+) -> Result<HashMap<String, usize>, Fatal> {
     let servers = &settings.kafka_bootstrap_servers;
     let unusable = |error| Fatal::new(format!("KAFKA_BOOTSTRAP_SERVERS={servers}: {error}"));
     let client: BaseConsumer = settings
@@ -33,10 +40,17 @@ fn topics_of_broker(settings: &KafkaSettings, service: &str) -> Result<HashMap<S
         .map_err(unusable)?;
     let deadline = Instant::now() + Duration::from_millis(settings.startup_timeout_ms);
     let mut waiting = false;
+    let mut answered: Option<Instant> = None;
     loop {
         match client.fetch_metadata(None, Duration::from_secs(2)) {
             Ok(metadata) => {
-                return Ok(metadata.topics().iter().map(|t| (t.name().to_owned(), t.partitions().len())).collect());
+                let found: HashMap<String, usize> =
+                    metadata.topics().iter().map(|t| (t.name().to_owned(), t.partitions().len())).collect();
+                let all_there = topics.iter().all(|topic| found.contains_key(&settings.prefixed(topic)));
+                if all_there || answered.get_or_insert_with(Instant::now).elapsed() > NEW_TOPICS {
+                    return Ok(found);
+                }
+                std::thread::sleep(Duration::from_millis(100));
             }
             Err(error) if Instant::now() >= deadline => {
                 return Err(Fatal::new(format!(
