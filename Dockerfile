@@ -17,12 +17,14 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
         --bin inventory-service \
         --bin saga-orchestrator \
         --bin kafka-init \
+        --bin sagactl \
     && install -D --target-directory=/out \
         target/release/order-service \
         target/release/payment-service \
         target/release/inventory-service \
         target/release/saga-orchestrator \
-        target/release/kafka-init
+        target/release/kafka-init \
+        target/release/sagactl
 
 # The same Debian as the build stage, so the same glibc. zlib, the one other shared library, is part of it.
 FROM debian:bookworm-slim AS runtime
@@ -34,6 +36,10 @@ USER 10001
 FROM runtime AS kafka-init
 COPY --from=build /out/kafka-init /usr/local/bin/
 ENTRYPOINT ["/usr/local/bin/kafka-init"]
+
+FROM runtime AS sagactl
+COPY --from=build /out/sagactl /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/sagactl"]
 
 FROM runtime AS order-service
 COPY --from=build /out/order-service /usr/local/bin/

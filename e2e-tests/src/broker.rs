@@ -2,10 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use messages::{TOPICS, dead_letter_topic};
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use standalone::broker::EmbeddedBroker;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
@@ -71,20 +71,42 @@ fn made_at(topic: &str) -> Option<SystemTime> {
 impl Broker {
     /// A broker with the topics of the contract.
     pub async fn start(scratch: &Scratch) -> Result<Self> {
+        Self::with_partitions(scratch, PARTITIONS).await
+    }
+
+    /// A broker whose topics have so many partitions.
+    pub async fn with_partitions(scratch: &Scratch, partitions: i32) -> Result<Self> {
         let prefix = new_prefix();
         match real_kafka() {
             Some(address) => {
                 delete_old_topics(&address).await?;
-                create_topics(scratch, &address, &prefix).await?;
+                create_topics(scratch, &address, &prefix, partitions).await?;
                 Ok(Self { address, prefix, embedded: None })
             }
             None => {
                 let names = TOPICS.iter().flat_map(|topic| [(*topic).to_owned(), dead_letter_topic(topic)]);
                 let names: Vec<String> = names.map(|name| format!("{prefix}{name}")).collect();
-                let broker = EmbeddedBroker::start(&names, PARTITIONS)?;
+                let broker = EmbeddedBroker::start(&names, partitions)?;
                 Ok(Self { address: broker.bootstrap_servers().to_owned(), prefix, embedded: Some(broker) })
             }
         }
+    }
+
+    /// Whether a topic takes records. Where it does not, an embedded broker says that its partitions have no leader,
+    /// a real one that each record is too large.
+    pub async fn set_taking(&self, topic: &str, taking: bool) -> Result<()> {
+        let topic = format!("{}{topic}", self.prefix);
+        if let Some(broker) = &self.embedded {
+            return Ok(broker.set_available(&topic, PARTITIONS, taking)?);
+        }
+        let admin: AdminClient<_> = ClientConfig::new().set("bootstrap.servers", &self.address).create()?;
+        let config = AlterConfig::new(ResourceSpecifier::Topic(&topic));
+        // What is not named goes back to its default.
+        let config = if taking { config } else { config.set("max.message.bytes", "1") };
+        for altered in admin.alter_configs([&config], &AdminOptions::new().operation_timeout(Some(LIMIT))).await? {
+            altered.map_err(|(_, error)| anyhow!("{topic} can't be configured: {error}"))?;
+        }
+        Ok(())
     }
 
     /// What a service needs to know of it.
@@ -101,9 +123,21 @@ impl Broker {
     }
 }
 
+/// `dev/kafka COMMAND`, on the port and the folder that its environment names.
+pub async fn dev_kafka(command: &str) -> Result<()> {
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../dev/kafka");
+    let mut script = tokio::process::Command::new(script);
+    let output = script.arg(command).stdin(std::process::Stdio::null()).kill_on_drop(true).output().await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "dev/kafka {command} ended with {}: {said}", output.status);
+    Ok(())
+}
+
 /// As an installation does it: with `kafka-init`.
-async fn create_topics(scratch: &Scratch, address: &str, prefix: &str) -> Result<()> {
-    let arguments = ["--bootstrap-servers", address, "--topic-prefix", prefix, "--partitions", "2"].map(str::to_owned);
+async fn create_topics(scratch: &Scratch, address: &str, prefix: &str, partitions: i32) -> Result<()> {
+    let partitions = partitions.to_string();
+    let arguments = ["--bootstrap-servers", address, "--topic-prefix", prefix, "--partitions", &partitions];
+    let arguments = arguments.map(str::to_owned);
     let mut init = Process::start(scratch, "kafka-init", &arguments, &[])?;
     let ended = init.ended(LIMIT).await?;
     ensure!(ended.status.success(), "kafka-init: {}", init.output());

@@ -12,7 +12,7 @@ use crate::process::LogTail;
 use crate::{Answer, Databases, KafkaClient, agreement, eventually};
 
 /// One of the four.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Service {
     Orchestrator,
     Order,
@@ -76,6 +76,11 @@ impl Client {
         self.http.request(method, format!("http://127.0.0.1:{}{path}", service.port(&self.ports)))
     }
 
+    /// `GET` of any address.
+    pub async fn get_url(&self, url: &str) -> Result<Answer> {
+        Answer::read(self.http.get(url).send().await?).await
+    }
+
     pub async fn get(&self, service: Service, path: &str) -> Result<Answer> {
         Answer::read(self.request(service, Method::GET, path).send().await?).await
     }
@@ -91,6 +96,12 @@ impl Client {
     /// `POST /checkout`.
     pub async fn checkout(&self, body: &Value) -> Result<Answer> {
         self.post(Service::Orchestrator, "/checkout", body).await
+    }
+
+    /// `POST /checkout` with an `Idempotency-Key`.
+    pub async fn checkout_with_key(&self, key: &str, body: &Value) -> Result<Answer> {
+        let request = self.request(Service::Orchestrator, Method::POST, "/checkout").json(body);
+        Answer::read(request.header("Idempotency-Key", key).send().await?).await
     }
 
     /// `POST /checkout` with `Prefer: respond-async`.
@@ -148,23 +159,29 @@ impl Client {
         .await
     }
 
-    /// Waits until all sagas have ended, then checks that the four databases agree about each of them.
-    pub async fn all_end_in_agreement(&self, limit: Duration) -> Result<agreement::Rows> {
+    /// Waits until no saga is unfinished.
+    pub async fn all_end(&self, limit: Duration) -> Result<()> {
         eventually("no saga is RUNNING or COMPENSATING", limit, async || {
             let (_, unended) = self.databases.saga_counts().await?;
             Ok((unended == 0).then_some(()))
         })
-        .await?;
-        let rows = agreement::Rows::read(&self.databases).await?;
-        rows.check()?;
-        Ok(rows)
+        .await
+    }
+
+    /// Waits until all sagas have ended, then checks that the four databases agree about each of them.
+    pub async fn all_end_in_agreement(&self, limit: Duration) -> Result<agreement::Rows> {
+        self.all_end(limit).await?;
+        agreement::about_everything(&self.databases).await?;
+        agreement::Rows::read(&self.databases).await
     }
 
     /// Checks that the four databases agree about these sagas, which have ended.
     pub async fn agree_about(&self, saga_ids: &[Uuid]) -> Result<()> {
-        let rows = agreement::Rows::read(&self.databases).await?.only(saga_ids);
-        anyhow::ensure!(rows.sagas.len() == saga_ids.len(), "not all of {saga_ids:?} are stored");
-        rows.check()
+        let mut sagas = agreement::Rows::read(&self.databases).await?.sagas;
+        sagas.retain(|saga| saga_ids.contains(&saga.saga_id));
+        anyhow::ensure!(sagas.len() == saga_ids.len(), "not all of {saga_ids:?} are stored");
+        let orders: Vec<Uuid> = sagas.iter().map(|saga| saga.order_id).collect();
+        agreement::about(&self.databases, &orders).await
     }
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::scratch::{PIDS, Scratch};
-use crate::{eventually, program};
+use crate::{eventually, programs};
 
 /// What a child needs of our own environment. The rest might configure it behind a test's back.
 const INHERITED: [&str; 12] = [
@@ -50,13 +50,26 @@ impl Process {
         arguments: &[String],
         environment: &[(String, String)],
     ) -> Result<Self> {
-        let path = program(name)?;
+        Self::start_as(name, scratch, name, arguments, environment)
+    }
+
+    /// Starts a program under a name of its own, where several of it run.
+    pub fn start_as(
+        name: &str,
+        scratch: &Scratch,
+        program: &str,
+        arguments: &[String],
+        environment: &[(String, String)],
+    ) -> Result<Self> {
+        let path = programs::program(program)?;
         let log = log_path(scratch, name);
         let file = File::options().append(true).create(true).open(&log)?;
         let child = Command::new(&path)
             .args(arguments)
             .env_clear()
             .envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+            // Programs without planted bugs don't look at it; those with refuse to start unless it is set.
+            .env("PLANTED_BUG", std::env::var("PLANTED_BUG").unwrap_or_else(|_| "none".to_owned()))
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .current_dir(scratch.path())
             .stdin(Stdio::null())

@@ -1,5 +1,5 @@
 //! The programs under test. They are built once per test process, with the profile of the tests, so that no test
-//! runs against yesterday's.
+//! runs against yesterday's; or they are those of a folder, where one is given ([`use_programs_in`]).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,12 +7,55 @@ use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
-static BUILT: OnceLock<Result<(), String>> = OnceLock::new();
+/// The features that make the programs breakable, for the tests in `tests/failpoints`.
+const FAULTS: &str = "faults/failpoints,faults/planted-bugs";
+
+static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+
+static GIVEN: OnceLock<PathBuf> = OnceLock::new();
+
+/// From now on the programs are those in `folder`, as they are.
+///
+/// # Errors
+/// When there is no such folder, or another one was given before.
+pub fn use_programs_in(folder: &Path) -> Result<()> {
+    let folder = folder.canonicalize().with_context(|| format!("no folder {}", folder.display()))?;
+    ensure!(GIVEN.get_or_init(|| folder.clone()) == &folder, "other programs are in use");
+    Ok(())
+}
 
 /// The path of a program of this workspace, built.
 pub fn program(name: &str) -> Result<PathBuf> {
-    BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}"))).clone().map_err(|error| anyhow!(error))?;
-    Ok(profile_dir()?.join(name))
+    if let Some(folder) = GIVEN.get() {
+        return Ok(folder.join(name));
+    }
+    let built = BUILT.get_or_init(|| built().map_err(|error| format!("{error:#}")));
+    Ok(built.as_ref().map_err(|error| anyhow!(error.clone()))?.join(name))
+}
+
+/// Builds the programs; answers the folder that they are in.
+fn built() -> Result<PathBuf> {
+    let profile_dir = profile_dir()?;
+    if !cfg!(feature = "failpoints") {
+        build(&[])?;
+        return Ok(profile_dir);
+    }
+    build(&["--features", FAULTS])?;
+    // Copied to a folder of their own, so that the next normal build leaves them alone. A build folder of their own
+    // would compile every dependency once more.
+    let own = target_dir()?.join("faults");
+    std::fs::create_dir_all(&own)?;
+    for name in
+        ["order-service", "payment-service", "inventory-service", "saga-orchestrator", "kafka-init", "standalone"]
+    {
+        // A file that runs can't be written over, but it can be replaced.
+        let new = own.join(format!("{name}.new"));
+        std::fs::copy(profile_dir.join(name), &new)?;
+        std::fs::rename(new, own.join(name))?;
+    }
+    // The normal programs again, for whoever starts them by their path.
+    build(&[])?;
+    Ok(own)
 }
 
 /// The target folder that these tests were built into.
@@ -26,10 +69,14 @@ fn profile_dir() -> Result<PathBuf> {
     Ok(exe.ancestors().nth(2).context("a test binary stands in <target>/<profile>/deps")?.to_owned())
 }
 
-fn build() -> Result<()> {
+fn build(arguments: &[&str]) -> Result<()> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("a crate stands in its workspace")?;
     let mut command = Command::new(env!("CARGO"));
-    command.current_dir(workspace).args(["build", "--workspace", "--bins", "--target-dir"]).arg(target_dir()?);
+    command
+        .current_dir(workspace)
+        .args(["build", "--workspace", "--bins", "--target-dir"])
+        .arg(target_dir()?)
+        .args(arguments);
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }

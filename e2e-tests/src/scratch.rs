@@ -3,7 +3,7 @@
 //!
 //! All folders stand below one of this process. A small shell waits beside it, at the other end of a pipe that
 //! closes when this process ends. It then kills what still runs (a test binary has no last moment of its own: statics
-//! are not dropped, and Ctrl-C drops nothing at all) and removes the folder.
+//! are not dropped, and Ctrl-C drops nothing at all) and removes the folder, unless it is to be kept.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -33,8 +33,11 @@ for _ in 1 2 3 4 5 6 7 8 9 10; do
     ls "$1"/*/data/*/postmaster.pid >/dev/null 2>&1 || break
     sleep 0.5
 done
-rm -rf "$1"
+[ -f "$1/keep" ] || rm -rf "$1"
 "#;
+
+/// The file, in the folder of this process, that keeps the cleaner from removing it.
+const KEEP: &str = "keep";
 
 struct Root {
     path: PathBuf,
@@ -60,6 +63,20 @@ impl Scratch {
         &self.0
     }
 
+    /// Whether the files stay where they are when this process ends, to be looked at.
+    pub fn keep(&self, keep: bool) -> Result<()> {
+        let mark = self.0.parent().context("an environment's folder stands in that of its process")?.join(KEEP);
+        match keep {
+            true => Ok(std::fs::write(mark, "")?),
+            false if mark.exists() => Ok(std::fs::remove_file(mark)?),
+            false => Ok(()),
+        }
+    }
+
+    fn is_kept(&self) -> bool {
+        self.0.parent().is_some_and(|root| root.join(KEEP).exists())
+    }
+
     /// Where the databases go.
     pub fn data(&self) -> PathBuf {
         self.0.join(DATA)
@@ -69,6 +86,9 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         stop_servers(&self.data());
+        if self.is_kept() {
+            return;
+        }
         if let Err(error) = std::fs::remove_dir_all(&self.0) {
             println!("{} could not be removed: {error}", self.0.display());
         }

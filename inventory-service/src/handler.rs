@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use faults::Bug;
 use messages::InventoryCommand;
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::{ConditionalWrites, Outcome};
@@ -35,12 +36,15 @@ impl Handler for Reservations {
             match decide(&command, stored.as_ref(), stock, service_runtime::now()) {
                 Next::Write(row) => {
                     let expected = stored.map(|reservation| reservation.status);
+                    let status = row.status.as_str();
+                    faults::reached("inventory.storing", status);
                     stored = match self.writes.submit(Write { expected, row }).await? {
                         Outcome::Stored(row) => {
-                            let status = row.status.as_str();
+                            faults::reached("inventory.stored", status);
                             debug!(saga_id = %row.saga_id, order_id = %row.order_id, status, "reservation");
                             Some(row)
                         }
+                        Outcome::Found(_) if faults::planted(Bug::SilentDuplicate) => return Ok(Handled::Done),
                         Outcome::Found(row) => row,
                     };
                 }

@@ -5,6 +5,7 @@
 
 use std::str::FromStr;
 
+use faults::Bug;
 use messages::{
     InventoryCommand, InventoryFailed, InventoryReleased, InventoryReserved, OrderId, OutgoingRecord, SagaId, Timestamp,
 };
@@ -92,6 +93,9 @@ pub fn decide(command: &InventoryCommand, stored: Option<&Reservation>, stock: S
     match (command, row.status) {
         (InventoryCommand::Reserve(command), Reserved) => {
             Next::Reply(Reply::Reserved(command.reply(InventoryReserved {}, row.updated_at)))
+        }
+        (InventoryCommand::Reserve(_), Voided) if faults::planted(Bug::NoTombstone) => {
+            Next::Write(first_row(command, stock, now))
         }
         (InventoryCommand::Reserve(command), Failed | Released | Voided) => {
             let reason = row.reason.clone().unwrap_or_else(|| row.status.as_str().to_owned());

@@ -3,7 +3,8 @@
 //! It promises that everything may be repeated: the same create answers the stored order, the same transition is
 //! accepted again. An order that belongs to a saga is moved by that saga only.
 
-mod order;
+pub mod answers;
+pub mod order;
 mod routes;
 mod store;
 

@@ -5,16 +5,16 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, patch, post};
 use axum::{Json, Router};
-use messages::{AmountText, Currency, Money, OrderId, SagaId, Timestamp, UserId, UserIdError};
-use rust_decimal::Decimal;
-use serde::{Deserialize, Serialize};
+use messages::{AmountText, Currency, Money, OrderId, SagaId, UserIdError};
+use serde::Deserialize;
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::{ConditionalWrites, Outcome};
 use service_runtime::database::StoreError;
 use service_runtime::http::{JsonBody, Problem};
 use sqlx::PgPool;
 
-use crate::order::{Contents, Create, Move, Order, Refusal, Status, Transition, decide, repeated_create};
+use crate::answers::OrderBody;
+use crate::order::{Contents, Create, Move, Refusal, Status, Transition, decide, repeated_create};
 use crate::store::{self, Creates, Transitions};
 
 /// What the handlers need.
@@ -57,12 +57,14 @@ async fn create(State(orders): State<Orders>, JsonBody(request): JsonBody<Create
         saga_id: request.saga_id,
         contents: Contents { user_id, money },
     };
+    faults::reached("order.storing", Status::Pending.as_str());
     let stored = orders.creates.submit(create.clone()).await;
+    faults::reached("order.stored", Status::Pending.as_str());
     let (status, order) = match stored.map_err(|error| not_created(error, &create, named))? {
         Outcome::Stored(order) => (StatusCode::CREATED, order),
         Outcome::Found(found) => {
-            let order = found.ok_or_else(|| refused(Refusal::Unknown(create.order_id)))?;
-            repeated_create(&order, &create).map_err(refused)?;
+            let order = found.ok_or_else(|| Problem::from(Refusal::Unknown(create.order_id)))?;
+            repeated_create(&order, &create).map_err(Problem::from)?;
             (StatusCode::OK, order)
         }
     };
@@ -74,7 +76,7 @@ async fn create(State(orders): State<Orders>, JsonBody(request): JsonBody<Create
 async fn read(State(orders): State<Orders>, Path(id): Path<String>) -> Result<Json<OrderBody>, Problem> {
     let order_id = parse_id(&id)?;
     let order = store::read(&orders.pool, vec![order_id]).await?.remove(&order_id);
-    order.map(|order| Json(order.into())).ok_or_else(|| refused(Refusal::Unknown(order_id)))
+    order.map(|order| Json(order.into())).ok_or_else(|| Problem::from(Refusal::Unknown(order_id)))
 }
 
 #[derive(Deserialize)]
@@ -94,15 +96,22 @@ async fn transition(
     let to: Status = request.status.parse().map_err(|error| Problem::invalid_field("status", error))?;
     let wanted = Transition { order_id, saga_id: request.saga_id, to };
     loop {
+        faults::reached("order.storing", to.as_str());
         let found = match orders.transitions.submit(wanted.clone()).await? {
-            Outcome::Stored(order) => return Ok(Json(order.into())),
+            Outcome::Stored(order) => {
+                faults::reached("order.stored", to.as_str());
+                return Ok(Json(order.into()));
+            }
             Outcome::Found(found) => found,
         };
-        match (decide(found.as_ref(), &wanted).map_err(refused)?, found) {
+        match (decide(found.as_ref(), &wanted).map_err(Problem::from)?, found) {
             (Move::Nothing, Some(order)) => return Ok(Json(order.into())),
             // Someone was quicker, in between: look again.
             (Move::Store | Move::Nothing, _) => {}
-            (Move::LeaveTombstone, _) => store::leave_tombstone(&orders.pool, &wanted).await?,
+            (Move::LeaveTombstone, _) => {
+                store::leave_tombstone(&orders.pool, &wanted).await?;
+                faults::reached("order.stored", "TOMBSTONE");
+            }
         }
     }
 }
@@ -121,43 +130,4 @@ fn not_created(error: StoreError, create: &Create, named: bool) -> Problem {
 
 fn parse_id(id: &str) -> Result<OrderId, Problem> {
     id.parse().map_err(|_| Problem::new(StatusCode::BAD_REQUEST, format!("{id:?} is not an order id (a UUID)")))
-}
-
-fn refused(refusal: Refusal) -> Problem {
-    let status = match refusal {
-        Refusal::Unknown(_) => StatusCode::NOT_FOUND,
-        _ => StatusCode::CONFLICT,
-    };
-    Problem::new(status, refusal.to_string())
-}
-
-/// An order as clients see it. A tombstone has no user and no amount.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct OrderBody {
-    order_id: OrderId,
-    saga_id: Option<SagaId>,
-    status: &'static str,
-    user_id: Option<UserId>,
-    #[serde(with = "rust_decimal::serde::arbitrary_precision_option")]
-    total_amount: Option<Decimal>,
-    currency: Option<Currency>,
-    created_at: Timestamp,
-    updated_at: Timestamp,
-}
-
-impl From<Order> for OrderBody {
-    fn from(order: Order) -> Self {
-        let money = order.contents.as_ref().map(|contents| contents.money);
-        Self {
-            order_id: order.order_id,
-            saga_id: order.saga_id,
-            status: order.status.as_str(),
-            user_id: order.contents.map(|contents| contents.user_id),
-            total_amount: money.map(|money| money.amount()),
-            currency: money.map(|money| money.currency()),
-            created_at: order.created_at,
-            updated_at: order.updated_at,
-        }
-    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use messages::{Money, OrderId};
 use rust_decimal::Decimal;
+use serde::Deserialize;
 use service_runtime::batch::{Answers, Batch, Batcher};
 use service_runtime::database::StoreError;
 use service_runtime::settings::Share;
@@ -13,33 +14,60 @@ use sqlx::{PgPool, Row as _};
 
 use crate::payment::{Answer, Call};
 
+/// How the simulated gateway behaves.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct GatewaySettings {
+    payment_failure_rate: Share,
+    payment_refund_refusal_rate: Share,
+    payment_unavailable_rate: Share,
+    payment_processing_ms: u64,
+}
+
 /// A handle to the gateway; calls run side by side.
 pub struct SimulatedGateway {
     decisions: Batcher<Decisions>,
-    failure_rate: Share,
-    processing: Duration,
+    settings: GatewaySettings,
+}
+
+/// Why a call has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// It may have been decided all the same: ask again, later.
+    #[error("the payment gateway can't be reached")]
+    Unreachable,
+    /// The gateway's tables stand in the service's own database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl SimulatedGateway {
-    /// `failure_rate` of the charges are declined; each call takes `processing`.
-    pub fn start(pool: PgPool, failure_rate: Share, processing: Duration) -> Self {
-        Self { decisions: Batcher::start(Decisions(pool)), failure_rate, processing }
+    pub fn start(pool: PgPool, settings: GatewaySettings) -> Self {
+        Self { decisions: Batcher::start(Decisions(pool)), settings }
     }
 
     /// Makes a call. The same call again gets the same answer, and moves money once.
     ///
     /// # Errors
     /// When it can't be decided now. It may have been decided all the same: ask again.
-    pub async fn call(&self, call: Call) -> Result<Answer, StoreError> {
-        if !self.processing.is_zero() {
-            tokio::time::sleep(self.processing).await;
+    pub async fn call(&self, call: Call) -> Result<Answer, CallError> {
+        let GatewaySettings { payment_failure_rate, payment_refund_refusal_rate, .. } = self.settings;
+        let happens = |share: Share| rand::random::<f64>() < share.get();
+        if self.settings.payment_processing_ms > 0 {
+            tokio::time::sleep(Duration::from_millis(self.settings.payment_processing_ms)).await;
         }
         let decline = match &call {
             Call::Charge { force_fail: true, .. } => Some("declined: forcePaymentFail"),
-            Call::Charge { .. } if rand::random::<f64>() < self.failure_rate.get() => Some("declined by the bank"),
+            Call::Charge { .. } if happens(payment_failure_rate) => Some("declined by the bank"),
+            Call::Refund { .. } if happens(payment_refund_refusal_rate) => Some("the card is closed"),
             Call::Charge { .. } | Call::Refund { .. } => None,
         };
-        self.decisions.submit(Request { call, decline }).await
+        let unreachable = happens(self.settings.payment_unavailable_rate);
+        // The request is lost on its way there, or the answer on its way back.
+        if unreachable && happens(Share::HALF) {
+            return Err(CallError::Unreachable);
+        }
+        let answer = self.decisions.submit(Request { call, decline }).await?;
+        if unreachable { Err(CallError::Unreachable) } else { Ok(answer) }
     }
 }
 

@@ -1,12 +1,14 @@
 //! From a record to its reply: a loop around [`decide`], which always works on the row as it is stored.
 
+use faults::Bug;
 use messages::PaymentCommand;
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::{ConditionalWrites, Outcome};
+use service_runtime::database::StoreError;
 use service_runtime::kafka::{Handled, Handler, Record, Retry};
-use tracing::debug;
+use tracing::{debug, warn};
 
-use crate::gateway::SimulatedGateway;
+use crate::gateway::{CallError, SimulatedGateway};
 use crate::payment::{Next, Payment, decide, settle};
 use crate::store::{PaymentsTable, Write};
 
@@ -26,12 +28,23 @@ impl Handler for Payments {
         loop {
             match decide(&command, stored.as_ref(), service_runtime::now()) {
                 Next::Write(row) => stored = self.write(stored, row).await?,
-                Next::Ask(call) => {
-                    let answer = self.gateway.call(call).await?;
-                    // Only an announced call is asked for, so there is a row.
-                    let row = stored.as_ref().map(|announced| settle(announced, answer, service_runtime::now()));
-                    if let Some(row) = row {
-                        stored = self.write(stored, row).await?;
+                Next::Ask { call, announced } => {
+                    let answer = match self.gateway.call(call).await {
+                        Ok(answer) => answer,
+                        Err(CallError::Store(error)) => return Err(error.into()),
+                        // No reply: the saga sends the command again.
+                        Err(error @ CallError::Unreachable) => {
+                            debug!(%error, topic = record.topic, "no reply");
+                            return Ok(Handled::Done);
+                        }
+                    };
+                    let row = settle(&announced, answer, service_runtime::now());
+                    let refused = row.status == announced.status;
+                    stored = self.write(stored, row).await?;
+                    if let (true, Some(row)) = (refused, &stored) {
+                        let (order_id, reason) = (row.order_id, row.reason.as_deref().unwrap_or_default());
+                        warn!(saga_id = %row.saga_id, %order_id, reason, "a refund can't be made; no reply");
+                        return Ok(Handled::Done);
                     }
                 }
                 Next::Reply(reply) => {
@@ -46,8 +59,13 @@ impl Handler for Payments {
 impl Payments {
     /// Stores `row` in place of `stored` and answers what is stored then: `row`, or what someone else put there.
     async fn write(&self, stored: Option<Payment>, row: Payment) -> Result<Option<Payment>, Retry> {
-        let expected = stored.map(|payment| payment.status);
-        match self.writes.submit(Write { expected, row }).await? {
+        let write = Write { expected: stored.map(|payment| payment.status), row };
+        if faults::planted(Bug::ReplyBeforeCommit) {
+            let early = write.row.clone();
+            tokio::spawn(store(self.writes.clone(), write));
+            return Ok(Some(early));
+        }
+        match store(self.writes.clone(), write).await? {
             Outcome::Stored(row) => {
                 debug!(saga_id = %row.saga_id, order_id = %row.order_id, status = row.status.as_str(), "payment");
                 Ok(Some(row))
@@ -55,4 +73,18 @@ impl Payments {
             Outcome::Found(row) => Ok(row),
         }
     }
+}
+
+/// Without a handler, since a planted bug has it done when the handler is through.
+async fn store(
+    writes: Batcher<ConditionalWrites<PaymentsTable>>,
+    write: Write,
+) -> Result<Outcome<Payment>, StoreError> {
+    let status = write.row.status.as_str();
+    faults::reached("payment.storing", status);
+    let outcome = writes.submit(write).await?;
+    if let Outcome::Stored(_) = outcome {
+        faults::reached("payment.stored", status);
+    }
+    Ok(outcome)
 }

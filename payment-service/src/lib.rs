@@ -9,17 +9,14 @@ mod handler;
 pub mod payment;
 mod store;
 
-use std::time::Duration;
-
 use axum::Router;
-use serde::Deserialize;
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::ConditionalWrites;
 use service_runtime::database::{self, DatabaseSettings};
 use service_runtime::http::{Health, HttpServer, HttpSettings};
 use service_runtime::kafka::{Consumer, KafkaSettings, Producer};
 use service_runtime::program::stop_when_done;
-use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError, Share};
+use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError};
 use service_runtime::{CancellationToken, Fatal};
 
 /// Every setting with its default.
@@ -33,13 +30,7 @@ pub struct Config {
     http: HttpSettings,
     database: DatabaseSettings,
     kafka: KafkaSettings,
-    gateway: GatewaySettings,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct GatewaySettings {
-    payment_failure_rate: Share,
-    payment_processing_ms: u64,
+    gateway: gateway::GatewaySettings,
 }
 
 impl TryFrom<&Settings> for Config {
@@ -65,11 +56,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let health = Health::default()
         .with_database(pool.clone())
         .with("kafka", move || Box::pin(std::future::ready(group.check())));
-    let gateway = gateway::SimulatedGateway::start(
-        pool.clone(),
-        config.gateway.payment_failure_rate,
-        Duration::from_millis(config.gateway.payment_processing_ms),
-    );
+    let gateway = gateway::SimulatedGateway::start(pool.clone(), config.gateway);
     let handler =
         handler::Payments { writes: Batcher::start(ConditionalWrites(store::PaymentsTable(pool.clone()))), gateway };
 

@@ -5,6 +5,7 @@
 
 use std::str::FromStr;
 
+use faults::Bug;
 use messages::{
     Envelope, Money, OrderId, OutgoingRecord, PaymentCharged, PaymentCommand, PaymentFailed, PaymentRefunded, SagaId,
     Timestamp, UserId,
@@ -88,8 +89,8 @@ pub enum Reply {
 pub enum Next {
     /// Store this row if the stored one is still the one that was decided on; then decide again.
     Write(Payment),
-    /// Ask the gateway, [`settle`] its answer, then decide again.
-    Ask(Call),
+    /// Make this call of the gateway, which the row announces; [`settle`] its answer, then decide again.
+    Ask { call: Call, announced: Payment },
     /// Done: this is the reply.
     Reply(Reply),
     /// The command contradicts the stored row. It gets no reply.
@@ -100,7 +101,11 @@ pub enum Next {
 pub fn decide(command: &PaymentCommand, stored: Option<&Payment>, now: Timestamp) -> Next {
     use Status::{Charged, Charging, Failed, Refunded, Refunding, Voided};
 
-    let Some(row) = stored else { return Next::Write(first_row(command, now)) };
+    let Some(row) = stored else {
+        let row = first_row(command, now);
+        let unannounced = row.status == Charging && faults::planted(Bug::NoAnnouncement);
+        return if unannounced { decide(command, Some(&row), now) } else { Next::Write(row) };
+    };
     if let Some(contradiction) = contradiction(command, row) {
         return Next::Contradiction(contradiction);
     }
@@ -108,10 +113,13 @@ pub fn decide(command: &PaymentCommand, stored: Option<&Payment>, now: Timestamp
         // The outcome of an announced charge is learnt first, whoever needs it: same key, same answer.
         (_, Charging) => {
             let (order_id, money, force_fail) = (row.order_id, row.money, row.force_fail);
-            Next::Ask(Call::Charge { order_id, money, force_fail })
+            Next::Ask { call: Call::Charge { order_id, money, force_fail }, announced: row.clone() }
         }
         (PaymentCommand::Charge(command), Charged) => {
             Next::Reply(Reply::Charged(command.reply(PaymentCharged { money: row.money }, row.updated_at)))
+        }
+        (PaymentCommand::Charge(_), Voided) if faults::planted(Bug::NoTombstone) => {
+            Next::Write(first_row(command, now))
         }
         (PaymentCommand::Charge(command), Failed | Refunding | Refunded | Voided) => {
             let reason = row.reason.clone().unwrap_or_else(|| row.status.as_str().to_owned());
@@ -121,7 +129,9 @@ pub fn decide(command: &PaymentCommand, stored: Option<&Payment>, now: Timestamp
             let reason = Some(format!("refunded: {}", command.payload.reason));
             Next::Write(Payment { status: Refunding, reason, updated_at: now, ..row.clone() })
         }
-        (PaymentCommand::Refund(_), Refunding) => Next::Ask(Call::Refund { order_id: row.order_id, money: row.money }),
+        (PaymentCommand::Refund(_), Refunding) => {
+            Next::Ask { call: Call::Refund { order_id: row.order_id, money: row.money }, announced: row.clone() }
+        }
         (PaymentCommand::Refund(command), Failed | Refunded | Voided) => {
             let payload = PaymentRefunded { money: row.money, money_returned: row.status == Refunded };
             Next::Reply(Reply::Refunded(command.reply(payload, row.updated_at)))
@@ -129,12 +139,17 @@ pub fn decide(command: &PaymentCommand, stored: Option<&Payment>, now: Timestamp
     }
 }
 
-/// The row after the gateway's answer to what the row announced.
+/// The row after the gateway's answer to what the row announced. A refund that the gateway declines, for good, leaves
+/// it REFUNDING, with the reason: the money is still held, so there is no reply; the saga goes on asking, and a
+/// person is called.
 pub fn settle(announced: &Payment, answer: Answer, now: Timestamp) -> Payment {
-    let (status, reason) = match answer {
-        Answer::Charged => (Status::Charged, None),
-        Answer::Declined { reason } => (Status::Failed, Some(reason)),
-        Answer::Refunded => (Status::Refunded, announced.reason.clone()),
+    let (status, reason) = match (answer, announced.status) {
+        (Answer::Charged, _) => (Status::Charged, None),
+        (Answer::Declined { reason }, Status::Refunding) => {
+            (Status::Refunding, Some(format!("the gateway refuses the refund: {reason}")))
+        }
+        (Answer::Declined { reason }, _) => (Status::Failed, Some(reason)),
+        (Answer::Refunded, _) => (Status::Refunded, announced.reason.clone()),
     };
     Payment { status, reason, updated_at: now, ..announced.clone() }
 }
@@ -242,7 +257,7 @@ mod tests {
     #[test]
     fn a_charge_is_announced_then_asked_then_answered() {
         assert_eq!(written(next(&charge(), None)), Status::Charging);
-        assert!(matches!(next(&charge(), Some(Status::Charging)), Next::Ask(Call::Charge { .. })));
+        assert!(matches!(next(&charge(), Some(Status::Charging)), Next::Ask { call: Call::Charge { .. }, .. }));
         assert!(matches!(next(&charge(), Some(Status::Charged)), Next::Reply(Reply::Charged(_))));
     }
 
@@ -261,9 +276,9 @@ mod tests {
 
     #[test]
     fn a_refund_that_meets_a_charge_in_flight_learns_its_outcome_first() {
-        assert!(matches!(next(&refund(), Some(Status::Charging)), Next::Ask(Call::Charge { .. })));
+        assert!(matches!(next(&refund(), Some(Status::Charging)), Next::Ask { call: Call::Charge { .. }, .. }));
         assert_eq!(written(next(&refund(), Some(Status::Charged))), Status::Refunding);
-        assert!(matches!(next(&refund(), Some(Status::Refunding)), Next::Ask(Call::Refund { .. })));
+        assert!(matches!(next(&refund(), Some(Status::Refunding)), Next::Ask { call: Call::Refund { .. }, .. }));
     }
 
     #[test]
@@ -290,6 +305,14 @@ mod tests {
         assert_eq!(settle(&row(Status::Charging), Answer::Charged, now).status, Status::Charged);
         assert_eq!(settle(&row(Status::Charging), declined, now).reason.as_deref(), Some("no funds"));
         assert_eq!(settle(&row(Status::Refunding), Answer::Refunded, now).status, Status::Refunded);
+    }
+
+    #[test]
+    fn a_refund_that_is_refused_for_good_still_holds_the_money() {
+        let refused = Answer::Declined { reason: "the card is closed".into() };
+        let row = settle(&row(Status::Refunding), refused, service_runtime::now());
+        assert_eq!(row.status, Status::Refunding);
+        assert!(row.reason.is_some_and(|reason| reason.contains("the card is closed")));
     }
 
     #[test]

@@ -5,84 +5,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use messages::{AmountText, Currency, Money, OrderId, SagaId, UserIdError};
 use serde::Deserialize;
-use service_runtime::CancellationToken;
 use service_runtime::batch::Backoff;
 use service_runtime::database::StoreError;
 use service_runtime::http::{JsonBody, Problem};
-use service_runtime::kafka::GroupState;
-use tokio::sync::Semaphore;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use crate::SagaSettings;
-use crate::coordinator::Coordinator;
+use crate::coordinator::{ApplyError, Begun, Coordinator};
+use crate::idempotency::IdempotencyKey;
+use crate::intake::{Intake, NOT_STORED, Place};
 use crate::saga::definition::PAY_FIRST;
-use crate::saga::{Cause, Checkout, Saga, State as SagaState, Transition, start};
+use crate::saga::{Cause, Checkout, Saga, State as SagaState, start};
 use crate::status::Outcome;
+use crate::store::NewSaga;
 use crate::waiters::Waiter;
 
 /// How often a waiting request looks at the row itself, for the case that the reply went to another instance.
 const POLL: Duration = Duration::from_secs(1);
 
-/// Beyond so many sagas in flight on one partition, another one is used as well.
-const SAGAS_PER_PARTITION: usize = 64;
-
-/// With 64 partitions, 300 tries miss once in 112 mints; with 8 practically never.
-const MINT_TRIES: usize = 300;
-
-/// The way in for new sagas.
-#[derive(Clone)]
-pub struct Intake {
-    coordinator: Arc<Coordinator>,
-    group: Arc<GroupState>,
-    places: Arc<Semaphore>,
-    max_waiting: usize,
-    wait: Duration,
-    saga_timeout: Duration,
-    stop: CancellationToken,
-}
-
-impl Intake {
-    pub fn new(
-        coordinator: Arc<Coordinator>,
-        group: Arc<GroupState>,
-        settings: &SagaSettings,
-        stop: CancellationToken,
-    ) -> Self {
-        Self {
-            coordinator,
-            group,
-            places: Arc::new(Semaphore::new(settings.checkout_max_waiting)),
-            max_waiting: settings.checkout_max_waiting,
-            wait: Duration::from_millis(settings.checkout_wait_ms),
-            saga_timeout: Duration::from_millis(settings.saga_timeout_ms),
-            stop,
-        }
-    }
-
-    /// An id whose replies come to this instance, where its waiter is; on few partitions while few sagas are in
-    /// flight. librdkafka sends one request a partition: scattered over eight of them, 64 sagas in flight made a
-    /// third more work for Kafka and for everyone behind it than on one. The choice moves on each second, so all
-    /// partitions get their share over time.
-    fn mint(&self) -> SagaId {
-        let owned = self.group.owned();
-        if owned.is_empty() {
-            return SagaId::new();
-        }
-        let waiting = self.max_waiting - self.places.available_permits();
-        let spread = (waiting / SAGAS_PER_PARTITION).clamp(1, owned.len());
-        let second = service_runtime::now().timestamp() as usize;
-        let wanted = owned[(second + rand::random_range(0..spread)) % owned.len()];
-        // Each try hits one of all partitions at random; if all fail, the row is polled.
-        let mut ids = (0..MINT_TRIES).map(|_| SagaId::new());
-        ids.find(|id| self.group.partition_of(&id.to_string()) == wanted).unwrap_or_else(SagaId::new)
-    }
-}
+/// Tells that this request did not start the checkout, but an earlier one with its key.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 pub fn router(intake: Intake) -> Router {
     Router::new().route("/checkout", post(checkout)).with_state(intake)
@@ -118,57 +66,118 @@ impl CheckoutRequest {
 /// 200, 402 or 409 with the outcome; 202 with how far it is, when it takes longer or the client asked not to wait.
 async fn checkout(
     State(intake): State<Intake>,
+    place: Place,
     headers: HeaderMap,
     JsonBody(request): JsonBody<CheckoutRequest>,
 ) -> Result<Response, Problem> {
+    let idempotency_key = IdempotencyKey::of(&headers)?;
     let checkout = request.validated()?;
-    if intake.stop.is_cancelled() {
-        return Err(Problem::unavailable("this instance is stopping: nothing was stored", 1));
-    }
-    let Ok(_place) = intake.places.clone().try_acquire_owned() else {
-        let detail = "too many checkouts are waiting: nothing was stored";
-        return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).with_header(header::RETRY_AFTER, "1"));
+    let until = Instant::now() + intake.wait;
+    let place = match place {
+        Place::Taken(permit) => permit,
+        Place::Closed(permit, why) => {
+            // A repetition is no new checkout.
+            let found = match &idempotency_key {
+                Some(key) => intake.coordinator.of_key(&checkout.user_id, key).await.map_err(not_told)?,
+                None => None,
+            };
+            let Some(found) = found else { return Err(Problem::unavailable(format!("{why}: {NOT_STORED}"), 5)) };
+            return replay(&intake, found, &checkout, prefers_async(&headers), until, permit).await;
+        }
     };
     let now = service_runtime::now();
     let (saga_id, trace) = (intake.mint(), traceparent(&headers));
-    let new = start(&PAY_FIRST, saga_id, OrderId::new(), checkout, now + intake.saga_timeout, Some(trace), now);
-    let until = Instant::now() + intake.wait;
+    let expires_at = now + intake.saga_timeout;
+    let transition = start(&PAY_FIRST, saga_id, OrderId::new(), checkout.clone(), expires_at, Some(trace), now);
+    let started = transition.saga.clone();
     let waiter = intake.coordinator.waiters.register(saga_id);
 
-    let begun = new.saga.clone();
-    // In a task of its own: a client that hangs up now must not leave the effect undone.
-    let stored = tokio::spawn(store(intake.coordinator.clone(), new, until)).await;
-    stored.map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "an error of ours, which is in the log"))??;
-    let saga = if prefers_async(&headers) { begun } else { wait(&intake, waiter, begun, until).await };
-    Ok(answer(&saga))
+    // In a task of its own: a client that hangs up now must not leave the effect undone. It keeps the place.
+    let (coordinator, new) = (intake.coordinator.clone(), NewSaga { transition, idempotency_key });
+    let begun = tokio::spawn(async move { store(coordinator, new, until).await.map(|begun| (begun, place)) }).await;
+    let (begun, place) = begun
+        .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "an error of ours, which is in the log"))??;
+    match begun {
+        Begun::Started => {
+            let latest = if prefers_async(&headers) { started } else { wait(&intake, waiter, started, until).await };
+            drop(place);
+            Ok(answer(&latest))
+        }
+        Begun::Joined(found) => replay(&intake, *found, &checkout, prefers_async(&headers), until, place).await,
+    }
+}
+
+/// Answers with the saga that has the request's key. `at_once`: how far it is, else its end.
+async fn replay(
+    intake: &Intake,
+    found: Saga,
+    checkout: &Checkout,
+    at_once: bool,
+    until: Instant,
+    _place: OwnedSemaphorePermit,
+) -> Result<Response, Problem> {
+    if found.checkout != *checkout {
+        let detail = "the `Idempotency-Key` was used for another checkout of this user: send a new key with a new body";
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
+    }
+    let waiter = intake.coordinator.waiters.register(found.saga_id);
+    // It may have ended between the read that found it and the registration.
+    let mut latest = intake.coordinator.stored(found.saga_id).await.unwrap_or(found);
+    if !latest.state.has_ended() && !at_once {
+        latest = wait(intake, waiter, latest, until).await;
+    }
+    let mut answer = answer(&latest);
+    answer.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    Ok(answer)
 }
 
 /// Stores the saga. After an error whose outcome is unknown it is stored again, which settles the question: there
-/// is one row for an id. Where the question stays open until the wait limit, the answer says just that.
-async fn store(coordinator: Arc<Coordinator>, new: Transition, until: Instant) -> Result<(), Problem> {
-    let saga_id = new.saga.saga_id;
+/// is one row for an id, and one for a key. Where the question stays open until the wait limit, the answer says
+/// just that. Only with a key may the client send the request again; and only without one it is told an id, since
+/// under a key an earlier request's saga may be the one.
+async fn store(coordinator: Arc<Coordinator>, new: NewSaga, until: Instant) -> Result<Begun, Problem> {
+    let saga_id = new.transition.saga.saga_id;
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
     let mut maybe_stored = false;
     loop {
         match coordinator.start(new.clone()).await {
-            Ok(()) => return Ok(()),
-            Err(error @ StoreError::NotSent(_)) if !maybe_stored => {
-                return Err(Problem::unavailable(format!("nothing was stored: {error}"), 1));
+            Ok(begun) => return Ok(begun),
+            Err(ApplyError::Store(error @ StoreError::NotSent(_))) if !maybe_stored => {
+                return Err(Problem::unavailable(format!("{NOT_STORED}: {error}"), 1));
             }
-            Err(error @ StoreError::Refused(_)) if !maybe_stored => {
-                return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("nothing was stored: {error}")));
+            Err(ApplyError::Store(error @ StoreError::Refused(_))) if !maybe_stored => {
+                return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{NOT_STORED}: {error}")));
             }
-            Err(StoreError::Unavailable(_)) => maybe_stored = true,
-            Err(StoreError::NotSent(_) | StoreError::Refused(_)) => {}
+            Err(ApplyError::Store(StoreError::Unavailable(_))) => maybe_stored = true,
+            Err(ApplyError::Store(StoreError::NotSent(_) | StoreError::Refused(_))) => {}
+            Err(error) => return Err(not_told(error)),
         }
         if Instant::now() >= until {
-            let detail = "outcome unknown: the database failed while the checkout was stored. Its saga tells, once \
-                          the database is back; it is unknown there (404) if nothing was stored";
-            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
-                .with_saga(saga_id)
-                .with_header(header::LOCATION, format!("/sagas/{saga_id}")));
+            let unknown = "outcome unknown: the database failed while the checkout was stored.";
+            return Err(match new.idempotency_key {
+                Some(_) => Problem::unavailable(format!("{unknown} Send the same request with the same key again"), 1),
+                None => {
+                    let detail = format!(
+                        "{unknown} Its saga tells, once the database is back; it is unknown there (404) if nothing was stored"
+                    );
+                    Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+                        .with_saga(saga_id)
+                        .with_header(header::LOCATION, format!("/sagas/{saga_id}"))
+                }
+            });
         }
         tokio::time::sleep(backoff.delay()).await;
+    }
+}
+
+/// 503: the saga that has the key can't be told of now. One of a newer release's definition, that release can tell.
+fn not_told(error: ApplyError) -> Problem {
+    let problem = Problem::unavailable(format!("{NOT_STORED}: {error}"), 1);
+    match error {
+        ApplyError::UnknownDefinition { saga_id, .. } => {
+            problem.with_saga(saga_id).with_header(header::LOCATION, format!("/sagas/{saga_id}"))
+        }
+        ApplyError::Store(_) | ApplyError::UnknownSaga(_) => problem,
     }
 }
 

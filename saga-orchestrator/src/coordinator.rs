@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::{DashMap, DashSet};
-use messages::{SagaId, Timestamp};
+use faults::Bug;
+use messages::{SagaId, Timestamp, UserId};
 use service_runtime::batch::{Backoff, Batcher};
 use service_runtime::conditional::{ConditionalWrites, Outcome, Reads};
 use service_runtime::database::StoreError;
@@ -19,9 +20,10 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info};
 
 use crate::SagaSettings;
+use crate::idempotency::IdempotencyKey;
 use crate::orders::OrderService;
-use crate::saga::{Effect, Input, OrderCall, Saga, State, Transition, advance};
-use crate::store::{IgnoredInputs, NewSagas, Sagas, Stored};
+use crate::saga::{Effect, Ignored, Input, OrderCall, Saga, State, advance};
+use crate::store::{Identity, IgnoredInputs, NewSaga, NewSagas, Sagas, Stored};
 use crate::waiters::Waiters;
 
 /// Sagas kept in the cache at most, about 0.5 kB each. When it is full it starts anew.
@@ -32,6 +34,7 @@ pub struct Coordinator {
     new_sagas: Batcher<ConditionalWrites<NewSagas>>,
     moves: Batcher<ConditionalWrites<Sagas>>,
     reads: Batcher<Reads<Sagas>>,
+    keyed: Batcher<Reads<NewSagas>>,
     ignored: Batcher<IgnoredInputs>,
     cache: DashMap<SagaId, Saga>,
     /// Calls of the order service under way: one that hangs is not joined by its own repetitions.
@@ -40,6 +43,21 @@ pub struct Coordinator {
     orders: OrderService,
     pub waiters: Arc<Waiters>,
     tasks: TaskTracker,
+}
+
+/// What became of a new saga.
+#[derive(Debug)]
+pub enum Begun {
+    Started,
+    /// It is not new: this saga has its idempotency key.
+    Joined(Box<Saga>),
+}
+
+/// What became of an input.
+#[derive(Debug)]
+pub enum Applied {
+    Moved(Box<Saga>),
+    Ignored(Ignored),
 }
 
 /// Why an input could not be applied.
@@ -59,8 +77,10 @@ impl Coordinator {
     pub fn new(pool: PgPool, producer: Producer, orders: OrderService, settings: &SagaSettings) -> Self {
         let resend_first = Duration::from_millis(settings.resend_first_ms.into());
         let sagas = Sagas { pool: pool.clone(), resend_first };
+        let new_sagas = NewSagas { pool: pool.clone(), resend_first };
         Self {
-            new_sagas: Batcher::start(ConditionalWrites(NewSagas { pool: pool.clone(), resend_first })),
+            new_sagas: Batcher::start(ConditionalWrites(new_sagas.clone())),
+            keyed: Batcher::start(Reads(new_sagas)),
             moves: Batcher::start(ConditionalWrites(sagas.clone())),
             reads: Batcher::start(Reads(sagas)),
             ignored: Batcher::start(IgnoredInputs(pool)),
@@ -74,19 +94,44 @@ impl Coordinator {
     }
 
     /// Stores a new saga and does its first effect. May be called again after an error: it is stored once.
-    pub async fn start(self: &Arc<Self>, new: Transition) -> Result<(), StoreError> {
-        let saga = new.saga.clone();
-        if let Outcome::Stored(()) = self.new_sagas.submit(new).await? {
-            debug!(saga_id = %saga.saga_id, order_id = %saga.order_id, "saga started");
-            self.remember(&saga);
-            self.perform(&saga);
+    pub async fn start(self: &Arc<Self>, new: NewSaga) -> Result<Begun, ApplyError> {
+        let saga = new.transition.saga.clone();
+        if let (true, Effect::Call(call)) = (faults::planted(Bug::SagaAfterOrder), saga.effect()) {
+            self.orders.call(&call).await;
         }
-        // Else an earlier try, whose answer was lost, stored it, and the sweeper may have gone on with it.
-        Ok(())
+        faults::reached("orchestrator.storing", saga.step_name());
+        loop {
+            match self.new_sagas.submit(new.clone()).await? {
+                Outcome::Stored(_) => {
+                    faults::reached("orchestrator.stored", saga.step_name());
+                    debug!(saga_id = %saga.saga_id, order_id = %saga.order_id, "saga started");
+                    self.remember(&saga);
+                    self.perform(&saga);
+                    return Ok(Begun::Started);
+                }
+                // The key was forgotten in between: it may be free now, or this saga's own.
+                Outcome::Found(None) => {
+                    if self.reads.submit(saga.saga_id).await?.is_some() {
+                        return Ok(Begun::Started);
+                    }
+                }
+                Outcome::Found(found) => {
+                    let found = known(saga.saga_id, found)?;
+                    // An earlier try, whose answer was lost, stored it, and the sweeper may have gone on with it.
+                    let is_this_one = found.saga_id == saga.saga_id;
+                    return Ok(if is_this_one { Begun::Started } else { Begun::Joined(Box::new(found)) });
+                }
+            }
+        }
     }
 
     /// Applies an input to a saga. Once this returns, whatever it led to is stored.
-    pub async fn apply(self: &Arc<Self>, saga_id: SagaId, input: &Input, now: Timestamp) -> Result<(), ApplyError> {
+    pub async fn apply(
+        self: &Arc<Self>,
+        saga_id: SagaId,
+        input: &Input,
+        now: Timestamp,
+    ) -> Result<Applied, ApplyError> {
         let cached = self.cache.get(&saga_id).map(|saga| saga.clone());
         let mut is_guess = cached.is_some();
         let mut saga = match cached {
@@ -94,7 +139,7 @@ impl Coordinator {
             None => self.stored(saga_id).await?,
         };
         loop {
-            let transition = match advance(&saga, input, now) {
+            let mut transition = match advance(&saga, input, now) {
                 Ok(transition) => transition,
                 // The row itself has to say so.
                 Err(_) if is_guess => {
@@ -104,9 +149,15 @@ impl Coordinator {
                 }
                 Err(ignored) => {
                     info!(%saga_id, %ignored, "input ignored");
-                    return Ok(self.ignored.submit((saga_id, ignored)).await?);
+                    self.ignored.submit((saga_id, ignored.clone())).await?;
+                    return Ok(Applied::Ignored(ignored));
                 }
             };
+            faults::reached("orchestrator.storing", transition.saga.step_name());
+            if faults::planted(Bug::NoVersionCheck) {
+                transition.saga.version = self.stored(saga_id).await?.version + 1;
+                transition.entry.seq = transition.saga.version;
+            }
             let outcome = self.moves.submit(transition).await.inspect_err(|_| {
                 // Whether it was stored is unknown: the next try reads the row.
                 self.cache.remove(&saga_id);
@@ -114,10 +165,11 @@ impl Coordinator {
             match outcome {
                 Outcome::Stored(stored) => {
                     let saga = known(saga_id, Some(stored))?;
+                    faults::reached("orchestrator.stored", saga.step_name());
                     log_move(&saga);
                     self.remember(&saga);
                     self.perform(&saga);
-                    return Ok(());
+                    return Ok(Applied::Moved(Box::new(saga)));
                 }
                 Outcome::Found(found) => {
                     debug!(%saga_id, "someone else was quicker; deciding again");
@@ -126,6 +178,12 @@ impl Coordinator {
                 }
             }
         }
+    }
+
+    /// The saga that has this user's key, if there is one.
+    pub async fn of_key(&self, user_id: &UserId, key: &IdempotencyKey) -> Result<Option<Saga>, ApplyError> {
+        let found = self.keyed.submit(Identity::Key(user_id.to_string(), key.clone())).await?;
+        found.map(of_known_definition).transpose()
     }
 
     /// Reads a saga, together with whoever else reads one now.
@@ -137,7 +195,10 @@ impl Coordinator {
     pub fn perform(self: &Arc<Self>, saga: &Saga) {
         match saga.effect() {
             // Not awaited: a command that is lost is sent again by the sweeper.
-            Effect::Send(record) => drop(self.producer.send(&record)),
+            Effect::Send(record) => {
+                drop(self.producer.send(&record));
+                faults::reached("orchestrator.sent", saga.step_name());
+            }
             Effect::Call(call) => {
                 let key = (saga.saga_id, discriminant(&call));
                 if self.calling.insert(key) {
@@ -158,7 +219,7 @@ impl Coordinator {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         for _ in 0..5 {
             match self.apply(saga_id, &input, service_runtime::now()).await {
-                Ok(()) => return,
+                Ok(_) => return,
                 Err(ApplyError::Store(_)) => tokio::time::sleep(backoff.delay()).await,
                 Err(error) => return error!(%saga_id, %error, "an answer of the order service can't be applied"),
             }
@@ -185,12 +246,15 @@ impl Coordinator {
 }
 
 fn known(saga_id: SagaId, stored: Option<Stored>) -> Result<Saga, ApplyError> {
+    stored.map_or(Err(ApplyError::UnknownSaga(saga_id)), of_known_definition)
+}
+
+fn of_known_definition(stored: Stored) -> Result<Saga, ApplyError> {
     match stored {
-        Some(Stored::Saga(saga)) => Ok(*saga),
-        Some(Stored::UnknownDefinition { name, version }) => {
+        Stored::Saga(saga) => Ok(*saga),
+        Stored::UnknownDefinition { saga_id, name, version } => {
             Err(ApplyError::UnknownDefinition { saga_id, definition: format!("{name} v{version}") })
         }
-        None => Err(ApplyError::UnknownSaga(saga_id)),
     }
 }
 

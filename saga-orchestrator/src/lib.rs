@@ -4,10 +4,15 @@
 //! - [`saga`]: the pure core, which decides;
 //! - `store`: the rows, which say what must happen next;
 //! - `coordinator`: stores what the core decides, then carries out what the stored row asks for;
-//! - `replies`, `orders`, `sweeper`, `checkout`: where inputs come from: Kafka, the order service, time, clients.
+//! - `replies`, `orders`, `sweeper`, `checkout`, `operator`: where inputs come from: Kafka, the order service, time,
+//!   clients, people.
 
 mod checkout;
 mod coordinator;
+mod gate;
+mod idempotency;
+mod intake;
+mod operator;
 mod orders;
 mod replies;
 pub mod saga;
@@ -55,6 +60,9 @@ struct SagaSettings {
     order_service_max_calls: usize,
     checkout_wait_ms: u64,
     checkout_max_waiting: usize,
+    checkout_max_unfinished: u32,
+    #[serde(with = "humantime_serde")]
+    idempotency_retention: Duration,
     saga_timeout_ms: u64,
     resend_first_ms: u32,
     resend_max_ms: u32,
@@ -84,6 +92,7 @@ impl SagaSettings {
         positive("resend_first_ms", section.resend_first_ms.into())?;
         positive("resend_per_second", section.resend_per_second.into())?;
         positive("checkout_max_waiting", section.checkout_max_waiting as u64)?;
+        positive("checkout_max_unfinished", section.checkout_max_unfinished.into())?;
         require("checkout_max_waiting", section.checkout_max_waiting <= 1_000_000, "must be at most 1000000")?;
         require("saga_timeout_ms", section.saga_timeout_ms <= 30 * 24 * 3_600_000, "must be at most 30 days")?;
         require("checkout_wait_ms", section.checkout_wait_ms <= 24 * 3_600_000, "must be at most a day")?;
@@ -100,23 +109,33 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let producer = Producer::open(&config.kafka, NAME)?;
     let group = consumer.state();
 
+    let gate = gate::Gate::at(pool.clone(), config.saga.checkout_max_unfinished).await;
+    let gate = Arc::new(gate.map_err(|error| Fatal::new(error.to_string()))?);
     let orders = orders::OrderService::connect(&config.saga)?;
     let coordinator = Arc::new(Coordinator::new(pool.clone(), producer.clone(), orders, &config.saga));
-    let watched = group.clone();
-    let health = Health::default().with_database(pool.clone()).with("kafka", move || {
-        // A checkout is accepted without Kafka: it is stored, and goes on once Kafka is back.
-        let check = watched.trouble().map_or(Check::Ok, |why| Check::Degraded(why.to_owned()));
-        Box::pin(std::future::ready(check))
-    });
+    let (watched, watched_gate) = (group.clone(), gate.clone());
+    let health = Health::default()
+        .with_database(pool.clone())
+        .with("kafka", move || {
+            // A checkout is accepted without Kafka: it is stored, and goes on once Kafka is back.
+            let check = watched.trouble().map_or(Check::Ok, |why| Check::Degraded(why.to_owned()));
+            Box::pin(std::future::ready(check))
+        })
+        .with("intake", move || Box::pin(std::future::ready(watched_gate.check())));
 
     let stop = shutdown.child_token();
-    let intake = checkout::Intake::new(coordinator.clone(), group, &config.saga, stop.clone());
-    let routes = checkout::router(intake).merge(status::router(pool.clone()));
+    let intake = intake::Intake::new(coordinator.clone(), group, gate.clone(), &config.saga, stop.clone());
+    let routes = checkout::router(intake)
+        .merge(status::router(pool.clone()))
+        .merge(operator::router(coordinator.clone(), gate.clone()));
     let handler = replies::Replies { coordinator: coordinator.clone(), unknown: AtomicU64::new(0) };
-    let (consumed, served, ()) = tokio::join!(
+    let retention = config.saga.idempotency_retention;
+    let (consumed, served, (), (), ()) = tokio::join!(
         stop_when_done(&stop, consumer.run(handler, producer.clone(), stop.clone())),
         stop_when_done(&stop, server.serve(routes, health, stop.clone())),
         stop_when_done(&stop, sweeper::run(coordinator.clone(), pool.clone(), &config.saga, stop.clone())),
+        stop_when_done(&stop, gate.watch(stop.clone())),
+        stop_when_done(&stop, idempotency::forget_old_keys(pool.clone(), retention, stop.clone())),
     );
     tokio::join!(coordinator.finish(FINISH_LIMIT), producer.flush(FINISH_LIMIT));
     database::close(pool).await;

@@ -1,21 +1,25 @@
-//! Calls of the order service, and what its answers mean to a saga.
+//! Calls of the order service. What its answers mean to a saga is told by [`crate::saga::answers`].
 
 use std::time::Duration;
 
 use messages::{Currency, OrderId, SagaId};
-use reqwest::{Client, RequestBuilder, StatusCode, Url};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use rust_decimal::Decimal;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use service_runtime::Fatal;
 use service_runtime::batch::Backoff;
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use crate::SagaSettings;
-use crate::saga::{Input, InputKind, OrderCall};
+use crate::saga::answers::interpret;
+use crate::saga::{Input, OrderCall};
 
 /// Quick retries of one call; beyond them the sweeper calls again.
 const TRIES: u32 = 3;
+
+/// How many bytes of an unexpected answer are logged.
+const MAX_LOGGED: usize = 1024;
 
 /// The order service, through one pool of kept-alive connections.
 pub struct OrderService {
@@ -40,16 +44,6 @@ struct CreateBody<'a> {
 struct TransitionBody {
     status: &'static str,
     saga_id: SagaId,
-}
-
-#[derive(Deserialize)]
-struct OrderAnswer {
-    status: String,
-}
-
-#[derive(Deserialize)]
-struct ProblemAnswer {
-    detail: String,
 }
 
 impl OrderService {
@@ -84,7 +78,7 @@ impl OrderService {
         for last in (0..TRIES).map(|tried| tried + 1 == TRIES) {
             let passing = match self.request(call).send().await {
                 Ok(answer) if is_passing(answer.status()) => answer.status().to_string(),
-                Ok(answer) => return interpret(call, answer.status(), &answer.bytes().await.ok()?),
+                Ok(answer) => return understood(call, answer).await,
                 Err(error) if error.is_connect() => error.to_string(),
                 // A time-out has used up its time: the sweeper's turn.
                 Err(error) => return unknown(call, &error.to_string()),
@@ -123,33 +117,15 @@ fn is_passing(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::REQUEST_TIMEOUT
 }
 
-/// What an answer means. Only what the order service definitely refuses is a refusal; a cancel is never refused by
-/// a service that works, so any refusal of it is tried again, and ends as a saga that needs attention.
-fn interpret(call: &OrderCall, status: StatusCode, body: &[u8]) -> Option<Input> {
-    let detail = serde_json::from_slice::<ProblemAnswer>(body).map(|problem| problem.detail);
-    let refused = |kind| {
-        let reason = Some(detail.as_ref().map_or_else(|_| status.to_string(), String::clone));
-        Some(Input { kind, event_id: None, reason })
-    };
-    match call {
-        OrderCall::Create { .. } if status.is_success() => match serde_json::from_slice::<OrderAnswer>(body) {
-            Ok(order) if order.status == "CANCELLED" => refused(InputKind::OrderCreateRefused),
-            Ok(_) => Some(InputKind::OrderCreated.into()),
-            Err(error) => unknown(call, &error.to_string()),
-        },
-        OrderCall::Confirm { .. } if status.is_success() => Some(InputKind::OrderConfirmed.into()),
-        OrderCall::Cancel { .. } if status.is_success() => Some(InputKind::OrderCancelled.into()),
-        OrderCall::Create { .. }
-            if matches!(status, StatusCode::CONFLICT | StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY) =>
-        {
-            refused(InputKind::OrderCreateRefused)
-        }
-        OrderCall::Confirm { .. } if status == StatusCode::CONFLICT => refused(InputKind::OrderConfirmRefused),
-        _ => {
-            warn!(?call, %status, detail = detail.unwrap_or_default(), "unexpected answer of the order service");
-            None
-        }
+async fn understood(call: &OrderCall, answer: Response) -> Option<Input> {
+    let status = answer.status();
+    let body = answer.bytes().await.ok()?;
+    let input = interpret(call, status.as_u16(), &body);
+    if input.is_none() {
+        let body = String::from_utf8_lossy(&body[..body.len().min(MAX_LOGGED)]);
+        warn!(?call, %status, %body, "unexpected answer of the order service");
     }
+    input
 }
 
 fn unknown(call: &OrderCall, why: &str) -> Option<Input> {

@@ -8,7 +8,6 @@ use service_runtime::kafka::{Handled, Handler, Record, Retry};
 use tracing::{error, warn};
 
 use crate::coordinator::{ApplyError, Coordinator};
-use crate::saga::{Input, InputKind};
 
 pub struct Replies {
     pub coordinator: Arc<Coordinator>,
@@ -25,8 +24,8 @@ impl Handler for Replies {
             Err(error) => return Ok(Handled::DeadLetter(error.to_string())),
         };
         let (saga_id, order_id) = (event.saga_id(), event.order_id());
-        match self.coordinator.apply(saga_id, &to_input(event), service_runtime::now()).await {
-            Ok(()) => Ok(Handled::Done),
+        match self.coordinator.apply(saga_id, &event.into(), service_runtime::now()).await {
+            Ok(_) => Ok(Handled::Done),
             Err(ApplyError::Store(error)) => Err(error.into()),
             Err(error @ ApplyError::UnknownSaga(_)) => {
                 let count = self.unknown.fetch_add(1, Ordering::Relaxed) + 1;
@@ -39,17 +38,4 @@ impl Handler for Replies {
             }
         }
     }
-}
-
-fn to_input(event: Event) -> Input {
-    let event_id = Some(event.event_id());
-    let (kind, reason) = match event {
-        Event::PaymentCharged(_) => (InputKind::PaymentCharged, None),
-        Event::PaymentFailed(event) => (InputKind::PaymentFailed, Some(event.payload.reason)),
-        Event::PaymentRefunded(_) => (InputKind::PaymentRefunded, None),
-        Event::InventoryReserved(_) => (InputKind::InventoryReserved, None),
-        Event::InventoryFailed(event) => (InputKind::InventoryFailed, Some(event.payload.reason)),
-        Event::InventoryReleased(_) => (InputKind::InventoryReleased, None),
-    };
-    Input { kind, event_id, reason }
 }

@@ -69,8 +69,18 @@ struct SagaBody {
     created_at: Timestamp,
     updated_at: Timestamp,
     definition: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    needs_attention: Option<AttentionBody>,
+    resolved_by_hand: bool,
     history: Vec<HistoryBody>,
     ignored: Vec<IgnoredBody>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AttentionBody {
+    since: Timestamp,
+    reason: String,
 }
 
 #[derive(Serialize)]
@@ -85,6 +95,11 @@ struct HistoryBody {
     step: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    /// The operator who made this move, and what proves it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    evidence: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -99,11 +114,10 @@ struct IgnoredBody {
 
 /// 200 with state and history; 400 for what is no id; 404.
 async fn saga(State(pool): State<PgPool>, Path(id): Path<String>) -> Result<Json<SagaBody>, Problem> {
-    let saga_id: SagaId =
-        id.parse().map_err(|_| Problem::new(StatusCode::BAD_REQUEST, format!("{id:?} is not a saga id (a UUID)")))?;
+    let saga_id = parse_id(&id)?;
     let saga = match store::read(&pool, vec![saga_id]).await?.remove(&saga_id) {
         Some(Stored::Saga(saga)) => *saga,
-        Some(Stored::UnknownDefinition { name, version }) => {
+        Some(Stored::UnknownDefinition { name, version, .. }) => {
             let detail = format!("the saga runs by {name} v{version}, which this release does not know");
             return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail));
         }
@@ -122,14 +136,24 @@ async fn saga(State(pool): State<PgPool>, Path(id): Path<String>) -> Result<Json
         created_at: outcome.created_at,
         updated_at: outcome.updated_at,
         definition: format!("{} v{}", saga.definition.name, saga.definition.version),
+        needs_attention: saga
+            .attention
+            .map(|attention| AttentionBody { since: attention.since, reason: attention.reason }),
+        resolved_by_hand: saga.resolved_by_hand,
         history: history(&pool, saga_id).await?,
         ignored: ignored(&pool, saga_id).await?,
     }))
 }
 
+/// 400 for what is no id.
+pub fn parse_id(id: &str) -> Result<SagaId, Problem> {
+    id.parse().map_err(|_| Problem::new(StatusCode::BAD_REQUEST, format!("{id:?} is not a saga id (a UUID)")))
+}
+
 async fn history(pool: &PgPool, saga_id: SagaId) -> Result<Vec<HistoryBody>, StoreError> {
     let rows = sqlx::query(
-        "SELECT seq, at, input, event_id, status, step, reason FROM saga_events WHERE saga_id = $1 ORDER BY seq",
+        "SELECT seq, at, input, event_id, status, step, reason, actor, evidence
+         FROM saga_events WHERE saga_id = $1 ORDER BY seq",
     )
     .bind(saga_id.as_uuid())
     .fetch_all(pool)
@@ -144,6 +168,8 @@ async fn history(pool: &PgPool, saga_id: SagaId) -> Result<Vec<HistoryBody>, Sto
                 status: row.try_get("status")?,
                 step: row.try_get("step")?,
                 reason: row.try_get("reason")?,
+                by: row.try_get("actor")?,
+                evidence: row.try_get("evidence")?,
             })
         })
         .collect()

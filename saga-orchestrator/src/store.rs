@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
+mod new_sagas;
+
 use messages::{Money, SagaId, Timestamp, UserId};
 use rust_decimal::Decimal;
 use service_runtime::batch::{Answers, Batch};
@@ -12,8 +14,9 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row as _};
 use uuid::Uuid;
 
+pub use self::new_sagas::{Identity, NewSaga, NewSagas, forget_keys};
 use crate::saga::definition::DEFINITIONS;
-use crate::saga::{Cause, Checkout, Definition, Ignored, Saga, State, Transition};
+use crate::saga::{Attention, Cause, Checkout, Definition, Ignored, Saga, State, Transition};
 
 /// A stored saga.
 #[derive(Debug, Clone)]
@@ -21,77 +24,10 @@ pub enum Stored {
     Saga(Box<Saga>),
     /// It runs by a definition that this release does not know: it must not be touched.
     UnknownDefinition {
+        saga_id: SagaId,
         name: String,
         version: i32,
     },
-}
-
-/// New sagas.
-#[derive(Clone)]
-pub struct NewSagas {
-    pub pool: PgPool,
-    /// When a new saga's first effect is repeated for the first time.
-    pub resend_first: Duration,
-}
-
-impl Table for NewSagas {
-    type Key = SagaId;
-    type Row = ();
-    type Write = Transition;
-    const NAME: &'static str = "new sagas";
-
-    fn key(transition: &Transition) -> SagaId {
-        transition.saga.saga_id
-    }
-
-    async fn compare_and_set(&self, new: &[&Transition]) -> Result<HashMap<SagaId, ()>, StoreError> {
-        let sagas = || new.iter().map(|transition| &transition.saga);
-        let stored: Vec<Uuid> = sqlx::query_scalar(
-            "WITH new AS (
-                 SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::numeric[], $5::text[], $6::text[],
-                                      $7::text[], $8::bool[], $9::bool[], $10::text[], $11::int[], $12::bigint[],
-                                      $13::timestamptz[], $14::timestamptz[], $15::text[], $16::timestamptz[])
-                      AS new (saga_id, order_id, user_id, total_amount, currency, status, step, force_payment_fail,
-                              force_inventory_fail, definition, definition_version, version, deadline_at, expires_at,
-                              traceparent, created_at)
-             ), stored AS (
-                 INSERT INTO sagas (saga_id, order_id, user_id, total_amount, currency, status, step,
-                                    force_payment_fail, force_inventory_fail, definition, definition_version, version,
-                                    deadline_at, expires_at, traceparent, created_at, updated_at, next_attempt_at)
-                 SELECT *, created_at, LEAST(now() + $17 * interval '1 ms', deadline_at) FROM new
-                 ON CONFLICT (saga_id) DO NOTHING
-                 RETURNING saga_id, version, status, step, created_at
-             ), history AS (
-                 INSERT INTO saga_events (saga_id, seq, input, status, step, at)
-                 SELECT saga_id, version, 'started', status, step, created_at FROM stored
-             )
-             SELECT saga_id FROM stored",
-        )
-        .bind(sagas().map(|s| s.saga_id.as_uuid()).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.order_id.as_uuid()).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.checkout.user_id.as_str()).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.checkout.money.amount()).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.checkout.money.currency().code()).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.state.status()).collect::<Vec<_>>())
-        .bind(sagas().map(Saga::step_name).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.checkout.force_payment_fail).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.checkout.force_inventory_fail).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.definition.name).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.definition.version).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.version).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.deadline).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.expires_at).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.traceparent.as_deref()).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.created_at).collect::<Vec<_>>())
-        .bind(milliseconds(self.resend_first))
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(stored.into_iter().map(|id| (id.into(), ())).collect())
-    }
-
-    async fn read(&self, sagas: Vec<SagaId>) -> Result<HashMap<SagaId, ()>, StoreError> {
-        Ok(read(&self.pool, sagas).await?.into_keys().map(|id| (id, ())).collect())
-    }
 }
 
 /// Sagas that move: each from the version before its own.
@@ -117,19 +53,25 @@ impl Table for Sagas {
         let moved: Vec<Uuid> = sqlx::query_scalar(
             "WITH new AS (
                  SELECT * FROM UNNEST($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[],
-                                      $7::timestamptz[], $8::timestamptz[], $9::text[], $10::uuid[], $11::text[])
-                      AS new (saga_id, version, status, step, cause, reason, deadline_at, at, input, event_id, entry_reason)
+                                      $7::timestamptz[], $8::timestamptz[], $9::text[], $10::uuid[], $11::text[],
+                                      $13::bool[], $14::timestamptz[], $15::text[], $16::text[])
+                      AS new (saga_id, version, status, step, cause, reason, deadline_at, updated_at, input, event_id,
+                              entry_reason, resolved_by_hand, at, actor, evidence)
              ), moved AS (
                  UPDATE sagas
                  SET version = new.version, status = new.status, step = new.step, cause = new.cause,
-                     reason = new.reason, deadline_at = new.deadline_at, updated_at = new.at, attempts = 0,
+                     reason = new.reason, deadline_at = new.deadline_at, updated_at = new.updated_at,
+                     resolved_by_hand = new.resolved_by_hand,
+                     -- A move that stays where it is (operator.retried) goes on counting.
+                     attempts = CASE WHEN sagas.step = new.step THEN attempts ELSE 0 END,
                      next_attempt_at = LEAST(now() + $12 * interval '1 ms', new.deadline_at),
-                     needs_attention_since = NULL
+                     needs_attention_since = CASE WHEN sagas.step = new.step THEN needs_attention_since END,
+                     attention_reason = CASE WHEN sagas.step = new.step THEN attention_reason END
                  FROM new WHERE sagas.saga_id = new.saga_id AND sagas.version = new.version - 1
                  RETURNING new.*
              ), history AS (
-                 INSERT INTO saga_events (saga_id, seq, input, event_id, status, step, reason, at)
-                 SELECT saga_id, version, input, event_id, status, step, entry_reason, at FROM moved
+                 INSERT INTO saga_events (saga_id, seq, input, event_id, status, step, reason, at, actor, evidence)
+                 SELECT saga_id, version, input, event_id, status, step, entry_reason, at, actor, evidence FROM moved
              )
              SELECT saga_id FROM moved",
         )
@@ -145,6 +87,10 @@ impl Table for Sagas {
         .bind(entries().map(|e| e.event_id.map(Uuid::from)).collect::<Vec<_>>())
         .bind(entries().map(|e| e.reason.as_deref()).collect::<Vec<_>>())
         .bind(milliseconds(self.resend_first))
+        .bind(sagas().map(|s| s.resolved_by_hand).collect::<Vec<_>>())
+        .bind(entries().map(|e| e.at).collect::<Vec<_>>())
+        .bind(entries().map(|e| e.operator.as_ref().map(|o| o.by.as_str())).collect::<Vec<_>>())
+        .bind(entries().map(|e| Some(e.operator.as_ref()?.settled.as_ref()?.evidence.as_str())).collect::<Vec<_>>())
         .fetch_all(&self.pool)
         .await?;
         let moved: HashSet<SagaId> = moved.into_iter().map(SagaId::from).collect();
@@ -160,6 +106,8 @@ impl Table for Sagas {
 /// A saga whose effect is due to be repeated.
 pub struct Due {
     pub saga: Stored,
+    /// A person should look at it, from now on.
+    pub newly_needs_attention: bool,
     /// Its pending step has timed out, by the database's clock.
     pub deadline_passed: bool,
     /// The database's clock.
@@ -197,12 +145,17 @@ pub async fn claim_due(
                  CASE WHEN deadline_at > now() THEN deadline_at END),
              needs_attention_since = CASE
                  WHEN deadline_at IS NULL AND attempts + 1 >= $4 THEN COALESCE(needs_attention_since, now())
-                 ELSE needs_attention_since END
+                 ELSE needs_attention_since END,
+             attention_reason = CASE
+                 WHEN deadline_at IS NULL AND attempts + 1 >= $4
+                 THEN COALESCE(attention_reason, format('%s was repeated %s times without success', step, attempts + 1))
+                 ELSE attention_reason END
          FROM due WHERE sagas.saga_id = due.saga_id
          RETURNING sagas.saga_id, order_id, user_id, total_amount, currency, status, step, cause, reason,
                    force_payment_fail, force_inventory_fail, definition, definition_version, version, deadline_at,
-                   expires_at, traceparent, created_at, updated_at,
-                   COALESCE(deadline_at <= now(), false) AS deadline_passed, now() AS now",
+                   expires_at, needs_attention_since, attention_reason, resolved_by_hand, traceparent, created_at,
+                   updated_at, COALESCE(deadline_at <= now(), false) AS deadline_passed,
+                   COALESCE(needs_attention_since = now(), false) AS newly_needs_attention, now() AS now",
     )
     .bind(limit)
     .bind(milliseconds(resending.first))
@@ -213,8 +166,12 @@ pub async fn claim_due(
     .fetch_all(pool)
     .await?;
     let due = rows.iter().map(|row| {
-        let (deadline_passed, now) = (row.try_get("deadline_passed")?, row.try_get("now")?);
-        Ok(Due { saga: from_row(row)?, deadline_passed, now })
+        Ok(Due {
+            saga: from_row(row)?,
+            newly_needs_attention: row.try_get("newly_needs_attention")?,
+            deadline_passed: row.try_get("deadline_passed")?,
+            now: row.try_get("now")?,
+        })
     });
     Ok(due.collect())
 }
@@ -257,8 +214,8 @@ pub async fn read(pool: &PgPool, sagas: Vec<SagaId>) -> Result<HashMap<SagaId, S
     // Columns by name: a release that adds one must not change the result of this one's prepared statement.
     let rows = sqlx::query(
         "SELECT saga_id, order_id, user_id, total_amount, currency, status, step, cause, reason, force_payment_fail,
-                force_inventory_fail, definition, definition_version, version, deadline_at, expires_at, traceparent,
-                created_at, updated_at
+                force_inventory_fail, definition, definition_version, version, deadline_at, expires_at,
+                needs_attention_since, attention_reason, resolved_by_hand, traceparent, created_at, updated_at
          FROM sagas WHERE saga_id = ANY($1)",
     )
     .bind(ids)
@@ -271,7 +228,8 @@ fn from_row(row: &PgRow) -> Result<Stored, StoreError> {
     let unreadable = |why: String| StoreError::Refused(format!("a row of sagas can't be read: {why}"));
     let (name, version) = (row.try_get::<&str, _>("definition")?, row.try_get("definition_version")?);
     let Some(definition) = Definition::find(name, version) else {
-        return Ok(Stored::UnknownDefinition { name: name.to_owned(), version });
+        let saga_id = row.try_get::<Uuid, _>("saga_id")?.into();
+        return Ok(Stored::UnknownDefinition { saga_id, name: name.to_owned(), version });
     };
     let (status, step, cause) = (row.try_get("status")?, row.try_get("step")?, row.try_get("cause")?);
     let currency = row.try_get::<&str, _>("currency")?.parse();
@@ -294,6 +252,14 @@ fn from_row(row: &PgRow) -> Result<Stored, StoreError> {
         },
         deadline: row.try_get("deadline_at")?,
         expires_at: row.try_get("expires_at")?,
+        attention: row
+            .try_get::<Option<Timestamp>, _>("needs_attention_since")?
+            .map(|since| {
+                let reason = row.try_get::<Option<String>, _>("attention_reason")?;
+                Ok::<_, sqlx::Error>(Attention { since, reason: reason.unwrap_or_default() })
+            })
+            .transpose()?,
+        resolved_by_hand: row.try_get("resolved_by_hand")?,
         traceparent: row.try_get("traceparent")?,
         created_at: row.try_get("created_at")?,
         updated_at: row.try_get("updated_at")?,

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use faults::Bug;
 use service_runtime::CancellationToken;
-use service_runtime::database::StoreError;
+use service_runtime::database::{StoreError, within_limit};
 use sqlx::PgPool;
 use tracing::{debug, error, info, warn};
 
@@ -16,9 +17,6 @@ use crate::store::{Due, Resending, Stored, claim_due};
 
 /// How often the sweeper looks. A look that finds nothing reads one small index.
 const TICK: Duration = Duration::from_millis(250);
-
-/// A database that does not answer at all must not stop the looking.
-const CLAIM_LIMIT: Duration = Duration::from_secs(10);
 
 /// Sweeps until `stop`.
 pub async fn run(coordinator: Arc<Coordinator>, pool: PgPool, settings: &SagaSettings, stop: CancellationToken) {
@@ -31,6 +29,9 @@ pub async fn run(coordinator: Arc<Coordinator>, pool: PgPool, settings: &SagaSet
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut sweeping = true;
+    if faults::planted(Bug::SweeperOff) {
+        return stop.cancelled().await;
+    }
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -38,15 +39,14 @@ pub async fn run(coordinator: Arc<Coordinator>, pool: PgPool, settings: &SagaSet
         }
         let claimed = tokio::select! {
             () = stop.cancelled() => return,
-            claimed = tokio::time::timeout(CLAIM_LIMIT, claim_due(&pool, limit, resending)) => claimed,
+            claimed = within_limit(claim_due(&pool, limit, resending)) => claimed,
         };
         let failure = match claimed {
-            Ok(Ok(due)) => {
+            Ok(due) => {
                 due.into_iter().for_each(|due| repeat(&coordinator, due));
                 None
             }
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some(format!("no answer within {CLAIM_LIMIT:?}")),
+            Err(error) => Some(error.to_string()),
         };
         match &failure {
             Some(error) if sweeping => warn!(error, "overdue sagas can't be looked for; trying on"),
@@ -65,6 +65,11 @@ fn repeat(coordinator: &Arc<Coordinator>, due: Result<Due, StoreError>) {
     // Only sagas of known definitions are claimed.
     let Stored::Saga(saga) = due.saga else { return };
     let saga_id = saga.saga_id;
+    if let Some(attention) = saga.attention.as_ref().filter(|_| due.newly_needs_attention) {
+        let (order_id, reason) = (saga.order_id, &attention.reason);
+        warn!(%saga_id, %order_id, state = %saga, reason, "a saga needs attention; it is still repeated");
+    }
+    faults::reached("orchestrator.claimed", saga.step_name());
     if !due.deadline_passed {
         debug!(%saga_id, state = %saga, "repeating");
         return coordinator.perform(&saga);

@@ -9,13 +9,10 @@ use futures::FutureExt as _;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
-use crate::database::StoreError;
+use crate::database::{StoreError, within_limit};
 
 /// The most items that one statement takes: beyond it a statement's cost grows as fast as its size.
 const MAX_BATCH: usize = 500;
-
-/// A database that does not answer at all, as a machine that is gone, must not hold everything up.
-const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 /// Work that is done for many items at once.
 pub trait Batch: Send + Sync + 'static {
@@ -110,14 +107,14 @@ async fn answer_each<B: Batch>(batch: &B, items: &[B::Item]) -> Vec<Result<B::An
     }
 }
 
-/// Runs a batch within [`TIME_LIMIT`]; a panic counts as a refusal, so that it ends neither the task nor its
+/// Runs a batch within the database's limit; a panic counts as a refusal, so that it ends neither the task nor its
 /// neighbours.
 async fn run_guarded<B: Batch>(batch: &B, items: &[B::Item]) -> Answers<B::Answer> {
-    match tokio::time::timeout(TIME_LIMIT, AssertUnwindSafe(batch.run(items)).catch_unwind()).await {
-        Ok(Ok(answers)) => answers,
-        Ok(Err(panic)) => Err(StoreError::Refused(format!("a panic: {}", panic_text(&*panic)))),
-        Err(_) => Err(StoreError::Unavailable(format!("no answer within {TIME_LIMIT:?}"))),
-    }
+    let guarded = async {
+        let outcome = AssertUnwindSafe(batch.run(items)).catch_unwind().await;
+        outcome.unwrap_or_else(|panic| Err(StoreError::Refused(format!("a panic: {}", panic_text(&*panic)))))
+    };
+    within_limit(guarded).await
 }
 
 /// What a panic said.

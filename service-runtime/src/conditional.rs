@@ -14,7 +14,7 @@ use crate::database::StoreError;
 
 /// A table, and one kind of write to it.
 pub trait Table: Send + Sync + 'static {
-    type Key: Copy + Eq + Ord + Hash + Send + Sync + 'static;
+    type Key: Clone + Eq + Ord + Hash + Send + Sync + 'static;
     type Row: Clone + Send + Sync + 'static;
     type Write: Send + Sync + 'static;
 
@@ -65,8 +65,13 @@ impl<T: Table> Batch for ConditionalWrites<T> {
         for i in firsts {
             outcomes[i] = stored.remove(&T::key(&items[i])).map(Outcome::Stored);
         }
-        let unmet = (0..items.len()).filter(|i| outcomes[*i].is_none()).map(|i| T::key(&items[i])).collect::<Vec<_>>();
-        let found = if unmet.is_empty() { Ok(HashMap::new()) } else { self.0.read(unmet).await };
+        let unmet: HashSet<T::Key> = items
+            .iter()
+            .zip(&outcomes)
+            .filter(|(_, outcome)| outcome.is_none())
+            .map(|(item, _)| T::key(item))
+            .collect();
+        let found = if unmet.is_empty() { Ok(HashMap::new()) } else { self.0.read(unmet.into_iter().collect()).await };
         // What took place did so, even if the others' rows can't be read now.
         let answer = |(outcome, item): (Option<Outcome<T::Row>>, &T::Write)| match (outcome, &found) {
             (Some(stored), _) => Ok(stored),

@@ -142,6 +142,15 @@ pub async fn close(pool: PgPool) {
     let _ = tokio::time::timeout(Duration::from_millis(500), pool.close()).await;
 }
 
+/// A database that does not answer at all, as a machine that is gone, must not hold up whoever asks it in a loop.
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// Runs `work`, at most for [`ANSWER_LIMIT`]; beyond it, it is not known whether it took effect.
+pub async fn within_limit<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let no_answer = |_| Err(StoreError::Unavailable(format!("no answer within {ANSWER_LIMIT:?}")));
+    tokio::time::timeout(ANSWER_LIMIT, work).await.unwrap_or_else(no_answer)
+}
+
 /// What a failed statement means to its caller.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
@@ -151,7 +160,7 @@ pub enum StoreError {
     /// The database failed meanwhile. Whether the statement took effect is not known.
     #[error("the database is not available: {0}")]
     Unavailable(String),
-    /// The database answered that it never will: the data is at fault.
+    /// The database refused it for no reason of its own: what was to be stored is at fault.
     #[error("the database refused: {0}")]
     Refused(String),
 }
@@ -159,7 +168,7 @@ pub enum StoreError {
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         match &error {
-            sqlx::Error::Database(e) if is_datas_fault(e.code().as_deref()) => Self::Refused(error.to_string()),
+            sqlx::Error::Database(e) if !is_environments(e.code().as_deref()) => Self::Refused(error.to_string()),
             sqlx::Error::Encode(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => {
                 Self::Refused(error.to_string())
             }
@@ -169,14 +178,60 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-/// Only SQLSTATE classes 22 (data exception) and 23 (constraint violation) are about the data. Everything else, a
-/// changed password or a lost grant too, is the database's own trouble: it passes once somebody mends it, and no
-/// record must be set aside meanwhile.
-fn is_datas_fault(code: Option<&str>) -> bool {
-    code.is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+/// SQLSTATEs (PostgreSQL, appendix A) that tell of the database's own trouble, and of no record's: it passes by
+/// itself or once somebody mends it, and nothing must be set aside meanwhile. By class, or in full where its class
+/// is mixed.
+const ENVIRONMENT: [&str; 17] = [
+    "08",    // connection
+    "0A",    // not supported: a statement prepared before a migration ("cached plan must not change result type")
+    "25",    // transaction state: a standby, a failed-over primary is read-only
+    "26",    // a prepared statement that the server does not know: another one answers now
+    "28",    // login
+    "3D",    // no such database
+    "3F",    // no such schema
+    "40",    // serialization failure, deadlock
+    "42",    // a table or column that is not there, a lost grant
+    "53",    // disk full, out of memory, too many connections
+    "55",    // a lock that is not to be had
+    "57",    // shutdown, a cancelled statement
+    "58",    // I/O
+    "72",    // a snapshot too old
+    "F0",    // configuration file
+    "XX001", // a corrupted table
+    "XX002", // a corrupted index
+];
+
+/// Whether an error is the database's own. All others count against the record, once it has failed alone: the data
+/// errors (22, 23), and what a trigger raises (P0001) or nobody has heard of, or one such record would be tried for
+/// ever.
+fn is_environments(code: Option<&str>) -> bool {
+    code.is_none_or(|code| ENVIRONMENT.iter().any(|start| code.starts_with(start)))
 }
 
 /// 57P03 "the database system is starting up" and its neighbours; 53300 too many connections.
 fn is_starting_or_stopping(code: Option<&str>) -> bool {
     code.is_some_and(|code| code.starts_with("57P") || code == "53300")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_databases_own_trouble_counts_against_no_record() {
+        for code in [
+            "08006", "25006", "28P01", "3D000", "3F000", "40001", "40P01", "42501", "42P01", "53100", "53300", "55P03",
+            "57014", "57P01", "58030", "XX001", "XX002",
+        ] {
+            assert!(is_environments(Some(code)), "{code}");
+        }
+        assert!(is_environments(None), "an answer without a code says nothing of the record");
+    }
+
+    #[test]
+    fn data_errors_and_unknown_ones_count_against_the_record() {
+        for code in ["22003", "23505", "23514", "P0001", "XX000", "54000", "21000", "44000", "ZZ999"] {
+            assert!(!is_environments(Some(code)), "{code}");
+        }
+    }
 }

@@ -64,6 +64,10 @@ where
     if arguments.healthcheck {
         return if http::probe_ready(listening.local_address()).await { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
+    if let Err(why) = faults::init() {
+        eprintln!("{name}: {why}");
+        return ExitCode::from(2);
+    }
     info!(version = env!("CARGO_PKG_VERSION"), "{name} starts");
     let stop = stop_on_signal();
     let out_of_time = async {

@@ -119,6 +119,8 @@ fn keys(config: &Config) -> Result<Vec<String>, config::ConfigError> {
 pub struct Share(f64);
 
 impl Share {
+    pub const HALF: Self = Self(0.5);
+
     pub const fn get(self) -> f64 {
         self.0
     }

@@ -20,16 +20,16 @@ use rdkafka::types::RDKafkaType;
 /// A running broker. It ends when the value is dropped.
 pub struct EmbeddedBroker {
     /// The mock broker is a part of this otherwise idle client and is destroyed with it.
-    _client: Client<DefaultClientContext>,
+    client: Client<DefaultClientContext>,
     bootstrap_servers: String,
 }
 
-/// The broker could not be started, or a topic not created.
+/// The broker could not be started, or a topic not set up.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot start the embedded Kafka broker: {0} (a real one can be used with --kafka HOST:PORT)")]
     Start(#[source] KafkaError),
-    #[error("cannot create topic {topic} in the embedded Kafka broker: {source}")]
+    #[error("cannot set up topic {topic} in the embedded Kafka broker: {source}")]
     Topic { topic: String, source: KafkaError },
 }
 
@@ -55,7 +55,21 @@ impl EmbeddedBroker {
         }
         let bootstrap_servers = cluster.bootstrap_servers();
         drop(cluster);
-        Ok(EmbeddedBroker { _client: client, bootstrap_servers })
+        Ok(EmbeddedBroker { client, bootstrap_servers })
+    }
+
+    /// Whether a topic's first `partitions` partitions have a leader. Without one they take no record, as when the
+    /// brokers that hold them are gone.
+    ///
+    /// # Errors
+    /// When there is no such partition.
+    pub fn set_available(&self, topic: &str, partitions: i32, available: bool) -> Result<(), Error> {
+        let failed = |source| Error::Topic { topic: topic.to_owned(), source };
+        let Some(cluster) = self.client.mock_cluster() else { return Ok(()) };
+        for partition in 0..partitions {
+            cluster.partition_leader(topic, partition, available.then_some(1)).map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// `127.0.0.1:<port>`, for `bootstrap.servers`.

@@ -58,7 +58,9 @@ async fn main() {
 
 async fn run(arguments: Arguments) -> Result<(), Fatal> {
     let began = Instant::now();
+    faults::init().map_err(Fatal::new)?;
     telemetry::init(&Settings::load(&[SERVICE_DEFAULTS], None, environment())?.section()?)?;
+    faults::init().map_err(Fatal::new)?;
     let stop = stop_on_signal();
     let data_dir = DataDir::open(&arguments.data_dir).map_err(|error| Fatal::new(error.to_string()))?;
     let ports = Ports {

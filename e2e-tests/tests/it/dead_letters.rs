@@ -7,7 +7,7 @@ use e2e_tests::{Client, Seen, eventually, shared};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::commands::{Command, Outsider};
+use e2e_tests::{Command, Outsider};
 
 const NOT_JSON: &[u8] = b"this is not JSON";
 

@@ -5,7 +5,7 @@ use e2e_tests::{Seen, id, shared};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::commands::{Command, Outsider};
+use e2e_tests::{Command, Outsider};
 
 /// Publishes a command twice and checks that both replies are the same, byte for byte.
 async fn is_answered_twice_alike(command: &Command, topic: &str, reply: &str) -> Result<Value> {

@@ -1,13 +1,18 @@
 //! The platform as a client sees it. One binary, so that it is linked once; a module for each thing that is promised.
 
+mod audit;
 mod checkout_input;
-mod commands;
 mod crashes;
+mod dead_letter_outage;
 mod dead_letters;
 mod duplicates;
+mod idempotency;
+mod operator;
 mod orders;
 mod outages;
+mod poison;
 mod readme;
+mod redrive;
 mod scenarios;
 mod shutdown;
 mod slow_gateway;

@@ -8,7 +8,7 @@ use e2e_tests::{Client, Service, Services, eventually};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::commands::Outsider;
+use e2e_tests::Outsider;
 
 /// A payment service alone, with a gateway that takes its time.
 async fn payments() -> Result<Services> {

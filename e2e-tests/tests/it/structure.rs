@@ -10,13 +10,14 @@ use serde_json::{Value, json};
 const MOST_LINES: usize = 450;
 
 /// The members that may be used by a member. Members that are not named may use any.
-const MAY_USE: [(&str, &[&str]); 6] = [
+const MAY_USE: [(&str, &[&str]); 7] = [
     ("messages", &[]),
-    ("service-runtime", &["messages"]),
-    ("order-service", &["messages", "service-runtime"]),
-    ("payment-service", &["messages", "service-runtime"]),
-    ("inventory-service", &["messages", "service-runtime"]),
-    ("saga-orchestrator", &["messages", "service-runtime"]),
+    ("faults", &[]),
+    ("service-runtime", &["messages", "faults"]),
+    ("order-service", &["messages", "faults", "service-runtime"]),
+    ("payment-service", &["messages", "faults", "service-runtime"]),
+    ("inventory-service", &["messages", "faults", "service-runtime"]),
+    ("saga-orchestrator", &["messages", "faults", "service-runtime"]),
 ];
 
 /// What the pure core must not know of: tasks, SQL, Kafka, HTTP, clocks, randomness.
@@ -131,13 +132,13 @@ fn a_service_that_uses_another_is_found() {
     let mut metadata = json!({"packages": MAY_USE.map(|(name, _)| json!({"name": name, "dependencies": []}))});
     assert!(forbidden_uses(&metadata).is_empty());
     metadata["packages"][0]["dependencies"] = json!([{"name": "service-runtime", "path": "/service-runtime"}]);
-    metadata["packages"][3]["dependencies"] = json!([
+    metadata["packages"][4]["dependencies"] = json!([
         {"name": "tokio", "path": null},
         {"name": "messages", "path": "/messages"},
         {"name": "order-service", "kind": "dev", "path": "/order-service"},
     ]);
     assert_eq!(forbidden_uses(&metadata), ["messages uses service-runtime", "payment-service uses order-service"]);
-    metadata["packages"][5]["name"] = json!("orchestrator");
+    metadata["packages"][6]["name"] = json!("orchestrator");
     assert!(forbidden_uses(&metadata).contains(&"there is no member saga-orchestrator".to_owned()));
 }
 

@@ -1,8 +1,9 @@
 //! Every legal move of a saga.
 
+use faults::Bug;
 use messages::{EventId, OrderId, SagaId, Timestamp};
 
-use super::definition::Definition;
+use super::definition::{Definition, Step};
 use super::state::{Cause, Checkout, Saga, State};
 
 /// Something that happened to a saga.
@@ -11,13 +12,37 @@ pub struct Input {
     pub kind: InputKind,
     /// The message that told, where one did.
     pub event_id: Option<EventId>,
-    /// A refusal in words.
+    /// A refusal in words, or why an operator wants it.
     pub reason: Option<String>,
+    /// Who did it, where a person did.
+    pub operator: Option<Operator>,
+}
+
+/// A person who steps in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operator {
+    pub by: String,
+    /// The compensation that was settled outside of the system, and what proves it: the number of a bank transfer.
+    pub settled: Option<Settled>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// As in `sagas.step`: by the time that it is told, another one may be pending.
+    pub step: String,
+    pub evidence: String,
+}
+
+impl Input {
+    fn settles(&self, step: &str) -> bool {
+        let settled = self.operator.as_ref().and_then(|operator| operator.settled.as_ref());
+        settled.is_some_and(|settled| settled.step == step)
+    }
 }
 
 impl From<InputKind> for Input {
     fn from(kind: InputKind) -> Self {
-        Self { kind, event_id: None, reason: None }
+        Self { kind, event_id: None, reason: None, operator: None }
     }
 }
 
@@ -36,10 +61,16 @@ pub enum InputKind {
     InventoryFailed,
     InventoryReleased,
     DeadlinePassed,
+    /// An operator wants it undone.
+    Cancelled,
+    /// An operator wants the pending effect repeated now.
+    Retried,
+    /// An operator has settled the pending compensation outside of the system.
+    Resolved,
 }
 
 impl InputKind {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::OrderCreated,
         Self::OrderCreateRefused,
         Self::OrderConfirmed,
@@ -52,6 +83,9 @@ impl InputKind {
         Self::InventoryFailed,
         Self::InventoryReleased,
         Self::DeadlinePassed,
+        Self::Cancelled,
+        Self::Retried,
+        Self::Resolved,
     ];
 
     /// What stands in the history: the topic's name for a message, and words like it for the rest.
@@ -69,6 +103,9 @@ impl InputKind {
             Self::InventoryFailed => "inventory.failed",
             Self::InventoryReleased => "inventory.released",
             Self::DeadlinePassed => "deadline.passed",
+            Self::Cancelled => "operator.cancelled",
+            Self::Retried => "operator.retried",
+            Self::Resolved => "operator.resolved",
         }
     }
 }
@@ -90,6 +127,7 @@ pub struct HistoryEntry {
     pub status: &'static str,
     pub step: &'static str,
     pub reason: Option<String>,
+    pub operator: Option<Operator>,
     pub at: Timestamp,
 }
 
@@ -121,11 +159,14 @@ pub fn start(
         checkout,
         deadline: None,
         expires_at,
+        attention: None,
+        resolved_by_hand: false,
         traceparent,
         created_at: now,
         updated_at: now,
     };
-    moved(&saga, State::Running { step: 0 }, None, "started", None, now)
+    let entry = entry(&saga, State::Running { step: 0 }, "started", now);
+    moved(&saga, State::Running { step: 0 }, entry)
 }
 
 /// The move that `input` makes, if it counts in the saga's present state.
@@ -136,32 +177,64 @@ pub fn advance(saga: &Saga, input: &Input, now: Timestamp) -> Result<Transition,
     let steps = saga.definition.steps;
     let ignored = || Ignored { state: saga.to_string(), input: input.kind.as_str() };
 
-    let (next, reason) = match (saga.state, input.kind) {
+    let next = match (saga.state, input.kind) {
         // Forward: the pending step succeeded.
-        (State::Running { step }, kind) if kind == steps[step].success => {
+        (State::Running { step }, kind) if kind == steps[step].success || another_steps_reply(steps, kind) => {
             let next = step + 1;
-            (if next < steps.len() { State::Running { step: next } } else { State::Completed }, None)
+            if next < steps.len() { State::Running { step: next } } else { State::Completed }
         }
         // Back: it was refused.
         (State::Running { step }, kind) if kind == steps[step].failure.input => {
             let failure = &steps[step].failure;
             let undo = if failure.undo_this_step { step + 1 } else { step };
-            (unwind(saga.definition, undo, failure.cause), input.reason.clone())
+            let undo = if faults::planted(Bug::CancelWithoutRefund) { undo.min(1) } else { undo };
+            unwind(saga.definition, undo, failure.cause)
         }
         // Back: its outcome is unknown, so it is undone as well. Not from the pivot on: it has no deadline.
         (State::Running { step }, InputKind::DeadlinePassed) if saga.deadline.is_some_and(|limit| limit <= now) => {
-            let why = format!("no answer to {} in time: its outcome is unknown", steps[step].name);
-            (unwind(saga.definition, step + 1, Cause::TimedOut), Some(why))
+            unwind(saga.definition, step + 1, Cause::TimedOut)
+        }
+        // Back: an operator wants it. The pending step may have had its effect. Not from the pivot on.
+        (State::Running { step }, InputKind::Cancelled) if saga.deadline.is_some() => {
+            unwind(saga.definition, step + 1, Cause::Cancelled)
         }
         // Further back: the pending compensation is done.
         (State::Compensating { step, cause }, kind)
             if steps[step].compensation.as_ref().is_some_and(|compensation| compensation.done == kind) =>
         {
-            (unwind(saga.definition, step, cause), None)
+            unwind(saga.definition, step, cause)
         }
+        // Further back: it could not be done, and a person has done it otherwise.
+        (State::Compensating { step, cause }, InputKind::Resolved)
+            if saga.attention.is_some() && input.settles(saga.step_name()) =>
+        {
+            unwind(saga.definition, step, cause)
+        }
+        // It stays, and does its effect again. A cancel of what goes back already: the first cause stays.
+        (State::Running { .. } | State::Compensating { .. }, InputKind::Retried)
+        | (State::Compensating { .. }, InputKind::Cancelled) => saga.state,
         _ => return Err(ignored()),
     };
-    Ok(moved(saga, next, reason, input.kind.as_str(), input.event_id, now))
+    let reason = match (saga.state, input.kind) {
+        (State::Running { step }, InputKind::DeadlinePassed) => {
+            Some(format!("no answer to {} in time: its outcome is unknown", steps[step].name))
+        }
+        _ => input.reason.clone(),
+    };
+    let entry = entry(saga, next, input.kind.as_str(), now);
+    let entry = HistoryEntry { event_id: input.event_id, reason, operator: input.operator.clone(), ..entry };
+    if next == saga.state {
+        // The row's times stay as well: they are a part of the messages that it repeats.
+        return Ok(Transition { saga: Saga { version: entry.seq, ..saga.clone() }, entry });
+    }
+    let mut transition = moved(saga, next, entry);
+    transition.saga.resolved_by_hand |= input.kind == InputKind::Resolved;
+    Ok(transition)
+}
+
+/// A planted defect: whatever reply of success comes, it counts.
+fn another_steps_reply(steps: &[Step], kind: InputKind) -> bool {
+    faults::planted(Bug::ReplyOfAnotherStep) && steps.iter().any(|step| step.success == kind)
 }
 
 /// The state that undoes what is done, when the first `done` steps may have had an effect.
@@ -170,28 +243,33 @@ fn unwind(definition: &Definition, done: usize, cause: Cause) -> State {
     last.map_or(State::Failed { cause }, |step| State::Compensating { step, cause })
 }
 
-fn moved(
-    saga: &Saga,
-    state: State,
-    reason: Option<String>,
-    input: &'static str,
-    event_id: Option<EventId>,
-    now: Timestamp,
-) -> Transition {
+/// The history's next entry, which leads to `state`.
+fn entry(saga: &Saga, state: State, input: &'static str, at: Timestamp) -> HistoryEntry {
+    HistoryEntry {
+        seq: saga.version + 1,
+        input,
+        event_id: None,
+        status: state.status(),
+        step: state.step_name(saga.definition),
+        reason: None,
+        operator: None,
+        at,
+    }
+}
+
+fn moved(saga: &Saga, state: State, entry: HistoryEntry) -> Transition {
+    let now = entry.at;
     let deadline = match state {
         State::Running { step } => saga.definition.steps[step].deadline.map(|wait| (now + wait).min(saga.expires_at)),
         _ => None,
     };
-    let entry = HistoryEntry {
-        seq: saga.version + 1,
-        input,
-        event_id,
-        status: state.status(),
-        step: state.step_name(saga.definition),
-        reason: reason.clone(),
-        at: now,
-    };
     // The first reason stays: it belongs to the cause.
-    let reason = saga.reason.clone().or(reason);
-    Transition { saga: Saga { version: entry.seq, state, reason, deadline, updated_at: now, ..saga.clone() }, entry }
+    let reason = saga.reason.clone().or_else(|| match (&entry.operator, state.cause()) {
+        (_, None) => None,
+        // The client sees it; an operator's own words are for the history.
+        (Some(_), _) => Some("cancelled by an operator".to_owned()),
+        (None, _) => entry.reason.clone(),
+    });
+    let (version, updated_at) = (entry.seq, now);
+    Transition { saga: Saga { version, state, reason, deadline, attention: None, updated_at, ..saga.clone() }, entry }
 }

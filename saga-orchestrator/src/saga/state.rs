@@ -23,10 +23,21 @@ pub struct Saga {
     pub deadline: Option<Timestamp>,
     /// When the saga as a whole has to have passed its pivot.
     pub expires_at: Timestamp,
+    /// Set by the sweeper, not by a move: a person should look.
+    pub attention: Option<Attention>,
+    /// A compensation was settled outside of the system.
+    pub resolved_by_hand: bool,
     /// The W3C trace context of the request that started it.
     pub traceparent: Option<String>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
+}
+
+/// Why a person should look at a saga, and since when. Its effect is repeated all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attention {
+    pub since: Timestamp,
+    pub reason: String,
 }
 
 /// What the client asked for.

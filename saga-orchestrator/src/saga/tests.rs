@@ -7,7 +7,9 @@ use chrono::{DateTime, Utc};
 use messages::{ChargePayment, Currency, Envelope, Message as _, Money, OrderId, RefundPayment, SagaId};
 
 use super::definition::PAY_FIRST;
-use super::{Cause, Checkout, Effect, Input, InputKind, OrderCall, Saga, State, advance, start};
+use super::{
+    Attention, Cause, Checkout, Effect, Input, InputKind, Operator, OrderCall, Saga, Settled, State, advance, start,
+};
 use InputKind::*;
 
 fn at(second: i64) -> DateTime<Utc> {
@@ -126,11 +128,60 @@ fn nothing_times_out_from_the_pivot_on() {
 #[test]
 fn the_first_cause_and_its_reason_stay() {
     let charging = after(&[OrderCreated]);
-    let declined = Input { kind: PaymentFailed, event_id: None, reason: Some("no funds".into()) };
+    let declined = Input { reason: Some("no funds".into()), ..PaymentFailed.into() };
     let turned = advance(&charging, &declined, at(1)).unwrap().saga;
     let ended = advance(&turned, &OrderCancelled.into(), at(2)).unwrap().saga;
     assert_eq!(ended.state, State::Failed { cause: Cause::PaymentFailed });
     assert_eq!(ended.reason.as_deref(), Some("no funds"));
+}
+
+#[test]
+fn a_cancelled_saga_undoes_the_pending_step_too() {
+    assert_eq!(path(&[Cancelled])[1..], ["COMPENSATING/ORDER_CANCEL"]);
+    assert_eq!(
+        path(&[OrderCreated, Cancelled, PaymentRefunded, OrderCancelled])[2..],
+        ["COMPENSATING/PAYMENT_REFUND", "COMPENSATING/ORDER_CANCEL", "FAILED/CANCELLED"]
+    );
+    assert_eq!(after(&[OrderCreated, PaymentCharged, Cancelled]).to_string(), "COMPENSATING/INVENTORY_RELEASE");
+}
+
+#[test]
+fn nothing_is_cancelled_from_the_pivot_on() {
+    let pivot = after(&[OrderCreated, PaymentCharged, InventoryReserved]);
+    assert!(advance(&pivot, &Cancelled.into(), at(1)).is_err());
+}
+
+#[test]
+fn a_cancel_of_what_goes_back_is_noted_and_the_first_cause_and_reason_stay() {
+    let timed_out = after(&[OrderCreated, DeadlinePassed]);
+    let cancel = Input { reason: Some("the customer called".into()), ..Cancelled.into() };
+    let transition = advance(&timed_out, &cancel, at(99)).unwrap();
+    assert_eq!(transition.entry.reason.as_deref(), Some("the customer called"));
+    assert_eq!(transition.saga, Saga { version: 4, ..timed_out });
+}
+
+#[test]
+fn a_retry_changes_nothing_but_the_history_so_the_message_is_the_same() {
+    let charging = after(&[OrderCreated]);
+    let by = Operator { by: "ann".into(), settled: None };
+    let retry = Input { reason: Some("the service is back".into()), operator: Some(by.clone()), ..Retried.into() };
+    let transition = advance(&charging, &retry, at(99)).unwrap();
+    assert_eq!(transition.saga.effect(), charging.effect());
+    assert_eq!(transition.saga.reason, None, "it is not why the saga turned back");
+    assert_eq!((transition.entry.seq, transition.entry.operator), (3, Some(by)));
+    assert_eq!(transition.entry.at, at(99));
+}
+
+#[test]
+fn only_what_needs_attention_is_resolved_by_hand_and_the_rest_is_still_undone() {
+    let refunding = after(&[OrderCreated, PaymentCharged, InventoryFailed]);
+    assert!(advance(&refunding, &resolved("PAYMENT_REFUND"), at(1)).is_err());
+    let stuck = Saga { attention: attention(), ..refunding };
+    assert!(advance(&stuck, &resolved("INVENTORY_RELEASE"), at(1)).is_err(), "that is not what is pending");
+    let settled = advance(&stuck, &resolved("PAYMENT_REFUND"), at(1)).unwrap().saga;
+    assert_eq!((settled.to_string(), &settled.attention), ("COMPENSATING/ORDER_CANCEL".to_owned(), &None));
+    let ended = advance(&settled, &OrderCancelled.into(), at(2)).unwrap().saga;
+    assert_eq!((ended.to_string(), ended.resolved_by_hand), ("FAILED/INVENTORY_FAILED".to_owned(), true));
 }
 
 #[test]
@@ -194,6 +245,15 @@ fn a_state_is_read_back_from_the_columns_that_it_was_written_to() {
 
 // ---- every pair --------------------------------------------------------------------------------------------
 
+fn resolved(step: &str) -> Input {
+    let settled = Some(Settled { step: step.into(), evidence: "bank transfer 4711".into() });
+    Input { operator: Some(Operator { by: "ann".into(), settled }), ..Resolved.into() }
+}
+
+fn attention() -> Option<Attention> {
+    Some(Attention { since: at(0), reason: "the card is closed".into() })
+}
+
 /// Every state there is, with one cause for all that have one.
 fn states() -> Vec<State> {
     let cause = Cause::InventoryFailed;
@@ -204,7 +264,7 @@ fn states() -> Vec<State> {
 }
 
 /// The whole protocol: whatever is not in this table is ignored.
-const LEGAL: [(&str, InputKind, &str); 14] = [
+const LEGAL: [(&str, InputKind, &str); 30] = [
     ("RUNNING/ORDER_CREATE", OrderCreated, "RUNNING/PAYMENT_CHARGE"),
     ("RUNNING/ORDER_CREATE", OrderCreateRefused, "COMPENSATING/ORDER_CANCEL"),
     ("RUNNING/ORDER_CREATE", DeadlinePassed, "COMPENSATING/ORDER_CANCEL"),
@@ -219,6 +279,24 @@ const LEGAL: [(&str, InputKind, &str); 14] = [
     ("COMPENSATING/INVENTORY_RELEASE", InventoryReleased, "COMPENSATING/PAYMENT_REFUND"),
     ("COMPENSATING/PAYMENT_REFUND", PaymentRefunded, "COMPENSATING/ORDER_CANCEL"),
     ("COMPENSATING/ORDER_CANCEL", OrderCancelled, "FAILED/INVENTORY_FAILED"),
+    // An operator's hand.
+    ("RUNNING/ORDER_CREATE", Cancelled, "COMPENSATING/ORDER_CANCEL"),
+    ("RUNNING/PAYMENT_CHARGE", Cancelled, "COMPENSATING/PAYMENT_REFUND"),
+    ("RUNNING/INVENTORY_RESERVE", Cancelled, "COMPENSATING/INVENTORY_RELEASE"),
+    ("COMPENSATING/INVENTORY_RELEASE", Cancelled, "COMPENSATING/INVENTORY_RELEASE"),
+    ("COMPENSATING/PAYMENT_REFUND", Cancelled, "COMPENSATING/PAYMENT_REFUND"),
+    ("COMPENSATING/ORDER_CANCEL", Cancelled, "COMPENSATING/ORDER_CANCEL"),
+    ("RUNNING/ORDER_CREATE", Retried, "RUNNING/ORDER_CREATE"),
+    ("RUNNING/PAYMENT_CHARGE", Retried, "RUNNING/PAYMENT_CHARGE"),
+    ("RUNNING/INVENTORY_RESERVE", Retried, "RUNNING/INVENTORY_RESERVE"),
+    ("RUNNING/ORDER_CONFIRM", Retried, "RUNNING/ORDER_CONFIRM"),
+    ("COMPENSATING/INVENTORY_RELEASE", Retried, "COMPENSATING/INVENTORY_RELEASE"),
+    ("COMPENSATING/PAYMENT_REFUND", Retried, "COMPENSATING/PAYMENT_REFUND"),
+    ("COMPENSATING/ORDER_CANCEL", Retried, "COMPENSATING/ORDER_CANCEL"),
+    // Where it needs attention.
+    ("COMPENSATING/INVENTORY_RELEASE", Resolved, "COMPENSATING/PAYMENT_REFUND"),
+    ("COMPENSATING/PAYMENT_REFUND", Resolved, "COMPENSATING/ORDER_CANCEL"),
+    ("COMPENSATING/ORDER_CANCEL", Resolved, "FAILED/INVENTORY_FAILED"),
 ];
 
 #[test]
@@ -228,10 +306,11 @@ fn every_pair_of_state_and_input_is_legal_by_the_table_or_ignored() {
         for kind in InputKind::ALL {
             // Any deadline has passed: whether it counts is then the state's own matter.
             let deadline = matches!(state, State::Running { step } if PAY_FIRST.steps[step].deadline.is_some());
-            let saga = Saga { state, deadline: deadline.then_some(at(0)), ..new_saga() };
+            let saga = Saga { state, deadline: deadline.then_some(at(0)), attention: attention(), ..new_saga() };
             let from = saga.to_string();
+            let input = if kind == Resolved { resolved(saga.step_name()) } else { kind.into() };
             let legal = LEGAL.iter().find(|(f, k, _)| *f == from && *k == kind);
-            match (advance(&saga, &kind.into(), at(0) + Duration::from_secs(1)), legal) {
+            match (advance(&saga, &input, at(0) + Duration::from_secs(1)), legal) {
                 (Ok(transition), Some((_, _, to))) => assert_eq!(transition.saga.to_string(), *to, "{from} + {kind:?}"),
                 (Err(ignored), None) => assert_eq!(ignored.state, from),
                 (Ok(transition), None) => {
@@ -242,5 +321,5 @@ fn every_pair_of_state_and_input_is_legal_by_the_table_or_ignored() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 9 * 12);
+    assert_eq!(seen, 9 * 15);
 }

@@ -22,9 +22,13 @@ pub enum Check {
     Ok,
     /// Something is wrong, but the service does its work.
     Degraded(String),
+    /// The service works, but takes no new work, because somebody wants it so.
+    Closed(String),
     /// The service can't do its work.
     Failed(String),
 }
+
+const NOT_READY: &str = "not ready";
 
 type CheckFn = dyn Fn() -> BoxFuture<'static, Check> + Send + Sync;
 
@@ -67,12 +71,15 @@ pub(super) async fn ready(State(health): State<Health>) -> (StatusCode, Json<Val
         (*name, outcome.unwrap_or_else(|_| Check::Failed(format!("no answer within {CHECK_LIMIT:?}"))))
     });
     let checks = futures::future::join_all(checks).await;
-    let failed = checks.iter().any(|(_, check)| matches!(check, Check::Failed(_)));
-    let degraded = checks.iter().any(|(_, check)| matches!(check, Check::Degraded(_)));
-    let (code, status) = match (failed, degraded) {
-        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
-        (false, true) => (StatusCode::OK, "degraded"),
-        (false, false) => (StatusCode::OK, "ready"),
+    let any = |wanted: fn(&Check) -> bool| checks.iter().any(|(_, check)| wanted(check));
+    let (code, status) = if any(|check| matches!(check, Check::Failed(_))) {
+        (StatusCode::SERVICE_UNAVAILABLE, NOT_READY)
+    } else if any(|check| matches!(check, Check::Closed(_))) {
+        (StatusCode::SERVICE_UNAVAILABLE, "closed")
+    } else if any(|check| matches!(check, Check::Degraded(_))) {
+        (StatusCode::OK, "degraded")
+    } else {
+        (StatusCode::OK, "ready")
     };
     let checks: serde_json::Map<String, Value> = checks
         .into_iter()
@@ -80,6 +87,7 @@ pub(super) async fn ready(State(health): State<Health>) -> (StatusCode, Json<Val
             let text = match check {
                 Check::Ok => "ok".to_owned(),
                 Check::Degraded(why) => format!("degraded: {why}"),
+                Check::Closed(why) => format!("closed: {why}"),
                 Check::Failed(why) => format!("failed: {why}"),
             };
             (name.to_owned(), text.into())
@@ -88,17 +96,16 @@ pub(super) async fn ready(State(health): State<Health>) -> (StatusCode, Json<Val
     (code, Json(json!({ "status": status, "checks": checks })))
 }
 
-/// Whether the service at `address` says that it is ready.
+/// Whether the service at `address` says that it can do its work. One that is closed can.
 pub async fn probe_ready(address: SocketAddr) -> bool {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await?;
         stream.write_all(b"GET /health/ready HTTP/1.0\r\nHost: localhost\r\n\r\n").await?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
         std::io::Result::Ok(answer)
     };
-    match tokio::time::timeout(2 * CHECK_LIMIT, exchange).await {
-        Ok(Ok(answer)) => answer.split(|byte| *byte == b' ').nth(1) == Some(b"200"),
-        _ => false,
-    }
+    let Ok(Ok(answer)) = tokio::time::timeout(2 * CHECK_LIMIT, exchange).await else { return false };
+    let body = answer.split_once("\r\n\r\n").and_then(|(_, body)| serde_json::from_str::<Value>(body).ok());
+    body.and_then(|body| Some(body["status"].as_str()? != NOT_READY)).unwrap_or(false)
 }

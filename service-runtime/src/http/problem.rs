@@ -60,6 +60,10 @@ impl Problem {
         self
     }
 
+    pub const fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// Names the request's field that the problem is about.
     #[must_use]
     pub fn with_field(self, name: &str) -> Self {

@@ -3,22 +3,25 @@
 //!
 //! It promises: a record's offset is committed only after its handler has answered and its reply, or its copy on
 //! the dead-letter topic, is acknowledged by the broker. Everything may therefore come again, and nothing is lost.
+//! While a dead letter is not acknowledged, its partition is paused, and only that one.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use faults::Bug;
 use futures::FutureExt as _;
 use messages::{OutgoingRecord, dead_letter_topic};
-use rdkafka::Message as _;
 use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Headers as _};
+use rdkafka::{Message as _, TopicPartitionList};
+use tokio::time::MissedTickBehavior;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
 use super::group::{GroupContext, GroupState};
-use super::offsets::Offsets;
+use super::offsets::{Offsets, TopicPartition};
 use super::producer::{Delivery, Producer};
 use super::{KafkaSettings, Record, require_topics};
 use crate::batch::{Backoff, panic_text};
@@ -31,10 +34,14 @@ const MAX_REFUSALS: u32 = 5;
 /// How long the last commit and the leaving of the group may take.
 const CLOSE_LIMIT: Duration = Duration::from_millis(1000);
 
+/// How long the loop waits for room before it pauses its partitions. A pause is dear: librdkafka forgets what it has
+/// fetched, and a partition that is resumed waits for the fetch under way, up to `fetch.wait.max.ms`.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// A log line for so many deliveries of one record that failed.
 const WARN_EVERY: u32 = 5;
 
-/// An error in a dead letter's header is cut to so many bytes: it may quote the record.
+/// An error in a dead letter's header is cut to so many characters: it may quote the record.
 const MAX_ERROR: usize = 1024;
 
 /// What became of a record.
@@ -122,7 +129,8 @@ impl Consumer {
     /// Consumes until `shutdown`; then finishes the records in hand, commits, and leaves the group.
     ///
     /// # Errors
-    /// When the group has fenced this instance: another one carries the same `kafka_group_instance_id`.
+    /// When the group has fenced this instance: another one carries the same `kafka_group_instance_id`, or Kafka was
+    /// restarted after this instance was, and remembers its predecessor (seen with Kafka 4.1.1, by `dev/chaos`).
     pub async fn run<H: Handler>(
         self,
         handler: H,
@@ -139,39 +147,51 @@ impl Consumer {
         });
         let tasks = TaskTracker::new();
         let limit = self.settings.kafka_max_in_flight;
-        let mut paused = false;
+        // Records that wait for their dead letters don't count: their partitions are paused already.
+        let in_hand = || tasks.len().saturating_sub(shared.offsets.held());
+        let mut looks = tokio::time::interval(Duration::from_millis(20));
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let outcome = loop {
             let received = tokio::select! {
+                // Looked at first: a stream of records must not put it off.
                 biased;
                 () = shutdown.cancelled() => break Ok(()),
-                received = self.inner.recv() => received,
-                () = tokio::time::sleep(Duration::from_millis(20)), if paused => {
-                    if tasks.len() <= limit / 2 {
-                        let resumed = self.inner.assignment().and_then(|all| self.inner.resume(&all));
-                        paused = resumed.is_err();
+                _ = looks.tick(), if shared.offsets.all_paused() => {
+                    if in_hand() <= limit / 2 {
+                        shared.offsets.resume_all(|is_held| shared.resume_unless(is_held).is_ok());
                     }
                     continue;
                 }
+                received = self.inner.recv() => received,
             };
             match received {
                 Ok(message) => {
                     let record = to_record(&message, &self.settings.kafka_topic_prefix);
                     let partition = (message.topic().to_owned(), record.partition);
                     let epoch = shared.offsets.received(partition.clone(), record.offset);
-                    tasks.spawn(process(shared.clone(), record, partition, epoch));
+                    if faults::planted(Bug::OffsetBeforeCommit) {
+                        let _ = self.inner.store_offset(&partition.0, partition.1, record.offset);
+                    }
+                    tasks.spawn(process(shared.clone(), record, Place { partition, epoch }));
                 }
                 Err(KafkaError::MessageConsumptionFatal(code)) => {
                     break Err(Fatal::new(format!(
-                        "the consumer group {} has shut this instance out ({code}): does another instance run with the same KAFKA_GROUP_INSTANCE_ID?",
+                        "the consumer group {} has shut this instance out ({code}): does another instance run with the same KAFKA_GROUP_INSTANCE_ID? If none does, Kafka was restarted and remembers this one's predecessor: start it again",
                         self.settings.prefixed(self.service)
                     )));
                 }
                 // Lost brokers and the like: librdkafka tries on by itself, and readiness tells.
                 Err(error) => debug!(%error, "consuming"),
             }
-            if tasks.len() >= limit {
+            let room = async {
+                while tasks.len() >= limit && in_hand() >= limit {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            if tokio::time::timeout(PATIENCE, room).await.is_err() {
                 // Polling goes on while paused, which keeps the membership.
-                paused = self.inner.assignment().and_then(|all| self.inner.pause(&all)).is_ok();
+                let pause = || self.inner.assignment().and_then(|all| self.inner.pause(&all)).is_ok();
+                shared.offsets.pause_all(pause);
             }
         };
         tasks.close();
@@ -200,23 +220,37 @@ struct Shared<H> {
     shutdown: CancellationToken,
 }
 
-/// Sees one record through. Returns early, without storing its offset, only when the service stops.
-async fn process<H: Handler>(shared: Arc<Shared<H>>, record: Record, partition: (String, i32), epoch: u64) {
-    let Some(handled) = shared.handle(&record).await else { return };
+/// The assignment that a record came by.
+struct Place {
+    partition: TopicPartition,
+    epoch: u64,
+}
+
+/// Sees one record through. Returns early, without storing its offset, only when the service stops or the partition
+/// is no longer ours.
+async fn process<H: Handler>(shared: Arc<Shared<H>>, record: Record, place: Place) {
+    let Some(handled) = shared.handle(&record, &place).await else { return };
+    faults::reached("consumer.handled", &record.topic);
     let acknowledged = match &handled {
         Handled::Done => Some(()),
-        Handled::Reply(reply) => shared.deliver(|| shared.producer.send(reply)).await,
+        Handled::Reply(reply) => {
+            let acknowledged = shared.deliver(&place, || shared.producer.send(reply)).await;
+            faults::reached("consumer.answered", &record.topic);
+            acknowledged
+        }
         Handled::DeadLetter(why) => {
-            let acknowledged = shared.deliver(|| shared.dead_letter(&record, why)).await;
+            let acknowledged = shared.set_aside(&record, &place, why).await;
             let (topic, partition, offset) = (&record.topic, record.partition, record.offset);
             error!(topic, partition, offset, %why, stored = acknowledged.is_some(), "dead-lettered");
+            faults::reached("consumer.dead-lettered", &record.topic);
             acknowledged
         }
     };
     if acknowledged.is_none() {
         return;
     }
-    shared.offsets.finished(&partition, record.offset, epoch, |position| {
+    let Place { partition, epoch } = &place;
+    shared.offsets.finished(partition, record.offset, *epoch, |position| {
         // rdkafka stores the given offset plus one. It fails for a partition that is no longer ours: rightly.
         let _ = shared.consumer.store_offset(&partition.0, partition.1, position - 1);
     });
@@ -225,11 +259,15 @@ async fn process<H: Handler>(shared: Arc<Shared<H>>, record: Record, partition: 
 impl<H: Handler> Shared<H> {
     /// Runs the handler until it answers. A record that fails by its own fault, a panic included, is tried a few
     /// times and then set aside.
-    async fn handle(&self, record: &Record) -> Option<Handled> {
+    async fn handle(&self, record: &Record, place: &Place) -> Option<Handled> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         let mut refusals = 0;
         loop {
-            let fault = match AssertUnwindSafe(self.handler.handle(record)).catch_unwind().await {
+            let attempt = async {
+                faults::reached("consumer.received", &record.topic);
+                self.handler.handle(record).await
+            };
+            let fault = match AssertUnwindSafe(attempt).catch_unwind().await {
                 Ok(Ok(handled)) => return Some(handled),
                 Ok(Err(Retry::Store(StoreError::Refused(why)))) => Some(why),
                 Ok(Err(retry)) => {
@@ -244,29 +282,66 @@ impl<H: Handler> Shared<H> {
                     return Some(Handled::DeadLetter(why));
                 }
             }
-            self.pause(&mut backoff).await?;
+            self.pause(place, &mut backoff).await?;
         }
     }
 
+    /// Sends a record to its dead-letter topic. While that does not take it, the record's partition is paused: what
+    /// comes next may have to be set aside too, and would pile up. The other partitions go on.
+    async fn set_aside(&self, record: &Record, place: &Place, why: &str) -> Option<()> {
+        let send = || self.dead_letter(record, why);
+        let Err(refused) = send().acknowledged().await else { return Some(()) };
+        let Place { partition, epoch } = place;
+        let one = || {
+            let mut list = TopicPartitionList::new();
+            list.add_partition(&partition.0, partition.1);
+            list
+        };
+        self.offsets.hold(partition, *epoch, || {
+            let paused = self.consumer.pause(&one()).is_ok();
+            let (topic, partition) = (&record.topic, record.partition);
+            warn!(topic, partition, paused, why = refused, "a dead letter is not taken: its partition waits");
+        });
+        let acknowledged = self.deliver(place, send).await;
+        self.offsets.release(partition, *epoch, || {
+            let resumed = self.consumer.resume(&one()).is_ok();
+            info!(topic = record.topic, partition = record.partition, resumed, "dead letters are taken again");
+        });
+        acknowledged
+    }
+
     /// Sends until the broker acknowledges.
-    async fn deliver(&self, send: impl Fn() -> Delivery) -> Option<()> {
+    async fn deliver(&self, place: &Place, send: impl Fn() -> Delivery) -> Option<()> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         for tries in 1.. {
             let Err(why) = send().acknowledged().await else { break };
             if tries % WARN_EVERY == 0 {
                 warn!(tries, %why, "Kafka does not take a record; sending again");
             }
-            self.pause(&mut backoff).await?;
+            self.pause(place, &mut backoff).await?;
         }
         Some(())
     }
 
-    /// `None` when the service stops.
-    async fn pause(&self, backoff: &mut Backoff) -> Option<()> {
+    /// `None` when the service stops, or when the partition was revoked: then the record is somebody else's.
+    async fn pause(&self, place: &Place, backoff: &mut Backoff) -> Option<()> {
         tokio::select! {
             () = self.shutdown.cancelled() => None,
-            () = tokio::time::sleep(backoff.delay()) => Some(()),
+            () = tokio::time::sleep(backoff.delay()) => {
+                self.offsets.is_current(&place.partition, place.epoch).then_some(())
+            }
         }
+    }
+
+    /// Resumes what is assigned, but for what `is_held`.
+    fn resume_unless(&self, is_held: &dyn Fn(&TopicPartition) -> bool) -> KafkaResult<()> {
+        let mut free = TopicPartitionList::new();
+        for element in self.consumer.assignment()?.elements() {
+            if !is_held(&(element.topic().to_owned(), element.partition())) {
+                free.add_partition(element.topic(), element.partition());
+            }
+        }
+        self.consumer.resume(&free)
     }
 
     /// The record as it came, with headers that say where from and why.
@@ -286,7 +361,7 @@ impl<H: Handler> Shared<H> {
     }
 }
 
-fn to_record(message: &BorrowedMessage<'_>, topic_prefix: &str) -> Record {
+pub(super) fn to_record(message: &BorrowedMessage<'_>, topic_prefix: &str) -> Record {
     let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
     Record {
         topic: message.topic().strip_prefix(topic_prefix).unwrap_or(message.topic()).to_owned(),

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, ConsumerContext, Rebalance};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Statistics, TopicPartitionList};
@@ -109,9 +109,13 @@ impl ConsumerContext for GroupContext {
         }
     }
 
-    fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
-            Rebalance::Assign(list) => self.state.assign(list),
+            Rebalance::Assign(list) => {
+                // librdkafka remembers a pause over a revocation; our reason for it is forgotten.
+                let _ = consumer.resume(list);
+                self.state.assign(list);
+            }
             Rebalance::Revoke(_) => self.state.joined.store(false, Ordering::Relaxed),
             Rebalance::Error(error) => warn!(%error, "rebalance failed"),
         }

@@ -5,17 +5,19 @@ mod consumer;
 mod group;
 mod offsets;
 mod producer;
+mod reader;
 mod topics;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use serde::Deserialize;
 
-use crate::settings::{Settings, SettingsError};
+use crate::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError};
 
 pub use consumer::{Consumer, Handled, Handler, Retry};
 pub use group::GroupState;
 pub use producer::{Delivery, Producer};
+pub use reader::TopicReader;
 pub use topics::require_topics;
 
 /// How to reach Kafka. See `defaults/kafka.toml` for what each setting means.
@@ -27,6 +29,7 @@ pub struct KafkaSettings {
     kafka_session_timeout_ms: u32,
     kafka_fetch_wait_max_ms: u32,
     kafka_max_in_flight: usize,
+    kafka_producer_queue_kbytes: u32,
     startup_timeout_ms: u64,
     shutdown_timeout_ms: u64,
 }
@@ -43,11 +46,24 @@ impl TryFrom<&Settings> for KafkaSettings {
         if section.kafka_max_in_flight == 0 {
             return invalid("kafka_max_in_flight", "must be at least 1");
         }
+        if !(1..=2_097_151).contains(&section.kafka_producer_queue_kbytes) {
+            return invalid("kafka_producer_queue_kbytes", "must be 1 to 2097151");
+        }
         Ok(section)
     }
 }
 
 impl KafkaSettings {
+    /// The defaults, at this address and with this prefix: for programs that are no service.
+    ///
+    /// # Errors
+    /// When `bootstrap_servers` names no broker.
+    pub fn at(bootstrap_servers: &str, topic_prefix: &str) -> Result<Self, SettingsError> {
+        let settings = Settings::load(&[SERVICE_DEFAULTS, KAFKA_DEFAULTS], None, std::iter::empty())?;
+        let settings = settings.with("kafka_bootstrap_servers", bootstrap_servers)?;
+        Self::try_from(&settings.with("kafka_topic_prefix", topic_prefix)?)
+    }
+
     /// The name on Kafka of a topic or a group.
     pub fn prefixed(&self, name: &str) -> String {
         format!("{}{name}", self.kafka_topic_prefix)

@@ -1,4 +1,6 @@
-//! Which offset may be committed while records finish in any order: the lowest one that is not finished.
+//! Which offset may be committed while records finish in any order: the lowest one that is not finished. And which
+//! partitions are paused: all of them while too many records are in hand, one alone while a dead letter of its is not
+//! acknowledged.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -16,6 +18,7 @@ pub(super) struct Offsets {
 #[derive(Default)]
 struct Inner {
     epoch: u64,
+    all_paused: bool,
     partitions: HashMap<TopicPartition, Progress>,
 }
 
@@ -26,6 +29,8 @@ struct Progress {
     next: i64,
     /// Up to where all are finished; what was last handed out to be committed.
     position: i64,
+    /// Of the unfinished ones, those that wait for the acknowledgement of their dead letter.
+    held: usize,
 }
 
 impl Offsets {
@@ -38,6 +43,7 @@ impl Offsets {
             unfinished: BTreeSet::new(),
             next: offset,
             position: offset,
+            held: 0,
         });
         progress.unfinished.insert(offset);
         progress.next = progress.next.max(offset + 1);
@@ -48,8 +54,7 @@ impl Offsets {
     /// under the lock: positions are stored in order.
     pub(super) fn finished(&self, partition: &TopicPartition, offset: i64, epoch: u64, store: impl FnOnce(i64)) {
         let mut inner = self.lock();
-        let progress = inner.partitions.get_mut(partition).filter(|progress| progress.epoch == epoch);
-        let Some(progress) = progress else { return };
+        let Some(progress) = inner.current(partition, epoch) else { return };
         progress.unfinished.remove(&offset);
         let position = progress.unfinished.first().copied().unwrap_or(progress.next);
         if position > progress.position {
@@ -58,13 +63,65 @@ impl Offsets {
         }
     }
 
-    /// Forgets partitions that now belong to someone else.
+    /// Forgets partitions that now belong to someone else. The next assignment begins with nothing paused.
     pub(super) fn revoked(&self, partitions: impl Iterator<Item = TopicPartition>) {
         let mut inner = self.lock();
         inner.epoch += 1;
+        inner.all_paused = false;
         for partition in partitions {
             inner.partitions.remove(&partition);
         }
+    }
+
+    /// Whether a record of this epoch is still ours to finish.
+    pub(super) fn is_current(&self, partition: &TopicPartition, epoch: u64) -> bool {
+        self.lock().current(partition, epoch).is_some()
+    }
+
+    /// Notes that a record waits for its dead letter. The first one has `pause` called, under the lock.
+    pub(super) fn hold(&self, partition: &TopicPartition, epoch: u64, pause: impl FnOnce()) {
+        let mut inner = self.lock();
+        let Some(progress) = inner.current(partition, epoch) else { return };
+        progress.held += 1;
+        if progress.held == 1 {
+            pause();
+        }
+    }
+
+    /// Notes that a record waits no more. The last one has `resume` called, under the lock; but not while all
+    /// partitions are paused, which are resumed together.
+    pub(super) fn release(&self, partition: &TopicPartition, epoch: u64, resume: impl FnOnce()) {
+        let mut inner = self.lock();
+        let all_paused = inner.all_paused;
+        let Some(progress) = inner.current(partition, epoch) else { return };
+        progress.held -= 1;
+        if progress.held == 0 && !all_paused {
+            resume();
+        }
+    }
+
+    /// How many records wait for their dead letters.
+    pub(super) fn held(&self) -> usize {
+        self.lock().partitions.values().map(|progress| progress.held).sum()
+    }
+
+    /// Whether all partitions are paused.
+    pub(super) fn all_paused(&self) -> bool {
+        self.lock().all_paused
+    }
+
+    /// Pauses all partitions, by `pause`, which tells whether it did.
+    pub(super) fn pause_all(&self, pause: impl FnOnce() -> bool) {
+        let mut inner = self.lock();
+        inner.all_paused = pause();
+    }
+
+    /// Resumes all partitions but those that are held, by `resume`, which is told which these are and tells whether
+    /// it did.
+    pub(super) fn resume_all(&self, resume: impl FnOnce(&dyn Fn(&TopicPartition) -> bool) -> bool) {
+        let mut inner = self.lock();
+        let resumed = resume(&|partition| inner.partitions.get(partition).is_some_and(|progress| progress.held > 0));
+        inner.all_paused = !resumed;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -72,8 +129,17 @@ impl Offsets {
     }
 }
 
+impl Inner {
+    /// A partition's progress, unless it was revoked since.
+    fn current(&mut self, partition: &TopicPartition, epoch: u64) -> Option<&mut Progress> {
+        self.partitions.get_mut(partition).filter(|progress| progress.epoch == epoch)
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
 
     impl Offsets {
@@ -106,6 +172,58 @@ mod tests {
         let new = offsets.received(partition(), 5);
         assert_eq!(offsets.position_after(5, old), None);
         assert_eq!(offsets.position_after(5, new), Some(6));
+    }
+
+    #[test]
+    fn a_partition_is_paused_by_the_first_dead_letter_that_waits_and_resumed_by_the_last() {
+        let (offsets, calls) = (Offsets::default(), RefCell::new(Vec::new()));
+        let epoch = (5..7).map(|offset| offsets.received(partition(), offset)).max().unwrap();
+        let note = |call| calls.borrow_mut().push(call);
+
+        offsets.hold(&partition(), epoch, || note("pause"));
+        offsets.hold(&partition(), epoch, || note("pause again"));
+        assert_eq!(offsets.held(), 2);
+        offsets.release(&partition(), epoch, || note("resume early"));
+        offsets.release(&partition(), epoch, || note("resume"));
+
+        assert_eq!(offsets.held(), 0);
+        assert_eq!(*calls.borrow(), ["pause", "resume"]);
+    }
+
+    #[test]
+    fn resuming_all_leaves_out_a_held_partition_and_a_hold_that_ends_meanwhile_waits_for_it() {
+        let offsets = Offsets::default();
+        let (held, free) = (partition(), ("t".to_owned(), 1));
+        let epoch = offsets.received(held.clone(), 5);
+        offsets.received(free.clone(), 5);
+        offsets.hold(&held, epoch, || ());
+
+        offsets.pause_all(|| true);
+        assert!(offsets.all_paused());
+        let left_out = |is_held: &dyn Fn(&TopicPartition) -> bool| {
+            assert!(is_held(&held) && !is_held(&free));
+            false
+        };
+        offsets.resume_all(left_out);
+        assert!(offsets.all_paused(), "it could not be done");
+        offsets.release(&held, epoch, || panic!("all are paused: they are resumed together"));
+        offsets.resume_all(|is_held| !is_held(&held));
+        assert!(!offsets.all_paused());
+    }
+
+    #[test]
+    fn a_revoked_partition_is_held_no_more() {
+        let offsets = Offsets::default();
+        let old = offsets.received(partition(), 5);
+        offsets.hold(&partition(), old, || ());
+
+        offsets.revoked([partition()].into_iter());
+
+        assert_eq!(offsets.held(), 0);
+        let new = offsets.received(partition(), 5);
+        assert!(offsets.is_current(&partition(), new) && !offsets.is_current(&partition(), old));
+        offsets.hold(&partition(), old, || panic!("it is another assignment now"));
+        offsets.release(&partition(), old, || panic!("it is another assignment now"));
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub struct Producer {
 pub struct Delivery(Result<DeliveryFuture, String>);
 
 /// Connection errors are told by the consumer's state, once; here they would be repeated for each try.
-struct QuietContext;
+pub(super) struct QuietContext;
 
 impl ClientContext for QuietContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -55,7 +55,7 @@ impl Producer {
             .set("partitioner", "murmur2_random")
             // What could not be sent for this long is given up here, and sent again by its stored row.
             .set("message.timeout.ms", "10000")
-            .set("queue.buffering.max.kbytes", "65536")
+            .set("queue.buffering.max.kbytes", settings.kafka_producer_queue_kbytes.to_string())
             // As the dead-letter topics take: a copy has more headers than its original.
             .set("message.max.bytes", "2097152")
             .create_with_context(QuietContext)
@@ -69,7 +69,9 @@ impl Producer {
         self.produce(record.topic, Some(record.key.as_bytes()), &record.body, headers)
     }
 
-    pub(super) fn produce<'a>(
+    /// Queues any record: of any topic (named without the installation's prefix), with any headers, with or without a
+    /// key. Keys are partitioned as the Java clients do.
+    pub fn produce<'a>(
         &self,
         topic: &str,
         key: Option<&[u8]>,

@@ -23,7 +23,7 @@ pub async fn require_topics(settings: &KafkaSettings, service: &str, topics: &[S
 }
 
 /// A topic that was just created may be unknown for a moment to the broker that is asked. Beyond it, it is missing.
-const NEW_TOPICS: Duration = Duration::from_secs(3);
+const NEW_TOPICS: Duration = Duration::from_secs(8);
 
 fn topics_of_broker(
     settings: &KafkaSettings,

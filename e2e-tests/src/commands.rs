@@ -1,7 +1,7 @@
 //! Commands as an outside program publishes them: plain JSON, with ids of its own.
 
+use crate::{KafkaClient, Seen};
 use anyhow::{Context as _, Result};
-use e2e_tests::{KafkaClient, Seen};
 use serde_json::{Value, json};
 use uuid::Uuid;
 

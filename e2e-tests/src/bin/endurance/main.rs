@@ -1,0 +1,102 @@
+//! Long trials of the whole platform, whose length is what they are about: dependencies that are away for half a
+//! minute, and far more load than there is capacity. `dev/endurance` builds and runs it.
+//!
+//! Exit code 0: all is well; 1: something is wrong; 2: it could not run.
+
+mod memory;
+mod outages;
+mod overload;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::{Parser, Subcommand};
+use e2e_tests::agreement;
+use e2e_tests::{Client, eventually, use_programs_in};
+use serde_json::json;
+
+/// How soon after a trouble's end the platform has to serve again.
+const BACK_LIMIT: Duration = Duration::from_secs(10);
+
+/// An answer within this is normal.
+const NORMAL: Duration = Duration::from_secs(1);
+
+#[derive(Parser)]
+#[command(name = "dev/endurance")]
+struct Arguments {
+    #[command(subcommand)]
+    trial: Trial,
+}
+
+#[derive(Subcommand)]
+enum Trial {
+    /// Kafka, then each database, is away for a while, under a steady load
+    Outages {
+        /// How long each is away, in seconds
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+        /// Checkouts a second
+        #[arg(long, default_value_t = 50)]
+        rate: u32,
+    },
+    /// The platform can do 200 checkouts a second; many times that are sent
+    Overload {
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Checkouts a second
+        #[arg(long, default_value_t = 4000)]
+        rate: u32,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Arguments::parse().trial).await {
+        Ok(wrong) if wrong.is_empty() => {
+            println!("all is well");
+            ExitCode::SUCCESS
+        }
+        Ok(wrong) => {
+            println!("WRONG:\n  {}", wrong.join("\n  "));
+            ExitCode::from(1)
+        }
+        Err(error) => {
+            eprintln!("endurance: could not run: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Answers what is wrong.
+async fn run(trial: Trial) -> Result<Vec<String>> {
+    ensure!(std::env::var("KAFKA_BOOTSTRAP_SERVERS").is_ok(), "there is no Kafka: run dev/endurance, which starts one");
+    let exe = std::env::current_exe()?;
+    use_programs_in(exe.parent().context("a program stands in a folder")?)?;
+    match trial {
+        Trial::Outages { seconds, rate } => outages::run(Duration::from_secs(seconds), rate).await,
+        Trial::Overload { seconds, rate } => overload::run(Duration::from_secs(seconds), rate).await,
+    }
+}
+
+/// Sends checkouts until one completes as quickly as on a good day; answers how long that took.
+async fn until_normal(client: &Client) -> Result<Duration> {
+    let began = Instant::now();
+    eventually("a checkout completes within a second", Duration::from_secs(60), async || {
+        let sent = Instant::now();
+        let answer = client.checkout(&json!({"userId": "probe", "totalAmount": 1})).await?;
+        Ok((answer.status == 200 && sent.elapsed() < NORMAL).then_some(()))
+    })
+    .await?;
+    Ok(began.elapsed())
+}
+
+/// Waits until every saga has ended, and answers what the four databases disagree about.
+async fn disagreement(client: &Client) -> Result<Option<String>> {
+    let began = Instant::now();
+    if let Err(error) = client.all_end(Duration::from_secs(120)).await {
+        return Ok(Some(error.to_string()));
+    }
+    println!("every saga has ended {:.1} s later", began.elapsed().as_secs_f64());
+    agreement::disagreement(&client.databases).await
+}

@@ -1,0 +1,156 @@
+//! Whether new checkouts are taken: not while an operator has paused them, and not while too many sagas are
+//! unfinished. What operators decide stands in `intake_changes`, so that every instance obeys, after a restart too.
+
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
+
+use messages::Timestamp;
+use serde::Serialize;
+use service_runtime::CancellationToken;
+use service_runtime::database::{StoreError, within_limit};
+use service_runtime::http::Check;
+use sqlx::postgres::PgRow;
+use sqlx::{PgPool, Row as _};
+use tracing::{info, warn};
+
+/// How often an instance looks whether another one was told to pause, and how many sagas are unfinished.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What was last seen. Between two looks an instance may take a few checkouts too many.
+pub struct Gate {
+    pool: PgPool,
+    max_unfinished: i64,
+    seen: RwLock<Seen>,
+}
+
+/// What `GET /intake` shows.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Seen {
+    /// How often it was opened or closed: a look that began before a change must not undo it.
+    #[serde(skip)]
+    changes: i64,
+    open: bool,
+    /// Who opened or closed it last, why, and when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<Timestamp>,
+    /// Sagas that have not ended; counted up to the limit.
+    unfinished: i64,
+    max_unfinished: i64,
+    /// Sagas that a person should look at.
+    needing_attention: i64,
+}
+
+impl Gate {
+    /// The gate as it stands in the database.
+    pub async fn at(pool: PgPool, max_unfinished: u32) -> Result<Self, StoreError> {
+        let max_unfinished = max_unfinished.into();
+        let seen = look(&pool, max_unfinished).await?;
+        Ok(Self { pool, max_unfinished, seen: RwLock::new(seen) })
+    }
+
+    /// Keeps looking until `stop`.
+    pub async fn watch(&self, stop: CancellationToken) {
+        let mut looking = true;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            match within_limit(look(&self.pool, self.max_unfinished)).await {
+                Ok(seen) => {
+                    self.note(seen);
+                    looking = true;
+                }
+                Err(error) if looking => {
+                    warn!(%error, "whether checkouts are paused can't be looked up; trying on");
+                    looking = false;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Opens or closes it, for all instances.
+    pub async fn change(&self, open: bool, by: &str, reason: &str) -> Result<Seen, StoreError> {
+        sqlx::query("INSERT INTO intake_changes (open, actor, reason) VALUES ($1, $2, $3)")
+            .bind(open)
+            .bind(by)
+            .bind(reason)
+            .execute(&self.pool)
+            .await?;
+        let seen = look(&self.pool, self.max_unfinished).await?;
+        self.note(seen.clone());
+        Ok(seen)
+    }
+
+    /// Why a new checkout is not taken now, if it is not.
+    pub fn refusal(&self) -> Option<String> {
+        let seen = self.seen();
+        if seen.open && seen.unfinished < seen.max_unfinished {
+            return None;
+        }
+        Some(match (seen.open, seen.reason) {
+            (false, Some(reason)) => format!("new checkouts are paused ({reason})"),
+            (false, None) => "new checkouts are paused".to_owned(),
+            (true, _) => format!("{} checkouts are unfinished", seen.unfinished),
+        })
+    }
+
+    /// For readiness: a load balancer sends checkouts elsewhere, or nowhere.
+    pub fn check(&self) -> Check {
+        let seen = self.seen();
+        match (seen.open, seen.by, seen.reason) {
+            (true, ..) => Check::Ok,
+            (false, by, reason) => {
+                Check::Closed(format!("paused by {}: {}", by.unwrap_or_default(), reason.unwrap_or_default()))
+            }
+        }
+    }
+
+    pub fn seen(&self) -> Seen {
+        self.seen.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, new: Seen) {
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        if new.changes < seen.changes {
+            return;
+        }
+        let (by, reason) = (new.by.as_deref().unwrap_or_default(), new.reason.as_deref().unwrap_or_default());
+        match (seen.open, new.open) {
+            (true, false) => warn!(by, reason, "new checkouts are paused"),
+            (false, true) => info!(by, reason, "new checkouts are taken again"),
+            _ => {}
+        }
+        *seen = new;
+    }
+}
+
+async fn look(pool: &PgPool, max_unfinished: i64) -> Result<Seen, StoreError> {
+    let row: PgRow = sqlx::query(
+        "SELECT COALESCE(change_id, 0) AS changes, open, actor, reason, at,
+                (SELECT count(*) FROM (SELECT FROM sagas WHERE status IN ('RUNNING', 'COMPENSATING') LIMIT $1) AS unended)
+                    AS unfinished,
+                (SELECT count(*) FROM sagas WHERE needs_attention_since IS NOT NULL) AS needing_attention
+         FROM (SELECT) AS one_row
+         LEFT JOIN (SELECT * FROM intake_changes ORDER BY change_id DESC LIMIT 1) AS latest ON true",
+    )
+    .bind(max_unfinished)
+    .fetch_one(pool)
+    .await?;
+    Ok(Seen {
+        changes: row.try_get("changes")?,
+        open: row.try_get::<Option<bool>, _>("open")?.unwrap_or(true),
+        by: row.try_get("actor")?,
+        reason: row.try_get("reason")?,
+        since: row.try_get("at")?,
+        unfinished: row.try_get("unfinished")?,
+        max_unfinished,
+        needing_attention: row.try_get("needing_attention")?,
+    })
+}

@@ -1,0 +1,126 @@
+//! The `Idempotency-Key` of a `POST /checkout` (IETF draft-ietf-httpapi-idempotency-key-header): a client that got
+//! no answer sends the same request again under the same key, and gets the outcome of the first one.
+//!
+//! A key belongs to its user. It is stored in the saga's own row, by the statement that stores the saga, and is
+//! forgotten a while after the saga's end.
+
+use std::time::Duration;
+
+use axum::http::{HeaderMap, StatusCode};
+use service_runtime::CancellationToken;
+use service_runtime::database::within_limit;
+use service_runtime::http::Problem;
+use sqlx::PgPool;
+use tracing::{info, warn};
+
+use crate::store::forget_keys;
+
+/// The header.
+const NAME: &str = "idempotency-key";
+
+/// The most characters that a key may have: as at Stripe.
+const MOST: usize = 255;
+
+/// How many keys are forgotten in one statement.
+const AT_ONCE: i64 = 1000;
+
+/// What a client chose to tell its requests apart: 1 to 255 visible ASCII characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IdempotencyKey(String);
+
+impl IdempotencyKey {
+    /// The key that a request carries, if it carries one. The quotes of a structured-field string (as in the
+    /// draft) do not count: `"abc"` and `abc` are the same key.
+    ///
+    /// # Errors
+    /// 400 for more than one key, an empty one, one that is too long, or one of other characters.
+    pub fn of(headers: &HeaderMap) -> Result<Option<Self>, Problem> {
+        let invalid = |why: &str| Problem::new(StatusCode::BAD_REQUEST, format!("`Idempotency-Key` {why}"));
+        let mut values = headers.get_all(NAME).iter();
+        let Some(value) = values.next() else { return Ok(None) };
+        if values.next().is_some() {
+            return Err(invalid("must be sent once"));
+        }
+        let text = value.to_str().map_err(|_| invalid("must consist of visible ASCII characters"))?.trim();
+        let quoted = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+        let text = quoted.unwrap_or(text);
+        match text.len() {
+            0 => Err(invalid("must not be empty")),
+            1..=MOST => Ok(Some(Self(text.to_owned()))),
+            _ => Err(invalid("must have at most 255 characters")),
+        }
+    }
+
+    /// A key as it was stored.
+    pub fn stored(text: String) -> Self {
+        Self(text)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Forgets the keys of sagas that ended longer than `retention` ago, until `stop`.
+pub async fn forget_old_keys(pool: PgPool, retention: Duration, stop: CancellationToken) {
+    let pause = (retention / 4).clamp(Duration::from_millis(250), Duration::from_secs(60));
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        let mut forgotten = 0;
+        let failure = loop {
+            if stop.is_cancelled() {
+                return;
+            }
+            match within_limit(forget_keys(&pool, retention, AT_ONCE)).await {
+                Ok(0) => break None,
+                Ok(count) => forgotten += count,
+                Err(error) => break Some(error),
+            }
+        };
+        if forgotten > 0 {
+            info!(forgotten, "idempotency keys whose time was over");
+        }
+        if let Some(error) = failure {
+            warn!(%error, "old idempotency keys can't be forgotten now");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(values: &[&str]) -> Result<Option<String>, Problem> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(NAME, value.parse().unwrap());
+        }
+        IdempotencyKey::of(&headers).map(|key| key.map(|key| key.0))
+    }
+
+    #[test]
+    fn a_key_is_taken_as_it_is_but_for_the_quotes_of_the_draft() {
+        assert_eq!(key(&[]).unwrap(), None);
+        assert_eq!(key(&["8e03978e-40d5"]).unwrap().as_deref(), Some("8e03978e-40d5"));
+        assert_eq!(key(&["\"8e03978e-40d5\""]).unwrap().as_deref(), Some("8e03978e-40d5"));
+        assert_eq!(key(&[&"k".repeat(255)]).unwrap().unwrap().len(), 255);
+    }
+
+    #[test]
+    fn an_empty_long_or_repeated_key_is_refused() {
+        let (long, repeated) = ("k".repeat(256), ["a", "a"]);
+        for (values, why) in [
+            (&[""][..], "empty"),
+            (&["\"\""], "empty"),
+            (&["  "], "empty"),
+            (&[long.as_str()], "255"),
+            (&repeated, "once"),
+        ] {
+            let problem = serde_json::to_string(&key(values).unwrap_err()).unwrap();
+            assert!(problem.contains(why) && problem.contains("400"), "{problem}");
+        }
+    }
+}

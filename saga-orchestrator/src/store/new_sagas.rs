@@ -1,0 +1,163 @@
+//! New sagas, and the idempotency keys that stand in their rows.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use messages::SagaId;
+use service_runtime::conditional::Table;
+use service_runtime::database::StoreError;
+use sqlx::postgres::PgRow;
+use sqlx::{PgPool, Row as _};
+use uuid::Uuid;
+
+use super::{Stored, from_row, milliseconds, read};
+use crate::idempotency::IdempotencyKey;
+use crate::saga::{Saga, Transition};
+
+/// A saga to be stored, and the key under which its client may send it again.
+#[derive(Debug, Clone)]
+pub struct NewSaga {
+    pub transition: Transition,
+    pub idempotency_key: Option<IdempotencyKey>,
+}
+
+/// What makes two new sagas the same.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Identity {
+    Saga(SagaId),
+    /// A key belongs to its user.
+    Key(String, IdempotencyKey),
+}
+
+/// New sagas. One whose key is taken is not stored: the saga that has it is found instead.
+#[derive(Clone)]
+pub struct NewSagas {
+    pub pool: PgPool,
+    /// When a new saga's first effect is repeated for the first time.
+    pub resend_first: Duration,
+}
+
+impl Table for NewSagas {
+    type Key = Identity;
+    type Row = Stored;
+    type Write = NewSaga;
+    const NAME: &'static str = "new sagas";
+
+    fn key(new: &NewSaga) -> Identity {
+        let saga = &new.transition.saga;
+        match &new.idempotency_key {
+            Some(key) => Identity::Key(saga.checkout.user_id.to_string(), key.clone()),
+            None => Identity::Saga(saga.saga_id),
+        }
+    }
+
+    async fn compare_and_set(&self, new: &[&NewSaga]) -> Result<HashMap<Identity, Stored>, StoreError> {
+        let sagas = || new.iter().map(|new| &new.transition.saga);
+        let stored: Vec<Uuid> = sqlx::query_scalar(
+            "WITH new AS (
+                 SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::numeric[], $5::text[], $6::text[],
+                                      $7::text[], $8::bool[], $9::bool[], $10::text[], $11::int[], $12::bigint[],
+                                      $13::timestamptz[], $14::timestamptz[], $15::text[], $16::timestamptz[],
+                                      $18::text[])
+                      AS new (saga_id, order_id, user_id, total_amount, currency, status, step, force_payment_fail,
+                              force_inventory_fail, definition, definition_version, version, deadline_at, expires_at,
+                              traceparent, created_at, idempotency_key)
+             ), stored AS (
+                 INSERT INTO sagas (saga_id, order_id, user_id, total_amount, currency, status, step,
+                                    force_payment_fail, force_inventory_fail, definition, definition_version, version,
+                                    deadline_at, expires_at, traceparent, created_at, idempotency_key, updated_at,
+                                    next_attempt_at)
+                 SELECT *, created_at, LEAST(now() + $17 * interval '1 ms', deadline_at) FROM new
+                 -- Its id: an earlier try of this very saga. Its key: another request of the same client.
+                 ON CONFLICT DO NOTHING
+                 RETURNING saga_id, version, status, step, created_at
+             ), history AS (
+                 INSERT INTO saga_events (saga_id, seq, input, status, step, at)
+                 SELECT saga_id, version, 'started', status, step, created_at FROM stored
+             )
+             SELECT saga_id FROM stored",
+        )
+        .bind(sagas().map(|s| s.saga_id.as_uuid()).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.order_id.as_uuid()).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.checkout.user_id.as_str()).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.checkout.money.amount()).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.checkout.money.currency().code()).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.state.status()).collect::<Vec<_>>())
+        .bind(sagas().map(Saga::step_name).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.checkout.force_payment_fail).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.checkout.force_inventory_fail).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.definition.name).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.definition.version).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.version).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.deadline).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.expires_at).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.traceparent.as_deref()).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.created_at).collect::<Vec<_>>())
+        .bind(milliseconds(self.resend_first))
+        .bind(new.iter().map(|new| new.idempotency_key.as_ref().map(IdempotencyKey::as_str)).collect::<Vec<_>>())
+        .fetch_all(&self.pool)
+        .await?;
+        let stored: HashSet<SagaId> = stored.into_iter().map(SagaId::from).collect();
+        let stored = new.iter().filter(|new| stored.contains(&new.transition.saga.saga_id));
+        Ok(stored.map(|new| (Self::key(new), Stored::Saga(Box::new(new.transition.saga.clone())))).collect())
+    }
+
+    async fn read(&self, identities: Vec<Identity>) -> Result<HashMap<Identity, Stored>, StoreError> {
+        let (mut ids, mut users, mut keys) = (Vec::new(), Vec::new(), Vec::new());
+        for identity in &identities {
+            match identity {
+                Identity::Saga(id) => ids.push(*id),
+                Identity::Key(user, key) => {
+                    users.push(user.as_str());
+                    keys.push(key.as_str());
+                }
+            }
+        }
+        let mut found = HashMap::new();
+        if !ids.is_empty() {
+            found.extend(read(&self.pool, ids).await?.into_iter().map(|(id, saga)| (Identity::Saga(id), saga)));
+        }
+        if !keys.is_empty() {
+            found.extend(read_keyed(&self.pool, &users, &keys).await?);
+        }
+        Ok(found)
+    }
+}
+
+/// Reads the sagas that have these users' keys.
+async fn read_keyed(pool: &PgPool, users: &[&str], keys: &[&str]) -> Result<HashMap<Identity, Stored>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT saga_id, order_id, sagas.user_id, total_amount, currency, status, step, cause, reason,
+                force_payment_fail, force_inventory_fail, definition, definition_version, version, deadline_at,
+                expires_at, needs_attention_since, attention_reason, resolved_by_hand, traceparent, created_at,
+                updated_at, sagas.idempotency_key
+         FROM UNNEST($1::text[], $2::text[]) AS wanted (user_id, idempotency_key)
+         JOIN sagas ON sagas.user_id = wanted.user_id AND sagas.idempotency_key = wanted.idempotency_key",
+    )
+    .bind(users)
+    .bind(keys)
+    .fetch_all(pool)
+    .await?;
+    let identity = |row: &PgRow| -> Result<Identity, StoreError> {
+        Ok(Identity::Key(row.try_get("user_id")?, IdempotencyKey::stored(row.try_get("idempotency_key")?)))
+    };
+    rows.iter().map(|row| Ok((identity(row)?, from_row(row)?))).collect()
+}
+
+/// Forgets up to `limit` keys of sagas that ended longer than `retention` ago; answers how many it were. A saga
+/// that has not ended keeps its key.
+pub async fn forget_keys(pool: &PgPool, retention: Duration, limit: i64) -> Result<u64, StoreError> {
+    let forgotten = sqlx::query(
+        "UPDATE sagas SET idempotency_key = NULL
+         WHERE saga_id IN (SELECT saga_id FROM sagas
+                           WHERE idempotency_key IS NOT NULL AND status IN ('COMPLETED', 'FAILED')
+                             AND updated_at < now() - $1 * interval '1 ms'
+                           ORDER BY updated_at LIMIT $2
+                           FOR UPDATE SKIP LOCKED)",
+    )
+    .bind(milliseconds(retention))
+    .bind(limit)
+    .execute(pool)
+    .await?;
+    Ok(forgotten.rows_affected())
+}

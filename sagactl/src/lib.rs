@@ -1,0 +1,8 @@
+//! `sagactl`, the operators' program: it proves that the four databases agree about everybody's money ([`audit`]),
+//! and looks through, and sends back, what was set aside on the dead-letter topics ([`dlq`]).
+//!
+//! A library first, so that the end-to-end tests judge by the very same invariants.
+
+pub mod audit;
+pub mod databases;
+pub mod dlq;
