@@ -5,6 +5,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use e2e_tests::{Answer, Client, Service, Services, Standalone, eventually, id, shared};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 const SOON: Duration = Duration::from_secs(15);
@@ -90,10 +92,14 @@ async fn a_retry_repeats_the_pending_effect_now() -> Result<()> {
     let client = services.client()?;
     services.kill(Service::Order)?;
     let body = json!({"userId": "u1", "totalAmount": 500});
+    // In the order service's place: someone who takes the call and hangs up, so that its outcome is not known.
+    let silent = TcpListener::bind(services.address(Service::Order.into())?).await?;
     let saga_id = checkout_at(&client, &body, "ORDER_CREATE").await?;
+    drop(timeout(SOON, silent.accept()).await??);
+    drop(silent);
     services.start_again(Service::Order).await?;
 
-    // The first calls may still be under way, and a repetition does not join one: the operator tries until it moves.
+    // A repetition does not join a call that is just being given up: the operator tries until it moves.
     let moved = async || {
         if client.saga(saga_id).await?["step"] != json!("ORDER_CREATE") {
             return Ok(Some(()));
