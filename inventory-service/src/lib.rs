@@ -14,7 +14,7 @@ use axum::Router;
 use serde::Deserialize;
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::ConditionalWrites;
-use service_runtime::database::{self, DatabaseSettings};
+use service_runtime::database::{self, DatabaseSettings, Session};
 use service_runtime::http::{Health, HttpServer, HttpSettings};
 use service_runtime::kafka::{Consumer, KafkaSettings, Producer};
 use service_runtime::program::stop_when_done;
@@ -65,7 +65,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         .with_database(pool.clone())
         .with("kafka", move || Box::pin(std::future::ready(group.check())));
     let handler = handler::Reservations {
-        writes: Batcher::start(ConditionalWrites(store::ReservationsTable(pool.clone()))),
+        writes: Batcher::start(ConditionalWrites(store::ReservationsTable(Session::beside(&pool)))),
         failure_rate: config.stock.inventory_failure_rate,
         processing: Duration::from_millis(config.stock.inventory_processing_ms),
     };

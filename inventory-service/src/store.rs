@@ -4,9 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use messages::OrderId;
 use service_runtime::conditional::Table;
-use service_runtime::database::StoreError;
+use service_runtime::database::{Session, StoreError};
+use sqlx::Row as _;
 use sqlx::postgres::PgRow;
-use sqlx::{PgPool, Row as _};
 use uuid::Uuid;
 
 use crate::reservation::{Reservation, Status};
@@ -19,8 +19,7 @@ pub struct Write {
 }
 
 /// The table `reservations`.
-#[derive(Clone)]
-pub struct ReservationsTable(pub PgPool);
+pub struct ReservationsTable(pub Session);
 
 impl Table for ReservationsTable {
     type Key = OrderId;
@@ -41,21 +40,20 @@ impl Table for ReservationsTable {
     async fn read(&self, orders: Vec<OrderId>) -> Result<HashMap<OrderId, Reservation>, StoreError> {
         let ids: Vec<Uuid> = orders.into_iter().map(Uuid::from).collect();
         // Columns by name: a release that adds one must not change the result of this one's prepared statement.
-        let rows = sqlx::query(
+        let wanted = sqlx::query(
             "SELECT order_id, saga_id, status, reason, created_at, updated_at
              FROM reservations WHERE order_id = ANY($1)",
         )
-        .bind(ids)
-        .fetch_all(&self.0)
-        .await?;
+        .bind(ids);
+        let rows = self.0.rows(wanted).await?;
         rows.iter().map(|row| from_row(row).map(|reservation| (reservation.order_id, reservation))).collect()
     }
 }
 
 /// Answers the orders whose write took place.
-async fn compare_and_set(pool: &PgPool, writes: &[&Write]) -> Result<HashSet<OrderId>, StoreError> {
+async fn compare_and_set(session: &Session, writes: &[&Write]) -> Result<HashSet<OrderId>, StoreError> {
     let rows = || writes.iter().map(|write| &write.row);
-    let stored: Vec<Uuid> = sqlx::query_scalar(
+    let write = sqlx::query(
         "WITH new AS (
              SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[],
                                   $7::text[])
@@ -78,10 +76,9 @@ async fn compare_and_set(pool: &PgPool, writes: &[&Write]) -> Result<HashSet<Ord
     .bind(rows().map(|r| r.reason.as_deref()).collect::<Vec<_>>())
     .bind(rows().map(|r| r.created_at).collect::<Vec<_>>())
     .bind(rows().map(|r| r.updated_at).collect::<Vec<_>>())
-    .bind(writes.iter().map(|write| write.expected.map(Status::as_str)).collect::<Vec<_>>())
-    .fetch_all(pool)
-    .await?;
-    Ok(stored.into_iter().map(OrderId::from).collect())
+    .bind(writes.iter().map(|write| write.expected.map(Status::as_str)).collect::<Vec<_>>());
+    let stored = session.rows(write).await?;
+    stored.iter().map(|row| Ok(row.try_get::<Uuid, _>(0)?.into())).collect()
 }
 
 fn from_row(row: &PgRow) -> Result<Reservation, StoreError> {

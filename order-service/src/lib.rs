@@ -10,7 +10,7 @@ mod store;
 
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::ConditionalWrites;
-use service_runtime::database::{self, DatabaseSettings};
+use service_runtime::database::{self, DatabaseSettings, Session};
 use service_runtime::http::{Health, HttpServer, HttpSettings};
 use service_runtime::settings::{SERVICE_DEFAULTS, Settings, SettingsError};
 use service_runtime::{CancellationToken, Fatal};
@@ -38,8 +38,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let server = HttpServer::bind(&config.http).await?;
     let pool = database::open(&config.database, &sqlx::migrate!()).await?;
     let orders = routes::Orders {
-        creates: Batcher::start(ConditionalWrites(store::Creates(pool.clone()))),
-        transitions: Batcher::start(ConditionalWrites(store::Transitions(pool.clone()))),
+        creates: Batcher::start(ConditionalWrites(store::Creates(Session::beside(&pool)))),
+        transitions: Batcher::start(ConditionalWrites(store::Transitions(Session::beside(&pool)))),
         pool: pool.clone(),
     };
     let served = server.serve(routes::router(orders), Health::default().with_database(pool.clone()), shutdown).await;

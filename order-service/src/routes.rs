@@ -1,4 +1,4 @@
-//! The HTTP side: `POST /orders`, `GET /orders/{id}`, `PATCH /orders/{id}/status`.
+//! The HTTP side: `POST /orders`, `GET /orders/{id}`, `PATCH /orders/{id}/status`, and many of them by `POST /batch`.
 
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
@@ -10,6 +10,7 @@ use serde::Deserialize;
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::{ConditionalWrites, Outcome};
 use service_runtime::database::StoreError;
+use service_runtime::http::batch::batched;
 use service_runtime::http::{JsonBody, Problem};
 use sqlx::PgPool;
 
@@ -26,11 +27,12 @@ pub struct Orders {
 }
 
 pub fn router(orders: Orders) -> Router {
-    Router::new()
+    let routes = Router::new()
         .route("/orders", post(create))
         .route("/orders/{id}", get(read))
         .route("/orders/{id}/status", patch(transition))
-        .with_state(orders)
+        .with_state(orders);
+    batched(routes)
 }
 
 #[derive(Deserialize)]
@@ -75,7 +77,7 @@ async fn create(State(orders): State<Orders>, JsonBody(request): JsonBody<Create
 /// 200 with the order, or 404.
 async fn read(State(orders): State<Orders>, Path(id): Path<String>) -> Result<Json<OrderBody>, Problem> {
     let order_id = parse_id(&id)?;
-    let order = store::read(&orders.pool, vec![order_id]).await?.remove(&order_id);
+    let order = store::read(&orders.pool, order_id).await?;
     order.map(|order| Json(order.into())).ok_or_else(|| Problem::from(Refusal::Unknown(order_id)))
 }
 

@@ -5,15 +5,16 @@ use std::collections::{HashMap, HashSet};
 use messages::{Money, OrderId, Timestamp, UserId};
 use rust_decimal::Decimal;
 use service_runtime::conditional::Table;
-use service_runtime::database::StoreError;
-use sqlx::postgres::PgRow;
-use sqlx::{PgPool, Row as _};
+use service_runtime::database::{Session, StoreError};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{PgPool, Postgres, Row as _};
 use uuid::Uuid;
 
 use crate::order::{Contents, Create, Order, Transition};
 
 /// Creates: an order that is not there yet.
-pub struct Creates(pub PgPool);
+pub struct Creates(pub Session);
 
 impl Table for Creates {
     type Key = OrderId;
@@ -33,12 +34,12 @@ impl Table for Creates {
     }
 
     async fn read(&self, orders: Vec<OrderId>) -> Result<HashMap<OrderId, Order>, StoreError> {
-        read(&self.0, orders).await
+        to_orders(self.0.rows(wanted(orders)).await?)
     }
 }
 
 /// Moves of orders, assuming what is nearly always so: the order is PENDING, and of the saga that asks.
-pub struct Transitions(pub PgPool);
+pub struct Transitions(pub Session);
 
 impl Table for Transitions {
     type Key = OrderId;
@@ -55,17 +56,17 @@ impl Table for Transitions {
     }
 
     async fn read(&self, orders: Vec<OrderId>) -> Result<HashMap<OrderId, Order>, StoreError> {
-        read(&self.0, orders).await
+        to_orders(self.0.rows(wanted(orders)).await?)
     }
 }
 
-async fn insert(pool: &PgPool, creates: &[&Create], now: Timestamp) -> Result<HashSet<OrderId>, StoreError> {
+async fn insert(session: &Session, creates: &[&Create], now: Timestamp) -> Result<HashSet<OrderId>, StoreError> {
     let ids: Vec<Uuid> = creates.iter().map(|c| c.order_id.as_uuid()).collect();
     let sagas: Vec<Option<Uuid>> = creates.iter().map(|c| c.saga_id.map(Uuid::from)).collect();
     let users: Vec<&str> = creates.iter().map(|c| c.contents.user_id.as_str()).collect();
     let amounts: Vec<Decimal> = creates.iter().map(|c| c.contents.money.amount()).collect();
     let currencies: Vec<&str> = creates.iter().map(|c| c.contents.money.currency().code()).collect();
-    let inserted: Vec<Uuid> = sqlx::query_scalar(
+    let insert = sqlx::query(
         "INSERT INTO orders (order_id, saga_id, user_id, total_amount, currency, status, created_at, updated_at)
          SELECT order_id, saga_id, user_id, total_amount, currency, 'PENDING', $6, $6
          FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::numeric[], $5::text[])
@@ -78,18 +79,17 @@ async fn insert(pool: &PgPool, creates: &[&Create], now: Timestamp) -> Result<Ha
     .bind(users)
     .bind(amounts)
     .bind(currencies)
-    .bind(now)
-    .fetch_all(pool)
-    .await?;
-    Ok(inserted.into_iter().map(OrderId::from).collect())
+    .bind(now);
+    let inserted = session.rows(insert).await?;
+    inserted.iter().map(|row| Ok(row.try_get::<Uuid, _>(0)?.into())).collect()
 }
 
 async fn update(
-    pool: &PgPool,
+    session: &Session,
     transitions: &[&Transition],
     now: Timestamp,
 ) -> Result<HashMap<OrderId, Order>, StoreError> {
-    let rows = sqlx::query(
+    let update = sqlx::query(
         "UPDATE orders SET status = wanted.status, updated_at = $4
          FROM UNNEST($1::uuid[], $2::uuid[], $3::text[]) AS wanted (order_id, saga_id, status)
          WHERE orders.order_id = wanted.order_id
@@ -100,10 +100,8 @@ async fn update(
     .bind(transitions.iter().map(|t| t.order_id.as_uuid()).collect::<Vec<_>>())
     .bind(transitions.iter().map(|t| t.saga_id.map(Uuid::from)).collect::<Vec<_>>())
     .bind(transitions.iter().map(|t| t.to.as_str()).collect::<Vec<_>>())
-    .bind(now)
-    .fetch_all(pool)
-    .await?;
-    rows.iter().map(|row| from_row(row).map(|order| (order.order_id, order))).collect()
+    .bind(now);
+    to_orders(session.rows(update).await?)
 }
 
 /// Leaves the CANCELLED row of a cancel that came before its create, unless the create was quicker after all.
@@ -120,17 +118,23 @@ pub async fn leave_tombstone(pool: &PgPool, cancel: &Transition) -> Result<(), S
     Ok(())
 }
 
-/// Reads orders.
-pub async fn read(pool: &PgPool, orders: Vec<OrderId>) -> Result<HashMap<OrderId, Order>, StoreError> {
+/// Reads an order.
+pub async fn read(pool: &PgPool, order: OrderId) -> Result<Option<Order>, StoreError> {
+    let rows = wanted(vec![order]).fetch_all(pool).await?;
+    Ok(to_orders(rows)?.remove(&order))
+}
+
+fn wanted(orders: Vec<OrderId>) -> Query<'static, Postgres, PgArguments> {
     let ids: Vec<Uuid> = orders.into_iter().map(Uuid::from).collect();
     // Columns by name: a release that adds one must not change the result of this one's prepared statement.
-    let rows = sqlx::query(
+    sqlx::query(
         "SELECT order_id, saga_id, user_id, total_amount, currency, status, created_at, updated_at
          FROM orders WHERE order_id = ANY($1)",
     )
     .bind(ids)
-    .fetch_all(pool)
-    .await?;
+}
+
+fn to_orders(rows: Vec<PgRow>) -> Result<HashMap<OrderId, Order>, StoreError> {
     rows.iter().map(|row| from_row(row).map(|order| (order.order_id, order))).collect()
 }
 

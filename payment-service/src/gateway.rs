@@ -8,9 +8,9 @@ use messages::{Money, OrderId};
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use service_runtime::batch::{Answers, Batch, Batcher};
-use service_runtime::database::StoreError;
+use service_runtime::database::{Session, StoreError};
 use service_runtime::settings::Share;
-use sqlx::{PgPool, Row as _};
+use sqlx::Row as _;
 
 use crate::payment::{Answer, Call};
 
@@ -41,8 +41,8 @@ pub enum CallError {
 }
 
 impl SimulatedGateway {
-    pub fn start(pool: PgPool, settings: GatewaySettings) -> Self {
-        Self { decisions: Batcher::start(Decisions(pool)), settings }
+    pub fn start(session: Session, settings: GatewaySettings) -> Self {
+        Self { decisions: Batcher::start(Decisions(session)), settings }
     }
 
     /// Makes a call. The same call again gets the same answer, and moves money once.
@@ -106,7 +106,7 @@ impl Request {
 }
 
 /// Decides requests, many in one statement: the decision and the move of money are one transaction.
-struct Decisions(PgPool);
+struct Decisions(Session);
 
 impl Batch for Decisions {
     type Item = Request;
@@ -118,7 +118,7 @@ impl Batch for Decisions {
         let mut seen = HashSet::new();
         let firsts: Vec<usize> = (0..items.len()).filter(|i| seen.insert(&keys[*i])).collect();
         let first = || firsts.iter().map(|i| &items[*i]);
-        let decided: Vec<String> = sqlx::query_scalar(
+        let decide = sqlx::query(
             "WITH decided AS (
                  INSERT INTO gateway_requests (idempotency_key, order_id, kind, amount, currency, outcome, reason)
                  SELECT key, order_id, kind, amount, currency,
@@ -139,11 +139,11 @@ impl Batch for Decisions {
         .bind(first().map(Request::kind).collect::<Vec<_>>())
         .bind(first().map(|r| r.order().1.amount()).collect::<Vec<Decimal>>())
         .bind(first().map(|r| r.order().1.currency().code()).collect::<Vec<_>>())
-        .bind(first().map(|r| r.decline).collect::<Vec<_>>())
-        .fetch_all(&self.0)
-        .await?;
+        .bind(first().map(|r| r.decline).collect::<Vec<_>>());
+        let decided = self.0.rows(decide).await?;
 
-        let mut decided: HashSet<String> = decided.into_iter().collect();
+        let decided = decided.iter().map(|row| row.try_get::<String, _>(0));
+        let mut decided: HashSet<String> = decided.collect::<Result<_, _>>()?;
         let own: Vec<bool> = keys.iter().map(|key| decided.remove(key)).collect();
         let others = keys.iter().zip(&own).filter(|(_, own)| !**own).map(|(key, _)| key.as_str()).collect();
         let remembered = self.remembered(others).await;
@@ -165,10 +165,10 @@ impl Decisions {
         if keys.is_empty() {
             return Ok(HashMap::new());
         }
-        let rows = sqlx::query("SELECT idempotency_key, reason FROM gateway_requests WHERE idempotency_key = ANY($1)")
-            .bind(keys)
-            .fetch_all(&self.0)
-            .await?;
+        let wanted =
+            sqlx::query("SELECT idempotency_key, reason FROM gateway_requests WHERE idempotency_key = ANY($1)")
+                .bind(keys);
+        let rows = self.0.rows(wanted).await?;
         rows.iter().map(|row| Ok((row.try_get("idempotency_key")?, row.try_get("reason")?))).collect()
     }
 }

@@ -12,7 +12,7 @@ mod store;
 use axum::Router;
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::ConditionalWrites;
-use service_runtime::database::{self, DatabaseSettings};
+use service_runtime::database::{self, DatabaseSettings, Session};
 use service_runtime::http::{Health, HttpServer, HttpSettings};
 use service_runtime::kafka::{Consumer, KafkaSettings, Producer};
 use service_runtime::program::stop_when_done;
@@ -56,9 +56,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let health = Health::default()
         .with_database(pool.clone())
         .with("kafka", move || Box::pin(std::future::ready(group.check())));
-    let gateway = gateway::SimulatedGateway::start(pool.clone(), config.gateway);
-    let handler =
-        handler::Payments { writes: Batcher::start(ConditionalWrites(store::PaymentsTable(pool.clone()))), gateway };
+    let gateway = gateway::SimulatedGateway::start(Session::beside(&pool), config.gateway);
+    let handler = handler::Payments {
+        writes: Batcher::start(ConditionalWrites(store::PaymentsTable(Session::beside(&pool)))),
+        gateway,
+    };
 
     // Whichever ends first, by the signal or by an error, ends the other.
     let stop = shutdown.child_token();

@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet};
 use messages::{Money, OrderId, UserId};
 use rust_decimal::Decimal;
 use service_runtime::conditional::Table;
-use service_runtime::database::StoreError;
+use service_runtime::database::{Session, StoreError};
+use sqlx::Row as _;
 use sqlx::postgres::PgRow;
-use sqlx::{PgPool, Row as _};
 use uuid::Uuid;
 
 use crate::payment::{Payment, Status};
@@ -20,8 +20,7 @@ pub struct Write {
 }
 
 /// The table `payments`.
-#[derive(Clone)]
-pub struct PaymentsTable(pub PgPool);
+pub struct PaymentsTable(pub Session);
 
 impl Table for PaymentsTable {
     type Key = OrderId;
@@ -42,21 +41,20 @@ impl Table for PaymentsTable {
     async fn read(&self, orders: Vec<OrderId>) -> Result<HashMap<OrderId, Payment>, StoreError> {
         let ids: Vec<Uuid> = orders.into_iter().map(Uuid::from).collect();
         // Columns by name: a release that adds one must not change the result of this one's prepared statement.
-        let rows = sqlx::query(
+        let wanted = sqlx::query(
             "SELECT order_id, saga_id, user_id, amount, currency, status, reason, force_fail, created_at, updated_at
              FROM payments WHERE order_id = ANY($1)",
         )
-        .bind(ids)
-        .fetch_all(&self.0)
-        .await?;
+        .bind(ids);
+        let rows = self.0.rows(wanted).await?;
         rows.iter().map(|row| from_row(row).map(|payment| (payment.order_id, payment))).collect()
     }
 }
 
 /// Answers the orders whose write took place.
-async fn compare_and_set(pool: &PgPool, writes: &[&Write]) -> Result<HashSet<OrderId>, StoreError> {
+async fn compare_and_set(session: &Session, writes: &[&Write]) -> Result<HashSet<OrderId>, StoreError> {
     let rows = || writes.iter().map(|write| &write.row);
-    let stored: Vec<Uuid> = sqlx::query_scalar(
+    let write = sqlx::query(
         "WITH new AS (
              SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::numeric[], $5::text[], $6::text[], $7::text[],
                                   $8::bool[], $9::timestamptz[], $10::timestamptz[], $11::text[])
@@ -86,10 +84,9 @@ async fn compare_and_set(pool: &PgPool, writes: &[&Write]) -> Result<HashSet<Ord
     .bind(rows().map(|r| r.force_fail).collect::<Vec<_>>())
     .bind(rows().map(|r| r.created_at).collect::<Vec<_>>())
     .bind(rows().map(|r| r.updated_at).collect::<Vec<_>>())
-    .bind(writes.iter().map(|write| write.expected.map(Status::as_str)).collect::<Vec<_>>())
-    .fetch_all(pool)
-    .await?;
-    Ok(stored.into_iter().map(OrderId::from).collect())
+    .bind(writes.iter().map(|write| write.expected.map(Status::as_str)).collect::<Vec<_>>());
+    let stored = session.rows(write).await?;
+    stored.iter().map(|row| Ok(row.try_get::<Uuid, _>(0)?.into())).collect()
 }
 
 fn from_row(row: &PgRow) -> Result<Payment, StoreError> {

@@ -13,7 +13,7 @@ use faults::Bug;
 use messages::{SagaId, Timestamp, UserId};
 use service_runtime::batch::{Backoff, Batcher};
 use service_runtime::conditional::{ConditionalWrites, Outcome, Reads};
-use service_runtime::database::StoreError;
+use service_runtime::database::{Session, StoreError};
 use service_runtime::kafka::Producer;
 use sqlx::PgPool;
 use tokio_util::task::TaskTracker;
@@ -74,16 +74,17 @@ pub enum ApplyError {
 }
 
 impl Coordinator {
-    pub fn new(pool: PgPool, producer: Producer, orders: OrderService, settings: &SagaSettings) -> Self {
+    pub fn new(pool: &PgPool, producer: Producer, orders: OrderService, settings: &SagaSettings) -> Self {
         let resend_first = Duration::from_millis(settings.resend_first_ms.into());
-        let sagas = Sagas { pool: pool.clone(), resend_first };
-        let new_sagas = NewSagas { pool: pool.clone(), resend_first };
+        let session = || Session::beside(pool);
+        let sagas = || Sagas { session: session(), resend_first };
+        let new_sagas = || NewSagas { session: session(), resend_first };
         Self {
-            new_sagas: Batcher::start(ConditionalWrites(new_sagas.clone())),
-            keyed: Batcher::start(Reads(new_sagas)),
-            moves: Batcher::start(ConditionalWrites(sagas.clone())),
-            reads: Batcher::start(Reads(sagas)),
-            ignored: Batcher::start(IgnoredInputs(pool)),
+            new_sagas: Batcher::start(ConditionalWrites(new_sagas())),
+            keyed: Batcher::start(Reads(new_sagas())),
+            moves: Batcher::start(ConditionalWrites(sagas())),
+            reads: Batcher::start(Reads(sagas())),
+            ignored: Batcher::start(IgnoredInputs(session())),
             cache: DashMap::new(),
             calling: DashSet::new(),
             producer,

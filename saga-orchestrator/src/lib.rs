@@ -57,7 +57,6 @@ pub struct Config {
 struct SagaSettings {
     order_service_url: String,
     order_service_timeout_ms: u64,
-    order_service_max_calls: usize,
     checkout_wait_ms: u64,
     checkout_max_waiting: usize,
     checkout_max_unfinished: u32,
@@ -88,7 +87,6 @@ impl SagaSettings {
         let section: Self = settings.section()?;
         let positive = |key, value: u64| require(key, value > 0, "must be at least 1");
         positive("order_service_timeout_ms", section.order_service_timeout_ms)?;
-        positive("order_service_max_calls", section.order_service_max_calls as u64)?;
         positive("resend_first_ms", section.resend_first_ms.into())?;
         positive("resend_per_second", section.resend_per_second.into())?;
         positive("checkout_max_waiting", section.checkout_max_waiting as u64)?;
@@ -112,7 +110,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let gate = gate::Gate::at(pool.clone(), config.saga.checkout_max_unfinished).await;
     let gate = Arc::new(gate.map_err(|error| Fatal::new(error.to_string()))?);
     let orders = orders::OrderService::connect(&config.saga)?;
-    let coordinator = Arc::new(Coordinator::new(pool.clone(), producer.clone(), orders, &config.saga));
+    let coordinator = Arc::new(Coordinator::new(&pool, producer.clone(), orders, &config.saga));
     let (watched, watched_gate) = (group.clone(), gate.clone());
     let health = Health::default()
         .with_database(pool.clone())

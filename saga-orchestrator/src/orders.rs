@@ -1,14 +1,18 @@
 //! Calls of the order service. What its answers mean to a saga is told by [`crate::saga::answers`].
+//!
+//! Calls that arrive while a request is under way share the next one (`POST /batch`): on its way a request costs more
+//! than what it asks for.
 
 use std::time::Duration;
 
 use messages::{Currency, OrderId, SagaId};
-use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Client, Method, StatusCode, Url, header};
 use rust_decimal::Decimal;
 use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 use service_runtime::Fatal;
-use service_runtime::batch::Backoff;
-use tokio::sync::Semaphore;
+use service_runtime::batch::{Answers, Backoff, Batch, Batcher};
+use service_runtime::http::batch::{BatchedAnswer, BatchedRequest};
 use tracing::{debug, warn};
 
 use crate::SagaSettings;
@@ -21,11 +25,9 @@ const TRIES: u32 = 3;
 /// How many bytes of an unexpected answer are logged.
 const MAX_LOGGED: usize = 1024;
 
-/// The order service, through one pool of kept-alive connections.
+/// The order service.
 pub struct OrderService {
-    client: Client,
-    orders: Url,
-    permits: Semaphore,
+    calls: Batcher<Calls>,
 }
 
 #[derive(Serialize)]
@@ -51,9 +53,9 @@ impl OrderService {
     pub fn connect(settings: &SagaSettings) -> Result<Self, Fatal> {
         // The URL itself is not repeated: it may hold a password.
         let invalid = |why: &str| Fatal::new(format!("ORDER_SERVICE_URL is not usable: {why}"));
-        let url = format!("{}/orders", settings.order_service_url.trim_end_matches('/'));
-        let orders = Url::parse(&url).map_err(|error| invalid(&error.to_string()))?;
-        let builder = match orders.scheme() {
+        let base = settings.order_service_url.trim_end_matches('/').to_owned();
+        let url = Url::parse(&base).map_err(|error| invalid(&error.to_string()))?;
+        let builder = match url.scheme() {
             // Without TLS there is no need of the system's certificates, which a small image may lack.
             "http" => Client::builder().tls_certs_only([]),
             "https" => Client::builder(),
@@ -65,22 +67,21 @@ impl OrderService {
             .no_proxy()
             .connect_timeout(Duration::from_millis(500))
             .timeout(Duration::from_millis(settings.order_service_timeout_ms))
-            .pool_max_idle_per_host(settings.order_service_max_calls)
             .build()
             .map_err(|error| Fatal::new(format!("the HTTP client can't be made: {error}")))?;
-        Ok(Self { client, orders, permits: Semaphore::new(settings.order_service_max_calls.max(1)) })
+        Ok(Self { calls: Batcher::start(Calls { client, base }) })
     }
 
     /// Makes a call. `None` where the outcome is not known: the call is to be made again.
     pub async fn call(&self, call: &OrderCall) -> Option<Input> {
-        let _permit = self.permits.acquire().await.ok()?;
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(200));
         for last in (0..TRIES).map(|tried| tried + 1 == TRIES) {
-            let passing = match self.request(call).send().await {
-                Ok(answer) if is_passing(answer.status()) => answer.status().to_string(),
-                Ok(answer) => return understood(call, answer).await,
-                Err(error) if error.is_connect() => error.to_string(),
+            let passing = match self.calls.submit(call.clone()).await {
+                Ok(Answered::With(answer)) if is_passing(answer.status) => answer.body.to_string(),
+                Ok(Answered::With(answer)) => return understood(call, &answer),
+                Ok(Answered::NotSent(why)) => why,
                 // A time-out has used up its time: the sweeper's turn.
+                Ok(Answered::Unknown(why)) => return unknown(call, &why),
                 Err(error) => return unknown(call, &error.to_string()),
             };
             if last {
@@ -90,26 +91,116 @@ impl OrderService {
         }
         None
     }
+}
 
-    fn request(&self, call: &OrderCall) -> RequestBuilder {
-        match call {
-            OrderCall::Create { order_id, saga_id, user_id, money } => {
-                self.client.post(self.orders.clone()).json(&CreateBody {
-                    order_id: *order_id,
-                    saga_id: *saga_id,
-                    user_id: user_id.as_str(),
-                    total_amount: money.amount(),
-                    currency: money.currency(),
-                })
-            }
-            OrderCall::Confirm { order_id, saga_id } => self.transition(order_id, "CONFIRMED", *saga_id),
-            OrderCall::Cancel { order_id, saga_id } => self.transition(order_id, "CANCELLED", *saga_id),
+/// What became of a call.
+#[derive(Debug, Clone)]
+enum Answered {
+    With(Answer),
+    /// Nobody took it.
+    NotSent(String),
+    /// No answer came: it may have been carried out.
+    Unknown(String),
+}
+
+#[derive(Debug, Clone)]
+struct Answer {
+    status: StatusCode,
+    body: Box<RawValue>,
+}
+
+/// Requests to the order service, one at a time, each with all the calls that wait.
+struct Calls {
+    client: Client,
+    /// Its URL, without a slash at the end.
+    base: String,
+}
+
+impl Batch for Calls {
+    type Item = OrderCall;
+    type Answer = Answered;
+    const NAME: &'static str = "order calls";
+
+    async fn run(&self, calls: &[OrderCall]) -> Answers<Answered> {
+        let answers = match calls {
+            [call] => self.one(call).await.map(|answer| vec![answer]),
+            calls => self.all(calls).await,
+        };
+        Ok(match answers {
+            Ok(answers) => answers.into_iter().map(|answer| Ok(Answered::With(answer))).collect(),
+            Err(failure) => calls.iter().map(|_| Ok(failure.clone())).collect(),
+        })
+    }
+}
+
+impl Calls {
+    async fn one(&self, call: &OrderCall) -> Result<Answer, Answered> {
+        let BatchedRequest { method, path, body } = request(call)?;
+        let method = method.parse().map_err(|_| Answered::NotSent(format!("{method} is no method")))?;
+        let (status, body) = self.send(method, &path, body.get().to_owned()).await?;
+        // What is not JSON has a status all the same.
+        let body = serde_json::from_slice(&body).unwrap_or_else(|_| RawValue::NULL.to_owned());
+        Ok(Answer { status, body })
+    }
+
+    async fn all(&self, calls: &[OrderCall]) -> Result<Vec<Answer>, Answered> {
+        let requests = calls.iter().map(request).collect::<Result<Vec<_>, _>>()?;
+        let requests = serde_json::to_string(&requests).map_err(|error| Answered::NotSent(error.to_string()))?;
+        let (status, body) = self.send(Method::POST, "/batch", requests).await?;
+        if !status.is_success() {
+            let body: Box<RawValue> = serde_json::from_slice(&body).unwrap_or_else(|_| RawValue::NULL.to_owned());
+            return match is_passing(status) {
+                true => Ok(calls.iter().map(|_| Answer { status, body: body.clone() }).collect()),
+                false => Err(Answered::Unknown(format!("a batch of calls is answered {status} {body}"))),
+            };
         }
+        let answers: Vec<BatchedAnswer> =
+            serde_json::from_slice(&body).map_err(|error| Answered::Unknown(error.to_string()))?;
+        if answers.len() != calls.len() {
+            return Err(Answered::Unknown(format!("{} calls got {} answers", calls.len(), answers.len())));
+        }
+        let answers = answers.into_iter().map(|BatchedAnswer { status, body }| {
+            let status = StatusCode::from_u16(status).map_err(|error| Answered::Unknown(error.to_string()))?;
+            Ok(Answer { status, body })
+        });
+        answers.collect()
     }
 
-    fn transition(&self, order_id: &OrderId, status: &'static str, saga_id: SagaId) -> RequestBuilder {
-        self.client.patch(format!("{}/{order_id}/status", self.orders)).json(&TransitionBody { status, saga_id })
+    async fn send(&self, method: Method, path: &str, json: String) -> Result<(StatusCode, Vec<u8>), Answered> {
+        let request = self.client.request(method, format!("{}{path}", self.base));
+        let answer = request.header(header::CONTENT_TYPE, "application/json").body(json).send().await;
+        let answer = answer.map_err(|error| match error.is_connect() {
+            true => Answered::NotSent(error.to_string()),
+            false => Answered::Unknown(error.to_string()),
+        })?;
+        let status = answer.status();
+        let body = answer.bytes().await.map_err(|error| Answered::Unknown(error.to_string()))?;
+        Ok((status, body.into()))
     }
+}
+
+fn request(call: &OrderCall) -> Result<BatchedRequest, Answered> {
+    let (method, path, body) = match call {
+        OrderCall::Create { order_id, saga_id, user_id, money } => {
+            let (total_amount, currency) = (money.amount(), money.currency());
+            let user_id = user_id.as_str();
+            let body = CreateBody { order_id: *order_id, saga_id: *saga_id, user_id, total_amount, currency };
+            ("POST", "/orders".to_owned(), to_raw_value(&body))
+        }
+        OrderCall::Confirm { order_id, saga_id } => transition(order_id, "CONFIRMED", *saga_id),
+        OrderCall::Cancel { order_id, saga_id } => transition(order_id, "CANCELLED", *saga_id),
+    };
+    let body = body.map_err(|error| Answered::NotSent(error.to_string()))?;
+    Ok(BatchedRequest { method: method.to_owned(), path, body })
+}
+
+fn transition(
+    order_id: &OrderId,
+    status: &'static str,
+    saga_id: SagaId,
+) -> (&'static str, String, serde_json::Result<Box<RawValue>>) {
+    let body = TransitionBody { status, saga_id };
+    ("PATCH", format!("/orders/{order_id}/status"), to_raw_value(&body))
 }
 
 /// Answers that say nothing of the order itself.
@@ -117,13 +208,12 @@ fn is_passing(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::REQUEST_TIMEOUT
 }
 
-async fn understood(call: &OrderCall, answer: Response) -> Option<Input> {
-    let status = answer.status();
-    let body = answer.bytes().await.ok()?;
-    let input = interpret(call, status.as_u16(), &body);
+fn understood(call: &OrderCall, Answer { status, body }: &Answer) -> Option<Input> {
+    let body = body.get();
+    let input = interpret(call, status.as_u16(), body.as_bytes());
     if input.is_none() {
-        let body = String::from_utf8_lossy(&body[..body.len().min(MAX_LOGGED)]);
-        warn!(?call, %status, %body, "unexpected answer of the order service");
+        let body = body.get(..MAX_LOGGED).unwrap_or(body);
+        warn!(?call, %status, body, "unexpected answer of the order service");
     }
     input
 }

@@ -115,7 +115,7 @@ struct IgnoredBody {
 /// 200 with state and history; 400 for what is no id; 404.
 async fn saga(State(pool): State<PgPool>, Path(id): Path<String>) -> Result<Json<SagaBody>, Problem> {
     let saga_id = parse_id(&id)?;
-    let saga = match store::read(&pool, vec![saga_id]).await?.remove(&saga_id) {
+    let saga = match store::read(&pool, saga_id).await? {
         Some(Stored::Saga(saga)) => *saga,
         Some(Stored::UnknownDefinition { name, version, .. }) => {
             let detail = format!("the saga runs by {name} v{version}, which this release does not know");

@@ -9,9 +9,10 @@ use messages::{Money, SagaId, Timestamp, UserId};
 use rust_decimal::Decimal;
 use service_runtime::batch::{Answers, Batch};
 use service_runtime::conditional::Table;
-use service_runtime::database::StoreError;
-use sqlx::postgres::PgRow;
-use sqlx::{PgPool, Row as _};
+use service_runtime::database::{Session, StoreError};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{PgPool, Postgres, Row as _};
 use uuid::Uuid;
 
 pub use self::new_sagas::{Identity, NewSaga, NewSagas, forget_keys};
@@ -31,9 +32,8 @@ pub enum Stored {
 }
 
 /// Sagas that move: each from the version before its own.
-#[derive(Clone)]
 pub struct Sagas {
-    pub pool: PgPool,
+    pub session: Session,
     /// When a new state's effect is repeated for the first time.
     pub resend_first: Duration,
 }
@@ -50,7 +50,7 @@ impl Table for Sagas {
 
     async fn compare_and_set(&self, moves: &[&Transition]) -> Result<HashMap<SagaId, Stored>, StoreError> {
         let (sagas, entries) = (|| moves.iter().map(|m| &m.saga), || moves.iter().map(|m| &m.entry));
-        let moved: Vec<Uuid> = sqlx::query_scalar(
+        let update = sqlx::query(
             "WITH new AS (
                  SELECT * FROM UNNEST($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[],
                                       $7::timestamptz[], $8::timestamptz[], $9::text[], $10::uuid[], $11::text[],
@@ -65,6 +65,8 @@ impl Table for Sagas {
                      -- A move that stays where it is (operator.retried) goes on counting.
                      attempts = CASE WHEN sagas.step = new.step THEN attempts ELSE 0 END,
                      next_attempt_at = LEAST(now() + $12 * interval '1 ms', new.deadline_at),
+                     -- Nearly always unchanged, which spares all indexes a new entry.
+                     sweep_at = LEAST(sweep_at, now() + $12 * interval '1 ms', new.deadline_at),
                      needs_attention_since = CASE WHEN sagas.step = new.step THEN needs_attention_since END,
                      attention_reason = CASE WHEN sagas.step = new.step THEN attention_reason END
                  FROM new WHERE sagas.saga_id = new.saga_id AND sagas.version = new.version - 1
@@ -90,16 +92,14 @@ impl Table for Sagas {
         .bind(sagas().map(|s| s.resolved_by_hand).collect::<Vec<_>>())
         .bind(entries().map(|e| e.at).collect::<Vec<_>>())
         .bind(entries().map(|e| e.operator.as_ref().map(|o| o.by.as_str())).collect::<Vec<_>>())
-        .bind(entries().map(|e| Some(e.operator.as_ref()?.settled.as_ref()?.evidence.as_str())).collect::<Vec<_>>())
-        .fetch_all(&self.pool)
-        .await?;
-        let moved: HashSet<SagaId> = moved.into_iter().map(SagaId::from).collect();
+        .bind(entries().map(|e| Some(e.operator.as_ref()?.settled.as_ref()?.evidence.as_str())).collect::<Vec<_>>());
+        let moved = ids(&self.session.rows(update).await?)?;
         let stored = sagas().filter(|saga| moved.contains(&saga.saga_id));
         Ok(stored.map(|saga| (saga.saga_id, Stored::Saga(Box::new(saga.clone())))).collect())
     }
 
     async fn read(&self, sagas: Vec<SagaId>) -> Result<HashMap<SagaId, Stored>, StoreError> {
-        read(&self.pool, sagas).await
+        to_sagas(&self.session.rows(wanted(sagas)).await?)
     }
 }
 
@@ -131,18 +131,26 @@ pub async fn claim_due(
     resending: Resending,
 ) -> Result<Vec<Result<Due, StoreError>>, StoreError> {
     let rows = sqlx::query(
-        "WITH due AS (
+        "WITH early AS (
+             -- They have moved since they were noted to be looked at now.
              SELECT saga_id FROM sagas
-             WHERE status IN ('RUNNING', 'COMPENSATING') AND next_attempt_at <= now()
+             WHERE status IN ('RUNNING', 'COMPENSATING') AND sweep_at <= now() AND next_attempt_at > now()
+             LIMIT 10000
+             FOR UPDATE SKIP LOCKED
+         ), put_off AS (
+             UPDATE sagas SET sweep_at = next_attempt_at FROM early WHERE sagas.saga_id = early.saga_id
+         ), due AS (
+             SELECT saga_id, LEAST(
+                 now() + LEAST($2 * power(2, LEAST(attempts + 1, 20)), $3) * (1 - 0.25 * random()) * interval '1 ms',
+                 CASE WHEN deadline_at > now() THEN deadline_at END) AS again_at
+             FROM sagas
+             WHERE status IN ('RUNNING', 'COMPENSATING') AND sweep_at <= now() AND next_attempt_at <= now()
                AND (definition, definition_version) IN (SELECT * FROM UNNEST($5::text[], $6::int[]))
-             ORDER BY next_attempt_at LIMIT $1
+             ORDER BY sweep_at LIMIT $1
              FOR UPDATE SKIP LOCKED
          )
          UPDATE sagas
-         SET attempts = attempts + 1,
-             next_attempt_at = LEAST(
-                 now() + LEAST($2 * power(2, LEAST(attempts + 1, 20)), $3) * (1 - 0.25 * random()) * interval '1 ms',
-                 CASE WHEN deadline_at > now() THEN deadline_at END),
+         SET attempts = attempts + 1, next_attempt_at = again_at, sweep_at = again_at,
              needs_attention_since = CASE
                  WHEN deadline_at IS NULL AND attempts + 1 >= $4 THEN COALESCE(needs_attention_since, now())
                  ELSE needs_attention_since END,
@@ -177,7 +185,7 @@ pub async fn claim_due(
 }
 
 /// Inputs that did not count, many in one statement.
-pub struct IgnoredInputs(pub PgPool);
+pub struct IgnoredInputs(pub Session);
 
 impl Batch for IgnoredInputs {
     type Item = (SagaId, Ignored);
@@ -190,7 +198,7 @@ impl Batch for IgnoredInputs {
         for (saga_id, ignored) in items {
             *counts.entry((*saga_id, ignored.input, &ignored.state)).or_default() += 1;
         }
-        sqlx::query(
+        let insert = sqlx::query(
             "INSERT INTO ignored_inputs (saga_id, input, state, count, first_at, last_at)
              SELECT saga_id, input, state, count, $5, $5
              FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::bigint[]) AS new (saga_id, input, state, count)
@@ -201,27 +209,37 @@ impl Batch for IgnoredInputs {
         .bind(counts.keys().map(|(_, input, _)| *input).collect::<Vec<_>>())
         .bind(counts.keys().map(|(.., state)| *state).collect::<Vec<_>>())
         .bind(counts.values().copied().collect::<Vec<_>>())
-        .bind(service_runtime::now())
-        .execute(&self.0)
-        .await?;
+        .bind(service_runtime::now());
+        self.0.rows(insert).await?;
         Ok(items.iter().map(|_| Ok(())).collect())
     }
 }
 
-/// Reads sagas.
-pub async fn read(pool: &PgPool, sagas: Vec<SagaId>) -> Result<HashMap<SagaId, Stored>, StoreError> {
+/// Reads a saga.
+pub async fn read(pool: &PgPool, saga_id: SagaId) -> Result<Option<Stored>, StoreError> {
+    let rows = wanted(vec![saga_id]).fetch_all(pool).await?;
+    Ok(to_sagas(&rows)?.remove(&saga_id))
+}
+
+fn wanted(sagas: Vec<SagaId>) -> Query<'static, Postgres, PgArguments> {
     let ids: Vec<Uuid> = sagas.into_iter().map(Uuid::from).collect();
     // Columns by name: a release that adds one must not change the result of this one's prepared statement.
-    let rows = sqlx::query(
+    sqlx::query(
         "SELECT saga_id, order_id, user_id, total_amount, currency, status, step, cause, reason, force_payment_fail,
                 force_inventory_fail, definition, definition_version, version, deadline_at, expires_at,
                 needs_attention_since, attention_reason, resolved_by_hand, traceparent, created_at, updated_at
          FROM sagas WHERE saga_id = ANY($1)",
     )
     .bind(ids)
-    .fetch_all(pool)
-    .await?;
+}
+
+fn to_sagas(rows: &[PgRow]) -> Result<HashMap<SagaId, Stored>, StoreError> {
     rows.iter().map(|row| Ok((row.try_get::<Uuid, _>("saga_id")?.into(), from_row(row)?))).collect()
+}
+
+/// The sagas that a statement names in its first column.
+fn ids(rows: &[PgRow]) -> Result<HashSet<SagaId>, StoreError> {
+    rows.iter().map(|row| Ok(row.try_get::<Uuid, _>(0)?.into())).collect()
 }
 
 fn from_row(row: &PgRow) -> Result<Stored, StoreError> {

@@ -10,8 +10,12 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions as _, PgPool};
 use tracing::{info, warn};
 
+mod session;
+
 use crate::Fatal;
 use crate::settings::{Settings, SettingsError, require};
+
+pub use self::session::Session;
 
 /// Every statement finds its rows by a key, for arrays of any length, so it is planned once and not for each set
 /// of arrays (which cost more than the statement). Without the second setting a plan made while a table was small

@@ -1,16 +1,15 @@
 //! New sagas, and the idempotency keys that stand in their rows.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use messages::SagaId;
 use service_runtime::conditional::Table;
-use service_runtime::database::StoreError;
+use service_runtime::database::{Session, StoreError};
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row as _};
-use uuid::Uuid;
 
-use super::{Stored, from_row, milliseconds, read};
+use super::{Stored, from_row, ids, milliseconds, to_sagas, wanted};
 use crate::idempotency::IdempotencyKey;
 use crate::saga::{Saga, Transition};
 
@@ -30,9 +29,8 @@ pub enum Identity {
 }
 
 /// New sagas. One whose key is taken is not stored: the saga that has it is found instead.
-#[derive(Clone)]
 pub struct NewSagas {
-    pub pool: PgPool,
+    pub session: Session,
     /// When a new saga's first effect is repeated for the first time.
     pub resend_first: Duration,
 }
@@ -53,7 +51,7 @@ impl Table for NewSagas {
 
     async fn compare_and_set(&self, new: &[&NewSaga]) -> Result<HashMap<Identity, Stored>, StoreError> {
         let sagas = || new.iter().map(|new| &new.transition.saga);
-        let stored: Vec<Uuid> = sqlx::query_scalar(
+        let insert = sqlx::query(
             "WITH new AS (
                  SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::numeric[], $5::text[], $6::text[],
                                       $7::text[], $8::bool[], $9::bool[], $10::text[], $11::int[], $12::bigint[],
@@ -66,8 +64,10 @@ impl Table for NewSagas {
                  INSERT INTO sagas (saga_id, order_id, user_id, total_amount, currency, status, step,
                                     force_payment_fail, force_inventory_fail, definition, definition_version, version,
                                     deadline_at, expires_at, traceparent, created_at, idempotency_key, updated_at,
-                                    next_attempt_at)
-                 SELECT *, created_at, LEAST(now() + $17 * interval '1 ms', deadline_at) FROM new
+                                    next_attempt_at, sweep_at)
+                 SELECT *, created_at, LEAST(now() + $17 * interval '1 ms', deadline_at),
+                        LEAST(now() + $17 * interval '1 ms', deadline_at)
+                 FROM new
                  -- Its id: an earlier try of this very saga. Its key: another request of the same client.
                  ON CONFLICT DO NOTHING
                  RETURNING saga_id, version, status, step, created_at
@@ -94,10 +94,8 @@ impl Table for NewSagas {
         .bind(sagas().map(|s| s.traceparent.as_deref()).collect::<Vec<_>>())
         .bind(sagas().map(|s| s.created_at).collect::<Vec<_>>())
         .bind(milliseconds(self.resend_first))
-        .bind(new.iter().map(|new| new.idempotency_key.as_ref().map(IdempotencyKey::as_str)).collect::<Vec<_>>())
-        .fetch_all(&self.pool)
-        .await?;
-        let stored: HashSet<SagaId> = stored.into_iter().map(SagaId::from).collect();
+        .bind(new.iter().map(|new| new.idempotency_key.as_ref().map(IdempotencyKey::as_str)).collect::<Vec<_>>());
+        let stored = ids(&self.session.rows(insert).await?)?;
         let stored = new.iter().filter(|new| stored.contains(&new.transition.saga.saga_id));
         Ok(stored.map(|new| (Self::key(new), Stored::Saga(Box::new(new.transition.saga.clone())))).collect())
     }
@@ -115,18 +113,22 @@ impl Table for NewSagas {
         }
         let mut found = HashMap::new();
         if !ids.is_empty() {
-            found.extend(read(&self.pool, ids).await?.into_iter().map(|(id, saga)| (Identity::Saga(id), saga)));
+            found.extend(
+                to_sagas(&self.session.rows(wanted(ids)).await?)?
+                    .into_iter()
+                    .map(|(id, saga)| (Identity::Saga(id), saga)),
+            );
         }
         if !keys.is_empty() {
-            found.extend(read_keyed(&self.pool, &users, &keys).await?);
+            found.extend(read_keyed(&self.session, &users, &keys).await?);
         }
         Ok(found)
     }
 }
 
 /// Reads the sagas that have these users' keys.
-async fn read_keyed(pool: &PgPool, users: &[&str], keys: &[&str]) -> Result<HashMap<Identity, Stored>, StoreError> {
-    let rows = sqlx::query(
+async fn read_keyed(session: &Session, users: &[&str], keys: &[&str]) -> Result<HashMap<Identity, Stored>, StoreError> {
+    let wanted = sqlx::query(
         "SELECT saga_id, order_id, sagas.user_id, total_amount, currency, status, step, cause, reason,
                 force_payment_fail, force_inventory_fail, definition, definition_version, version, deadline_at,
                 expires_at, needs_attention_since, attention_reason, resolved_by_hand, traceparent, created_at,
@@ -135,9 +137,8 @@ async fn read_keyed(pool: &PgPool, users: &[&str], keys: &[&str]) -> Result<Hash
          JOIN sagas ON sagas.user_id = wanted.user_id AND sagas.idempotency_key = wanted.idempotency_key",
     )
     .bind(users)
-    .bind(keys)
-    .fetch_all(pool)
-    .await?;
+    .bind(keys);
+    let rows = session.rows(wanted).await?;
     let identity = |row: &PgRow| -> Result<Identity, StoreError> {
         Ok(Identity::Key(row.try_get("user_id")?, IdempotencyKey::stored(row.try_get("idempotency_key")?)))
     };

@@ -1,5 +1,6 @@
 //! The HTTP server around a service's routes: listening, health, answers to bad requests, graceful stop.
 
+pub mod batch;
 mod health;
 mod json_body;
 mod problem;
@@ -11,8 +12,9 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::routing::get;
+use axum::serve::ListenerExt as _;
 use serde::Deserialize;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{info, warn};
 
@@ -70,7 +72,7 @@ impl HttpServer {
                 settings.port
             ))
         };
-        let listener = TcpListener::bind(wanted).await.map_err(error)?;
+        let listener = listen(wanted).map_err(error)?;
         let address = listener.local_addr().map_err(error)?;
         Ok(Self { listener, address, shutdown_timeout: Duration::from_millis(settings.shutdown_timeout_ms) })
     }
@@ -93,7 +95,7 @@ impl HttpServer {
         info!(address = %self.address, "HTTP ready");
 
         let stopped = shutdown.clone();
-        let graceful = axum::serve(self.listener, app)
+        let graceful = axum::serve(self.listener.tap_io(|stream| drop(stream.set_nodelay(true))), app)
             .with_graceful_shutdown(async move { shutdown.cancelled().await })
             .into_future();
         let out_of_time = async {
@@ -108,4 +110,16 @@ impl HttpServer {
             }
         }
     }
+}
+
+/// The default queue of 128 connections overflows when a few hundred clients come at once, and who is dropped there
+/// tries again a second later.
+const LISTEN_QUEUE: u32 = 4096;
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart must not wait for the connections of the last run to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(LISTEN_QUEUE)
 }

@@ -1,0 +1,62 @@
+//! A connection of one's own, for a task that issues one statement after another. A pool would add to each: a lock, a
+//! task, and a round trip that tests the connection as it is given back, which costs as much as a small statement.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow};
+use sqlx::query::Query;
+use sqlx::{ConnectOptions as _, PgPool, Postgres};
+use tokio::time::{Instant, timeout_at};
+
+use super::{CONNECT_LIMIT, StoreError};
+
+/// How long between two tries to connect.
+const CONNECT_AGAIN: Duration = Duration::from_millis(50);
+
+/// One connection to the pool's database, beside the pool. It is made when it is first needed, and again after an
+/// error. Meant for one statement at a time: a second one at once would get a connection of its own.
+pub struct Session {
+    options: Arc<PgConnectOptions>,
+    idle: Mutex<Option<PgConnection>>,
+}
+
+impl Session {
+    pub fn beside(pool: &PgPool) -> Self {
+        Self { options: pool.connect_options(), idle: Mutex::default() }
+    }
+
+    /// Runs a statement and answers its rows. If this is dropped half-way, so is the connection.
+    ///
+    /// # Errors
+    /// [`StoreError::NotSent`] when no connection can be had within three seconds.
+    pub async fn rows(&self, statement: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, StoreError> {
+        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = idle().take();
+        let mut connection = match kept {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        let answer = statement.fetch_all(&mut connection).await.map_err(StoreError::from);
+        // What was refused leaves the connection in order; after everything else it is not trusted.
+        if matches!(answer, Ok(_) | Err(StoreError::Refused(_))) {
+            *idle() = Some(connection);
+        }
+        answer
+    }
+
+    async fn connect(&self) -> Result<PgConnection, StoreError> {
+        let until = Instant::now() + CONNECT_LIMIT;
+        loop {
+            let why = match timeout_at(until, self.options.connect()).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => return Err(StoreError::NotSent(format!("no connection within {CONNECT_LIMIT:?}"))),
+            };
+            if Instant::now() + CONNECT_AGAIN >= until {
+                return Err(StoreError::NotSent(why));
+            }
+            tokio::time::sleep(CONNECT_AGAIN).await;
+        }
+    }
+}

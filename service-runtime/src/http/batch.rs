@@ -1,0 +1,121 @@
+//! Many requests in one: `POST /batch` takes `[{"method", "path", "body"}, …]` and answers `[{"status", "body"}, …]`
+//! in the same order. Each is served as if it had come alone, side by side with the others, so that what they store
+//! shares a statement; saved is what a request costs on its way.
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{Request, StatusCode, header};
+use axum::routing::post;
+use axum::{Json, Router};
+use futures::future::join_all;
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+use tower::ServiceExt as _;
+
+use super::Problem;
+
+/// The most requests in a batch.
+pub const MAX_REQUESTS: usize = 500;
+
+/// The largest batch, in bytes.
+const MAX_BATCH_BODY: usize = 1024 * 1024;
+
+/// One request of a batch.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchedRequest {
+    pub method: String,
+    pub path: String,
+    pub body: Box<RawValue>,
+}
+
+/// The answer to one request of a batch.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct BatchedAnswer {
+    pub status: u16,
+    pub body: Box<RawValue>,
+}
+
+/// `routes`, which may be asked one by one or many at once.
+pub fn batched(routes: Router) -> Router {
+    let limit = DefaultBodyLimit::max(MAX_BATCH_BODY);
+    routes.clone().merge(Router::new().route("/batch", post(answer_all)).with_state(routes).layer(limit))
+}
+
+/// 200 with all answers, whatever each says; 400 or 413 if the batch itself can't be read.
+async fn answer_all(State(routes): State<Router>, batch: Bytes) -> Result<Json<Vec<BatchedAnswer>>, Problem> {
+    let requests: Vec<BatchedRequest> = serde_json::from_slice(&batch).map_err(|error| {
+        Problem::new(StatusCode::BAD_REQUEST, format!("the body is not a batch of requests: {error}"))
+    })?;
+    if requests.len() > MAX_REQUESTS {
+        let detail = format!("a batch has at most {MAX_REQUESTS} requests, not {}", requests.len());
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
+    }
+    let answers = requests.into_iter().map(|request| answer(routes.clone(), request));
+    join_all(answers).await.into_iter().collect::<Result<_, _>>().map(Json)
+}
+
+async fn answer(routes: Router, request: BatchedRequest) -> Result<BatchedAnswer, Problem> {
+    let unusable = |error: axum::http::Error| Problem::new(StatusCode::BAD_REQUEST, format!("a request's {error}"));
+    let request = Request::builder()
+        .method(request.method.as_str())
+        .uri(request.path)
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Body::from(request.body.get().to_owned()))
+        .map_err(unusable)?;
+    let Ok(response) = routes.oneshot(request).await;
+    let status = response.status().as_u16();
+    let body = to_bytes(response.into_body(), usize::MAX).await.unwrap_or_default();
+    // What is not JSON is told as a text; nothing is told as null.
+    let body = match serde_json::from_slice::<Box<RawValue>>(&body) {
+        Ok(json) => json,
+        Err(_) if body.is_empty() => RawValue::NULL.to_owned(),
+        Err(_) => to_raw_value(&String::from_utf8_lossy(&body)).unwrap_or_else(|_| RawValue::NULL.to_owned()),
+    };
+    Ok(BatchedAnswer { status, body })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::extract::Path;
+    use axum::routing::{get, put};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    async fn ask(batch: &Value) -> (StatusCode, Value) {
+        let double = async |Path(n): Path<u32>, Json(by): Json<u32>| Json(n * by);
+        let routes = Router::new().route("/numbers/{n}", put(double)).route("/text", get("words"));
+        let request = Request::post("/batch").body(Body::from(batch.to_string())).unwrap();
+        let Ok(response) = batched(routes).oneshot(request).await;
+        let status = response.status();
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+
+    #[tokio::test]
+    async fn each_request_is_answered_as_if_it_had_come_alone() {
+        let batch = json!([
+            {"method": "PUT", "path": "/numbers/7", "body": 3},
+            {"method": "PUT", "path": "/numbers/8", "body": "three"},
+            {"method": "GET", "path": "/text", "body": null},
+            {"method": "PUT", "path": "/elsewhere", "body": 1},
+        ]);
+        let (status, answers) = ask(&batch).await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(answers[0], json!({"status": 200, "body": 21}));
+        assert_eq!(answers[1]["status"], json!(422));
+        assert_eq!(answers[2], json!({"status": 200, "body": "words"}));
+        assert_eq!(answers[3], json!({"status": 404, "body": null}));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_batch_is_refused_as_a_whole() {
+        let (status, problem) = ask(&json!([{"method": "GET"}])).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("missing field")), "{problem}");
+        let many: Vec<_> =
+            (0..=MAX_REQUESTS).map(|_| json!({"method": "GET", "path": "/text", "body": null})).collect();
+        assert_eq!(ask(&json!(many)).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+    }
+}
