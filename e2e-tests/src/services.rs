@@ -219,6 +219,11 @@ impl Services {
         self.servers.server(service.database()).context("each service has a database")
     }
 
+    /// Where the databases' folders are.
+    pub fn data_dir(&self) -> PathBuf {
+        self.scratch.data()
+    }
+
     /// All database servers.
     pub fn servers(&self) -> Arc<Servers> {
         self.servers.clone()
@@ -246,10 +251,12 @@ impl Services {
 
     fn environment(&self, instance: Instance) -> Result<Vec<(String, String)>> {
         let mut environment = self.broker.environment();
+        let order = Instance { service: Service::Order, ..instance };
         environment.extend([
             ("PORT".to_owned(), self.address(instance)?.port().to_string()),
             ("DATABASE_URL".to_owned(), self.quiet_client()?.database_url(instance.service)?),
-            ("ORDER_SERVICE_URL".to_owned(), format!("http://127.0.0.1:{}", self.ports.order)),
+            // The order service of the same number: there are as many.
+            ("ORDER_SERVICE_URL".to_owned(), format!("http://{}", self.address(order)?)),
             // Stable over restarts, so that a killed one has its partitions back at once.
             ("KAFKA_GROUP_INSTANCE_ID".to_owned(), instance.number.to_string()),
         ]);

@@ -79,12 +79,17 @@ impl Standalone {
 
     /// A client of it. Its Kafka is that of the last start.
     pub fn client(&self) -> Result<Client> {
-        let kafka = match real_kafka() {
-            Some(address) => address,
-            None => self.embedded_kafka()?,
-        };
-        let log = LogTail::since_now(&log_path(&self.scratch, "standalone"));
-        Client::new(self.ports, KafkaClient::new(&kafka, &self.prefix), vec![log])
+        self.client_with(vec![LogTail::since_now(&log_path(&self.scratch, "standalone"))])
+    }
+
+    /// A client that does not print what it has logged when it goes.
+    pub fn quiet_client(&self) -> Result<Client> {
+        self.client_with(Vec::new())
+    }
+
+    /// The process's number.
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
     }
 
     /// SIGKILL: its Postgres servers stay behind.
@@ -127,6 +132,14 @@ impl Standalone {
         // "ready in", and all that it tells then.
         let said_all = async |process: &Process| process.output()[from..].contains("Stop with Ctrl-C.");
         self.process.until("is ready", START_LIMIT, said_all).await
+    }
+
+    fn client_with(&self, logs: Vec<LogTail>) -> Result<Client> {
+        let kafka = match real_kafka() {
+            Some(address) => address,
+            None => self.embedded_kafka()?,
+        };
+        Client::new(self.ports, KafkaClient::new(&kafka, &self.prefix), logs)
     }
 
     fn embedded_kafka(&self) -> Result<String> {

@@ -38,6 +38,9 @@ const IMPURE: [&str; 14] = [
     "Local::now",
 ];
 
+/// What the benchmark's floor must not know of: it is the yardstick, so nothing of ours may slow it down, or help it.
+const OURS: [&str; 5] = ["e2e_tests", "faults", "messages", "service_runtime", "standalone"];
+
 fn workspace() -> Result<PathBuf> {
     Ok(Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("a crate stands in its workspace")?.to_owned())
 }
@@ -81,6 +84,10 @@ fn forbidden_uses(metadata: &Value) -> Vec<String> {
 
 /// The words in a source file that the core must not use. Comments and tests may.
 fn impurities(name: &str, source: &str) -> Vec<String> {
+    uses_of(&IMPURE, name, source)
+}
+
+fn uses_of(words: &[&str], name: &str, source: &str) -> Vec<String> {
     let code = source.split("#[cfg(test)]").next().unwrap_or_default();
     let mut found = Vec::new();
     for (number, line) in (1..).zip(code.lines()) {
@@ -89,7 +96,7 @@ fn impurities(name: &str, source: &str) -> Vec<String> {
             let part_of_word = |c: char| c.is_alphanumeric() || c == '_';
             !line[..at].ends_with(part_of_word) && !line[at + word.len()..].starts_with(part_of_word)
         };
-        for word in IMPURE {
+        for word in words {
             if line.match_indices(word).any(|(at, _)| is_word(at, word)) {
                 found.push(format!("{name}:{number} uses {word}"));
             }
@@ -151,6 +158,19 @@ fn the_saga_core_knows_no_tasks_no_sql_no_kafka_and_no_clock() -> Result<()> {
         found.extend(impurities(&file.display().to_string(), &std::fs::read_to_string(file)?));
     }
     assert_eq!(found, Vec::<String>::new());
+    Ok(())
+}
+
+#[test]
+fn the_benchmarks_floor_uses_nothing_of_ours() -> Result<()> {
+    let files = rust_files(&workspace()?.join("bench/src/bin/floor"))?;
+    ensure!(files.iter().any(|file| file.ends_with("orchestrator.rs")), "the floor is not where it was: {files:?}");
+    let mut found = Vec::new();
+    for file in files {
+        found.extend(uses_of(&OURS, &file.display().to_string(), &std::fs::read_to_string(&file)?));
+    }
+    assert_eq!(found, Vec::<String>::new());
+    assert_eq!(uses_of(&OURS, "a.rs", "use service_runtime::batch;"), ["a.rs:1 uses service_runtime"]);
     Ok(())
 }
 

@@ -1,0 +1,200 @@
+//! How fast the platform is, and what a checkout costs: `dev/bench` builds and runs it; docs/performance.md tells how
+//! it measures.
+//!
+//! Exit code 0: all runs count; 1: one does not, since a checkout was lost or the databases disagree; 2: it could not
+//! run.
+
+mod floor;
+mod load;
+mod machine;
+mod platform;
+mod preload;
+mod report;
+mod run;
+mod table;
+mod usage;
+mod wal;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use chrono::Utc;
+use clap::Parser;
+use e2e_tests::{Client, Service, agreement, use_programs_in};
+
+use crate::floor::{Floor, Rows};
+use crate::load::{Generator, Load};
+use crate::machine::Machine;
+use crate::platform::{Platform, Subject};
+use crate::report::Report;
+use crate::run::{FLOOR, OURS, Run};
+
+/// What comes before the first run: plans, caches and connections are made.
+const WARM_UP: (Load, Duration) = (Load::Closed { concurrency: 64 }, Duration::from_secs(10));
+
+/// The open loops' shares of the best closed loop's rate.
+const OPEN_SHARES: [f64; 2] = [0.5, 0.8];
+
+/// Measures checkouts a second, latency, and what a checkout costs
+#[derive(Debug, Parser)]
+#[command(name = "dev/bench")]
+struct Arguments {
+    /// Clients at a time, one run each
+    #[arg(long, value_delimiter = ',', default_value = "1,16,64,256", value_parser = clap::value_parser!(u32).range(1..))]
+    concurrency: Vec<u32>,
+    /// How long a run takes
+    #[arg(long, default_value_t = 15)]
+    seconds: u64,
+    /// The share of checkouts whose payment is declined; as many are out of stock
+    #[arg(long, default_value_t = 0.0, value_parser = share)]
+    mix: f64,
+    /// How many processes of each service
+    #[arg(long, default_value_t = 1)]
+    instances: usize,
+    /// `standalone` with its embedded broker, instead of Kafka and a process for each service
+    #[arg(long)]
+    embedded: bool,
+    /// So many finished sagas are in the databases before
+    #[arg(long)]
+    preload: Option<u64>,
+    /// Measure the platform only
+    #[arg(long)]
+    no_floor: bool,
+    /// A setting for all services, as NAME=VALUE; may be given several times
+    #[arg(long, value_parser = setting)]
+    settings: Vec<(String, String)>,
+    /// Write the results as JSON to this file
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Append the results as a section to this Markdown file
+    #[arg(long)]
+    record: Option<PathBuf>,
+    /// The folder of the programs
+    #[arg(long, default_value = "target/release")]
+    programs: PathBuf,
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share: f64 = text.parse().map_err(|_| "must be a number")?;
+    if (0.0..=0.5).contains(&share) { Ok(share) } else { Err("must be from 0 to 0.5".to_owned()) }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = tokio::select! {
+        outcome = bench(&arguments) => outcome,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("bench: could not run: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether all runs count.
+async fn bench(arguments: &Arguments) -> Result<bool> {
+    let (began, load_average) = (Utc::now(), machine::load_average()?);
+    use_programs_in(&arguments.programs)?;
+    let platform = Platform::start(arguments.instances, arguments.embedded, &arguments.settings).await?;
+    let client = platform.client()?;
+    let machine = Machine::look(&client.databases, load_average).await?;
+    if let Some(count) = arguments.preload {
+        preload::preload(&client.databases, count).await?;
+        println!("{count} sagas are there before");
+    }
+    let floor = match arguments.no_floor || arguments.embedded {
+        true => None,
+        false => Some(Floor::start(&client).await?),
+    };
+    let bench = Bench {
+        ours: platform.subject()?,
+        floor: floor.as_ref().map(|floor| floor.subject(platform.postgres()?)).transpose()?,
+        client,
+        generator: Generator::new(arguments.mix)?,
+        time: Duration::from_secs(arguments.seconds),
+    };
+    for subject in bench.floor.iter().chain([&bench.ours]) {
+        bench.generator.run(&subject.urls, WARM_UP.0, WARM_UP.1).await?;
+    }
+    // Or the first run would be charged with the last flushes of the warm-up.
+    tokio::time::sleep(wal::COUNTS_ARE_TOLD_AFTER).await;
+
+    let mut runs = Vec::new();
+    for concurrency in &arguments.concurrency {
+        bench.both(Load::Closed { concurrency: *concurrency }, &mut runs).await?;
+    }
+    let best = runs.iter().filter(|run| run.who == OURS).map(|run| run.per_second).fold(0.0, f64::max);
+    for share in OPEN_SHARES {
+        bench.both(Load::Open { per_second: (best * share).round() }, &mut runs).await?;
+    }
+    let memory = bench.ours.groups.iter().map(|group| Ok((group.name.to_owned(), group.memory()?)));
+    let report = Report {
+        began,
+        arguments: std::env::args().skip(1).collect(),
+        machine,
+        peak_memory: memory.collect::<Result<_>>()?,
+        binaries: binaries(arguments)?,
+        disagreement: agreement::disagreement(&bench.client.databases).await?,
+        runs,
+    };
+    println!("\n{}", report.text());
+    arguments.json.iter().try_for_each(|file| report.write_json(file))?;
+    arguments.record.iter().try_for_each(|file| report.record(file))?;
+    Ok(report.wrong().is_empty())
+}
+
+/// The sizes of the programs that were measured.
+fn binaries(arguments: &Arguments) -> Result<Vec<(String, u64)>> {
+    let names = match arguments.embedded {
+        true => vec!["standalone"],
+        false => Service::ALL.map(Service::program).to_vec(),
+    };
+    let size = |name: &str| Ok((name.to_owned(), std::fs::metadata(arguments.programs.join(name))?.len()));
+    names.into_iter().map(size).collect()
+}
+
+/// Everything that takes part.
+struct Bench {
+    ours: Subject,
+    floor: Option<Subject>,
+    client: Client,
+    generator: Generator,
+    time: Duration,
+}
+
+impl Bench {
+    /// The floor first, then ours.
+    async fn both(&self, load: Load, runs: &mut Vec<Run>) -> Result<()> {
+        if let Some(floor) = &self.floor {
+            let before = Rows::count(&self.client.databases).await?;
+            let mut run = self.measure(FLOOR, floor, load).await?;
+            let after = Rows::count(&self.client.databases).await?;
+            run.wrong = run.wrong.or(after.missing(before, run.seen.status("200")));
+            runs.push(run);
+        }
+        let began = Utc::now();
+        let mut run = self.measure(OURS, &self.ours, load).await?;
+        let disagreement = run::disagreement(&self.client, began, &run.seen).await?;
+        run.wrong = run.wrong.or(disagreement);
+        runs.push(run);
+        Ok(())
+    }
+
+    async fn measure(&self, who: &'static str, subject: &Subject, load: Load) -> Result<Run> {
+        let run = run::measure(who, subject, &self.client.databases, &self.generator, load, self.time).await?;
+        println!("{load:>6} {who}: {:.0} checkouts/s", run.per_second);
+        Ok(run)
+    }
+}
