@@ -51,7 +51,7 @@ struct Arguments {
     #[arg(long, default_value_t = 0.0, value_parser = share)]
     mix: f64,
     /// How many processes of each service
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, conflicts_with = "embedded")]
     instances: usize,
     /// `standalone` with its embedded broker, instead of Kafka and a process for each service
     #[arg(long)]
@@ -142,7 +142,7 @@ async fn bench(arguments: &Arguments) -> Result<bool> {
     let memory = bench.ours.groups.iter().map(|group| Ok((group.name.to_owned(), group.memory()?)));
     let report = Report {
         began,
-        arguments: std::env::args().skip(1).collect(),
+        arguments: without_paths(std::env::args().skip(1)),
         machine,
         peak_memory: memory.collect::<Result<_>>()?,
         binaries: binaries(arguments)?,
@@ -153,6 +153,20 @@ async fn bench(arguments: &Arguments) -> Result<bool> {
     arguments.json.iter().try_for_each(|file| report.write_json(file))?;
     arguments.record.iter().try_for_each(|file| report.record(file))?;
     Ok(report.wrong().is_empty())
+}
+
+/// What was asked for, without where the results go: a machine's folders mean nothing elsewhere.
+fn without_paths(mut arguments: impl Iterator<Item = String>) -> Vec<String> {
+    const PATHS: [&str; 3] = ["--json", "--record", "--programs"];
+    let mut kept = Vec::new();
+    while let Some(argument) = arguments.next() {
+        match argument.split_once('=') {
+            None if PATHS.contains(&&*argument) => drop(arguments.next()),
+            Some((name, _)) if PATHS.contains(&name) => {}
+            _ => kept.push(argument),
+        }
+    }
+    kept
 }
 
 /// The sizes of the programs that were measured.
@@ -196,5 +210,27 @@ impl Bench {
         let run = run::measure(who, subject, &self.client.databases, &self.generator, load, self.time).await?;
         println!("{load:>6} {who}: {:.0} checkouts/s", run.per_second);
         Ok(run)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_that_are_recorded_name_no_folders() {
+        let given = ["--json", "/a/b", "--mix", "0.1", "--record=/c", "--settings", "X=Y", "--no-floor"];
+        let kept = without_paths(given.map(str::to_owned).into_iter());
+        assert_eq!(kept, ["--mix", "0.1", "--settings", "X=Y", "--no-floor"]);
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Arguments as clap::CommandFactory>::command().debug_assert();
+        let parsed = |line: &str| Arguments::try_parse_from(line.split(' '));
+        assert_eq!(parsed("bench --concurrency 1,8").unwrap().concurrency, [1, 8]);
+        for wrong in ["--concurrency 0", "--mix 0.6", "--settings X", "--embedded --instances 2"] {
+            assert!(parsed(&format!("bench {wrong}")).is_err(), "{wrong}");
+        }
     }
 }

@@ -33,6 +33,7 @@ pub struct Run {
     pub cpu_ms: Vec<(&'static str, f64)>,
     pub wal_bytes: f64,
     pub wal_flushes: f64,
+    /// Transactions, those that only read included, and what the services ask for when they are idle.
     pub commits: f64,
     /// Why it does not count, if it does not.
     pub wrong: Option<String>,
