@@ -81,6 +81,11 @@ impl Client {
         Answer::read(self.http.get(url).send().await?).await
     }
 
+    /// `POST` to any address.
+    pub async fn post_url(&self, url: &str, body: &Value) -> Result<Answer> {
+        Answer::read(self.http.post(url).json(body).send().await?).await
+    }
+
     pub async fn get(&self, service: Service, path: &str) -> Result<Answer> {
         Answer::read(self.request(service, Method::GET, path).send().await?).await
     }

@@ -12,6 +12,7 @@ use service_runtime::batch::Batcher;
 use service_runtime::conditional::ConditionalWrites;
 use service_runtime::database::{self, DatabaseSettings, Session};
 use service_runtime::http::{Health, HttpServer, HttpSettings};
+use service_runtime::metrics::Metrics;
 use service_runtime::settings::{SERVICE_DEFAULTS, Settings, SettingsError};
 use service_runtime::{CancellationToken, Fatal};
 
@@ -35,14 +36,16 @@ impl TryFrom<&Settings> for Config {
 
 /// Serves until `shutdown`.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
-    let server = HttpServer::bind(&config.http).await?;
+    let server = HttpServer::bind(&config.http, &shutdown).await?;
+    let (metrics, stop) = (Metrics::of("order-service"), server.drained());
     let pool = database::open(&config.database, &sqlx::migrate!()).await?;
     let orders = routes::Orders {
-        creates: Batcher::start(ConditionalWrites(store::Creates(Session::beside(&pool)))),
-        transitions: Batcher::start(ConditionalWrites(store::Transitions(Session::beside(&pool)))),
+        creates: Batcher::start(ConditionalWrites(store::Creates(Session::beside(&pool))), &metrics),
+        transitions: Batcher::start(ConditionalWrites(store::Transitions(Session::beside(&pool))), &metrics),
         pool: pool.clone(),
     };
-    let served = server.serve(routes::router(orders), Health::default().with_database(pool.clone()), shutdown).await;
+    let health = Health::default().with_database(pool.clone());
+    let served = server.serve(routes::router(orders), health, metrics, stop).await;
     database::close(pool).await;
     served
 }

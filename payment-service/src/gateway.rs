@@ -9,6 +9,7 @@ use rust_decimal::Decimal;
 use serde::Deserialize;
 use service_runtime::batch::{Answers, Batch, Batcher};
 use service_runtime::database::{Session, StoreError};
+use service_runtime::metrics::Metrics;
 use service_runtime::settings::Share;
 use sqlx::Row as _;
 
@@ -41,8 +42,8 @@ pub enum CallError {
 }
 
 impl SimulatedGateway {
-    pub fn start(session: Session, settings: GatewaySettings) -> Self {
-        Self { decisions: Batcher::start(Decisions(session)), settings }
+    pub fn start(session: Session, settings: GatewaySettings, metrics: &Metrics) -> Self {
+        Self { decisions: Batcher::start(Decisions(session), metrics), settings }
     }
 
     /// Makes a call. The same call again gets the same answer, and moves money once.

@@ -15,6 +15,7 @@ use service_runtime::conditional::ConditionalWrites;
 use service_runtime::database::{self, DatabaseSettings, Session};
 use service_runtime::http::{Health, HttpServer, HttpSettings};
 use service_runtime::kafka::{Consumer, KafkaSettings, Producer};
+use service_runtime::metrics::Metrics;
 use service_runtime::program::stop_when_done;
 use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError};
 use service_runtime::{CancellationToken, Fatal};
@@ -48,17 +49,18 @@ impl TryFrom<&Settings> for Config {
 
 /// Serves until `shutdown`.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
-    let server = HttpServer::bind(&config.http).await?;
+    let metrics = Metrics::of(NAME);
+    let server = HttpServer::bind(&config.http, &shutdown).await?;
     let pool = database::open(&config.database, &sqlx::migrate!()).await?;
-    let consumer = Consumer::open(&config.kafka, NAME, &messages::PaymentCommand::TOPICS).await?;
-    let producer = Producer::open(&config.kafka, NAME)?;
+    let consumer = Consumer::open(&config.kafka, NAME, &messages::PaymentCommand::TOPICS, &metrics).await?;
+    let producer = Producer::open(&config.kafka, NAME, &metrics)?;
     let group = consumer.state();
     let health = Health::default()
         .with_database(pool.clone())
         .with("kafka", move || Box::pin(std::future::ready(group.check())));
-    let gateway = gateway::SimulatedGateway::start(Session::beside(&pool), config.gateway);
+    let gateway = gateway::SimulatedGateway::start(Session::beside(&pool), config.gateway, &metrics);
     let handler = handler::Payments {
-        writes: Batcher::start(ConditionalWrites(store::PaymentsTable(Session::beside(&pool)))),
+        writes: Batcher::start(ConditionalWrites(store::PaymentsTable(Session::beside(&pool))), &metrics),
         gateway,
     };
 
@@ -66,7 +68,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let stop = shutdown.child_token();
     let (consumed, served) = tokio::join!(
         stop_when_done(&stop, consumer.run(handler, producer, stop.clone())),
-        stop_when_done(&stop, server.serve(Router::new(), health, stop.clone())),
+        stop_when_done(&stop, server.serve(Router::new(), health, metrics, stop.clone())),
     );
     database::close(pool).await;
     consumed.and(served)

@@ -26,8 +26,10 @@ use crate::status::Outcome;
 use crate::store::NewSaga;
 use crate::waiters::Waiter;
 
-/// How often a waiting request looks at the row itself, for the case that the reply went to another instance.
+/// How often a waiting request looks at the row itself, for the case that the reply goes to another instance: seldom
+/// while its partition is this instance's, often when it is not, or has moved.
 const POLL: Duration = Duration::from_secs(1);
+const POLL_ELSEWHERE: Duration = Duration::from_millis(200);
 
 /// Tells that this request did not start the checkout, but an earlier one with its key.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -192,6 +194,7 @@ async fn wait(intake: &Intake, mut waiter: Waiter, begun: Saga, until: Instant) 
             stored = poll(intake, latest.saga_id) => {
                 latest = stored;
                 if latest.state.has_ended() {
+                    waiter.found_elsewhere();
                     return latest;
                 }
             }
@@ -201,8 +204,13 @@ async fn wait(intake: &Intake, mut waiter: Waiter, begun: Saga, until: Instant) 
 
 /// The row, a while from now.
 async fn poll(intake: &Intake, saga_id: SagaId) -> Saga {
+    let mut looked = Instant::now();
     loop {
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(POLL_ELSEWHERE).await;
+        if looked.elapsed() < POLL && intake.is_answered_here(saga_id) {
+            continue;
+        }
+        looked = Instant::now();
         if let Ok(saga) = intake.coordinator.stored(saga_id).await {
             return saga;
         }

@@ -15,6 +15,7 @@ use service_runtime::batch::{Backoff, Batcher};
 use service_runtime::conditional::{ConditionalWrites, Outcome, Reads};
 use service_runtime::database::{Session, StoreError};
 use service_runtime::kafka::Producer;
+use service_runtime::metrics::Metrics;
 use sqlx::PgPool;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info};
@@ -74,22 +75,28 @@ pub enum ApplyError {
 }
 
 impl Coordinator {
-    pub fn new(pool: &PgPool, producer: Producer, orders: OrderService, settings: &SagaSettings) -> Self {
+    pub fn new(
+        pool: &PgPool,
+        producer: Producer,
+        orders: OrderService,
+        settings: &SagaSettings,
+        metrics: &Metrics,
+    ) -> Self {
         let resend_first = Duration::from_millis(settings.resend_first_ms.into());
         let session = || Session::beside(pool);
         let sagas = || Sagas { session: session(), resend_first };
         let new_sagas = || NewSagas { session: session(), resend_first };
         Self {
-            new_sagas: Batcher::start(ConditionalWrites(new_sagas())),
-            keyed: Batcher::start(Reads(new_sagas())),
-            moves: Batcher::start(ConditionalWrites(sagas())),
-            reads: Batcher::start(Reads(sagas())),
-            ignored: Batcher::start(IgnoredInputs(session())),
+            new_sagas: Batcher::start(ConditionalWrites(new_sagas()), metrics),
+            keyed: Batcher::start(Reads(new_sagas()), metrics),
+            moves: Batcher::start(ConditionalWrites(sagas()), metrics),
+            reads: Batcher::start(Reads(sagas()), metrics),
+            ignored: Batcher::start(IgnoredInputs(session()), metrics),
             cache: DashMap::new(),
             calling: DashSet::new(),
             producer,
             orders,
-            waiters: Arc::default(),
+            waiters: Arc::new(Waiters::new(metrics)),
             tasks: TaskTracker::new(),
         }
     }

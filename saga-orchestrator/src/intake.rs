@@ -51,9 +51,6 @@ impl FromRequestParts<Intake> for Place {
     type Rejection = Problem;
 
     async fn from_request_parts(_: &mut Parts, intake: &Intake) -> Result<Self, Problem> {
-        if intake.stop.is_cancelled() {
-            return Err(Problem::unavailable(format!("this instance is stopping: {NOT_STORED}"), 1));
-        }
         let permit = intake.places.clone().try_acquire_owned().map_err(|_| {
             let detail = format!("too many checkouts are waiting: {NOT_STORED}");
             Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).with_header(header::RETRY_AFTER, "1")
@@ -97,9 +94,16 @@ impl Intake {
         let waiting = self.max_waiting - self.places.available_permits();
         let spread = (waiting / SAGAS_PER_PARTITION).clamp(1, owned.len());
         let second = service_runtime::now().timestamp() as usize;
-        let wanted = owned[(second + rand::random_range(0..spread)) % owned.len()];
+        // Evenly apart: neighbours mostly belong to the same instance of a participant.
+        let apart = rand::random_range(0..spread) * owned.len() / spread;
+        let wanted = owned[(second + apart) % owned.len()];
         // Each try hits one of all partitions at random; if all fail, the row is polled.
         let mut ids = (0..MINT_TRIES).map(|_| SagaId::new());
         ids.find(|id| self.group.partition_of(&id.to_string()) == wanted).unwrap_or_else(SagaId::new)
+    }
+
+    /// Whether a saga's replies come to this instance now.
+    pub fn is_answered_here(&self, saga_id: SagaId) -> bool {
+        self.group.owns(self.group.partition_of(&saga_id.to_string()))
     }
 }

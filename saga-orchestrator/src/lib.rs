@@ -29,6 +29,7 @@ use serde::Deserialize;
 use service_runtime::database::{self, DatabaseSettings};
 use service_runtime::http::{Check, Health, HttpServer, HttpSettings};
 use service_runtime::kafka::{Consumer, KafkaSettings, Producer, require_topics};
+use service_runtime::metrics::Metrics;
 use service_runtime::program::stop_when_done;
 use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError, require};
 use service_runtime::{CancellationToken, Fatal};
@@ -100,17 +101,18 @@ impl SagaSettings {
 
 /// Serves until `shutdown`.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
-    let server = HttpServer::bind(&config.http).await?;
+    let server = HttpServer::bind(&config.http, &shutdown).await?;
+    let (metrics, stop) = (Metrics::of(NAME), server.drained());
     let pool = database::open(&config.database, &sqlx::migrate!()).await?;
     require_topics(&config.kafka, NAME, &messages::TOPICS.map(str::to_owned)).await?;
-    let consumer = Consumer::open(&config.kafka, NAME, &messages::Event::TOPICS).await?;
-    let producer = Producer::open(&config.kafka, NAME)?;
+    let consumer = Consumer::open(&config.kafka, NAME, &messages::Event::TOPICS, &metrics).await?;
+    let producer = Producer::open(&config.kafka, NAME, &metrics)?;
     let group = consumer.state();
 
     let gate = gate::Gate::at(pool.clone(), config.saga.checkout_max_unfinished).await;
     let gate = Arc::new(gate.map_err(|error| Fatal::new(error.to_string()))?);
-    let orders = orders::OrderService::connect(&config.saga)?;
-    let coordinator = Arc::new(Coordinator::new(&pool, producer.clone(), orders, &config.saga));
+    let orders = orders::OrderService::connect(&config.saga, &metrics)?;
+    let coordinator = Arc::new(Coordinator::new(&pool, producer.clone(), orders, &config.saga, &metrics));
     let (watched, watched_gate) = (group.clone(), gate.clone());
     let health = Health::default()
         .with_database(pool.clone())
@@ -121,7 +123,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         })
         .with("intake", move || Box::pin(std::future::ready(watched_gate.check())));
 
-    let stop = shutdown.child_token();
     let intake = intake::Intake::new(coordinator.clone(), group, gate.clone(), &config.saga, stop.clone());
     let routes = checkout::router(intake)
         .merge(status::router(pool.clone()))
@@ -130,7 +131,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let retention = config.saga.idempotency_retention;
     let (consumed, served, (), (), ()) = tokio::join!(
         stop_when_done(&stop, consumer.run(handler, producer.clone(), stop.clone())),
-        stop_when_done(&stop, server.serve(routes, health, stop.clone())),
+        stop_when_done(&stop, server.serve(routes, health, metrics, stop.clone())),
         stop_when_done(&stop, sweeper::run(coordinator.clone(), pool.clone(), &config.saga, stop.clone())),
         stop_when_done(&stop, gate.watch(stop.clone())),
         stop_when_done(&stop, idempotency::forget_old_keys(pool.clone(), retention, stop.clone())),

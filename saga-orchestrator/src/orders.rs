@@ -13,6 +13,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use service_runtime::Fatal;
 use service_runtime::batch::{Answers, Backoff, Batch, Batcher};
 use service_runtime::http::batch::{BatchedAnswer, BatchedRequest};
+use service_runtime::metrics::Metrics;
 use tracing::{debug, warn};
 
 use crate::SagaSettings;
@@ -50,7 +51,7 @@ struct TransitionBody {
 
 impl OrderService {
     /// Prepares the client; nothing is sent yet.
-    pub fn connect(settings: &SagaSettings) -> Result<Self, Fatal> {
+    pub fn connect(settings: &SagaSettings, metrics: &Metrics) -> Result<Self, Fatal> {
         // The URL itself is not repeated: it may hold a password.
         let invalid = |why: &str| Fatal::new(format!("ORDER_SERVICE_URL is not usable: {why}"));
         let base = settings.order_service_url.trim_end_matches('/').to_owned();
@@ -69,7 +70,7 @@ impl OrderService {
             .timeout(Duration::from_millis(settings.order_service_timeout_ms))
             .build()
             .map_err(|error| Fatal::new(format!("the HTTP client can't be made: {error}")))?;
-        Ok(Self { calls: Batcher::start(Calls { client, base }) })
+        Ok(Self { calls: Batcher::start(Calls { client, base }, metrics) })
     }
 
     /// Makes a call. `None` where the outcome is not known: the call is to be made again.

@@ -5,14 +5,20 @@ use std::sync::Arc;
 
 use dashmap::DashMap;
 use messages::SagaId;
+use service_runtime::metrics::{Count, Gauge, Metrics};
 use tokio::sync::oneshot;
 
 use crate::saga::Saga;
 
 /// Who waits for which saga.
-#[derive(Default)]
 pub struct Waiters {
     by_saga: DashMap<SagaId, Vec<oneshot::Sender<Saga>>>,
+    waiting: Gauge,
+    /// How waiters learnt of the end: from this process, or from the row, since another process went on with the saga.
+    here: Count,
+    elsewhere: Count,
+    /// Ends of which nobody here had to be told.
+    unawaited: Count,
 }
 
 /// A registration; it ends when dropped.
@@ -23,10 +29,20 @@ pub struct Waiter {
 }
 
 impl Waiters {
+    pub fn new(metrics: &Metrics) -> Self {
+        let help =
+            "Ends of sagas, by whether one who waited for it here was told here or found the row changed elsewhere.";
+        let [here, elsewhere, unawaited] =
+            metrics.counts("replies_total", help, "waiter", ["here", "elsewhere", "none"]);
+        let waiting = metrics.gauge("checkout_waiters", "Requests that wait for the end of a saga.");
+        Self { by_saga: DashMap::new(), waiting, here, elsewhere, unawaited }
+    }
+
     /// Registers for a saga's end.
     pub fn register(self: &Arc<Self>, saga_id: SagaId) -> Waiter {
         let (sender, receiver) = oneshot::channel();
         self.by_saga.entry(saga_id).or_default().push(sender);
+        self.waiting.inc();
         Waiter { waiters: self.clone(), saga_id, receiver }
     }
 
@@ -34,6 +50,8 @@ impl Waiters {
     pub fn wake(&self, ended: &Saga) {
         if let Some((_, senders)) = self.by_saga.remove(&ended.saga_id) {
             senders.into_iter().for_each(|sender| drop(sender.send(ended.clone())));
+        } else {
+            self.unawaited.inc();
         }
     }
 }
@@ -42,15 +60,24 @@ impl Waiter {
     /// The saga at its end. Pending for ever if nobody wakes this waiter.
     pub async fn woken(&mut self) -> Saga {
         match (&mut self.receiver).await {
-            Ok(saga) => saga,
+            Ok(saga) => {
+                self.waiters.here.inc();
+                saga
+            }
             Err(_) => std::future::pending().await,
         }
+    }
+
+    /// Notes that the row told of the end, not this process.
+    pub fn found_elsewhere(&self) {
+        self.waiters.elsewhere.inc();
     }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
         self.receiver.close();
+        self.waiters.waiting.dec();
         self.waiters.by_saga.remove_if_mut(&self.saga_id, |_, senders| {
             senders.retain(|sender| !sender.is_closed());
             senders.is_empty()
@@ -64,12 +91,12 @@ mod tests {
 
     #[test]
     fn a_dropped_waiter_leaves_nothing_behind() {
-        let waiters = Arc::new(Waiters::default());
+        let waiters = Arc::new(Waiters::new(&Metrics::of("test")));
         let saga_id = SagaId::new();
         let (first, second) = (waiters.register(saga_id), waiters.register(saga_id));
         drop(first);
-        assert_eq!(waiters.by_saga.len(), 1, "the second still waits");
+        assert_eq!((waiters.by_saga.len(), waiters.waiting.get()), (1, 1), "the second still waits");
         drop(second);
-        assert!(waiters.by_saga.is_empty());
+        assert_eq!((waiters.by_saga.len(), waiters.waiting.get()), (0, 0));
     }
 }

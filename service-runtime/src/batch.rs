@@ -6,10 +6,12 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use prometheus::Histogram;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use crate::database::{StoreError, within_limit};
+use crate::metrics::Metrics;
 
 /// The most items that one statement takes: beyond it a statement's cost grows as fast as its size.
 const MAX_BATCH: usize = 500;
@@ -19,8 +21,11 @@ pub trait Batch: Send + Sync + 'static {
     type Item: Send + Sync + 'static;
     type Answer: Send + 'static;
 
-    /// What this is, for log lines: "payments", say.
+    /// What this is, for log lines and metrics: "payments", say.
     const NAME: &'static str;
+
+    /// Whether it reads or writes, for metrics.
+    const KIND: &'static str = "write";
 
     /// Does the work. Answers stand in the order of the items. Items may repeat a key: the later one must be
     /// decided after the first.
@@ -49,9 +54,9 @@ impl<B: Batch> Clone for Batcher<B> {
 
 impl<B: Batch> Batcher<B> {
     /// Starts the task.
-    pub fn start(batch: B) -> Self {
+    pub fn start(batch: B, metrics: &Metrics) -> Self {
         let (queue, submissions) = mpsc::unbounded_channel();
-        tokio::spawn(work(batch, submissions));
+        tokio::spawn(work(batch, submissions, metrics.batch_sizes(B::NAME, B::KIND)));
         Self { queue }
     }
 
@@ -67,7 +72,7 @@ impl<B: Batch> Batcher<B> {
     }
 }
 
-async fn work<B: Batch>(batch: B, mut submissions: mpsc::UnboundedReceiver<Submission<B>>) {
+async fn work<B: Batch>(batch: B, mut submissions: mpsc::UnboundedReceiver<Submission<B>>, sizes: Histogram) {
     let mut taken = Vec::new();
     let mut available = true;
     while submissions.recv_many(&mut taken, MAX_BATCH).await > 0 {
@@ -79,6 +84,7 @@ async fn work<B: Batch>(batch: B, mut submissions: mpsc::UnboundedReceiver<Submi
             taken.push(submission);
         }
         let (items, senders): (Vec<_>, Vec<_>) = taken.drain(..).unzip();
+        sizes.observe(items.len() as f64);
         let answers = answer_each(&batch, &items).await;
         let failure = answers.iter().find_map(|answer| match answer {
             Err(StoreError::Unavailable(why) | StoreError::NotSent(why)) => Some(why),
@@ -185,7 +191,7 @@ mod tests {
     fn double(permits: usize) -> (Batcher<Double>, Arc<AtomicUsize>, Arc<tokio::sync::Semaphore>) {
         let runs = Arc::new(AtomicUsize::new(0));
         let gate = Arc::new(tokio::sync::Semaphore::new(permits));
-        (Batcher::start(Double { runs: runs.clone(), gate: gate.clone() }), runs, gate)
+        (Batcher::start(Double { runs: runs.clone(), gate: gate.clone() }, &Metrics::of("test")), runs, gate)
     }
 
     #[tokio::test]

@@ -89,6 +89,7 @@ impl<T: Table> Batch for Reads<T> {
     type Item = T::Key;
     type Answer = Option<T::Row>;
     const NAME: &'static str = T::NAME;
+    const KIND: &'static str = "read";
 
     async fn run(&self, keys: &[T::Key]) -> Answers<Option<T::Row>> {
         let rows = self.0.read(keys.to_vec()).await?;

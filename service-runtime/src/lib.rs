@@ -6,6 +6,7 @@ pub mod conditional;
 pub mod database;
 pub mod http;
 pub mod kafka;
+pub mod metrics;
 pub mod program;
 pub mod settings;
 pub mod telemetry;

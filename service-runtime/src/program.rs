@@ -11,9 +11,9 @@ use tracing::{info, warn};
 use crate::settings::{Settings, SettingsError, environment};
 use crate::{CancellationToken, Fatal, http, telemetry};
 
-/// How long after the signal the process ends at the latest, whatever it waits for: a start that waits for its
-/// database or Kafka, a stop that waits for a broker. Nothing is lost by it.
-pub const STOP_LIMIT: Duration = Duration::from_millis(4500);
+/// How long after the signal and `SHUTDOWN_DRAIN_MS` the process ends at the latest, whatever it waits for: a start
+/// that waits for its database or Kafka, a stop that waits for a broker. Nothing is lost by it.
+pub const STOP_LIMIT: Duration = Duration::from_millis(4000);
 
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -72,7 +72,7 @@ where
     let stop = stop_on_signal();
     let out_of_time = async {
         stop.cancelled().await;
-        tokio::time::sleep(STOP_LIMIT).await;
+        tokio::time::sleep(listening.drain() + STOP_LIMIT).await;
     };
     let outcome = tokio::select! {
         outcome = run(config, stop.clone()) => outcome,

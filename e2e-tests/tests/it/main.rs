@@ -7,6 +7,7 @@ mod dead_letter_outage;
 mod dead_letters;
 mod duplicates;
 mod idempotency;
+mod metrics;
 mod operator;
 mod orders;
 mod outages;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use e2e_tests::{Client, Ended, Service, Services, Standalone};
+use e2e_tests::{Client, Ended, Service, Services, Standalone, eventually};
 use serde_json::{Value, json};
 
 const AT_MOST: Duration = Duration::from_secs(5);
@@ -93,6 +93,29 @@ async fn a_stopped_orchestrator_answers_the_waiting_requests_202_at_once() -> Re
     services.start_again(Service::Orchestrator).await?;
     let rows = client.all_end_in_agreement(Duration::from_secs(20)).await?;
     assert_eq!(rows.count("COMPLETED"), 10);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_orchestrator_that_was_told_to_stop_sends_its_clients_elsewhere_before_it_refuses_them() -> Result<()> {
+    let mut services = Services::start(&[("SHUTDOWN_DRAIN_MS", "1500")]).await?;
+    let client = services.client()?;
+    services.tell_to_stop(Service::Orchestrator)?;
+
+    let not_ready = async || {
+        let ready = client.get(Service::Orchestrator, "/health/ready").await?;
+        Ok((ready.status == 503 && ready.json()?["status"] == "closed").then_some(()))
+    };
+    eventually("it says that it is closed", AT_MOST, not_ready).await?;
+    let answer = client.checkout(&json!({"userId": "u1", "totalAmount": 500})).await?;
+
+    ensure!(answer.status == 200, "{} {}", answer.status, answer.text);
+    assert_eq!(answer.header("connection"), "close");
+    is_clean(&services.end_of(Service::Orchestrator).await?)?;
+    let refused = client.checkout(&json!({"userId": "u1", "totalAmount": 500})).await;
+    ensure!(refused.is_err(), "it has ended, and answered {refused:?}");
+    services.start_again(Service::Orchestrator).await?;
+    client.all_end_in_agreement(Duration::from_secs(20)).await?;
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use messages::{
 };
 use service_runtime::Fatal;
 use service_runtime::kafka::Producer;
+use service_runtime::metrics::Metrics;
 
 use super::letter::{Belongs, Letter, Marker};
 use super::look::text;
@@ -98,7 +99,7 @@ impl Sending {
     /// # Errors
     /// When Kafka or the orchestrator's database can't be read.
     pub async fn run(&self, mailbox: &Mailbox, orchestrator: &Database, out: &mut dyn Write) -> Result<Outcome, Fatal> {
-        let producer = Producer::open(&mailbox.kafka()?, CLIENT)?;
+        let producer = Producer::open(&mailbox.kafka()?, CLIENT, &Metrics::of(CLIENT))?;
         let mut outcome = Outcome::default();
         mailbox
             .read(async |letter, marker| {

@@ -13,6 +13,8 @@ use sqlx::PgPool;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::CancellationToken;
+
 /// How long a check may take before it counts as failed.
 const CHECK_LIMIT: Duration = Duration::from_secs(1);
 
@@ -48,6 +50,15 @@ impl Health {
     ) -> Self {
         self.checks.push((name, Arc::new(check)));
         self
+    }
+
+    /// Adds the check that the service was not told to stop.
+    #[must_use]
+    pub(super) fn with_stop(self, told_to_stop: CancellationToken) -> Self {
+        self.with("running", move || {
+            let check = if told_to_stop.is_cancelled() { Check::Closed("it stops".to_owned()) } else { Check::Ok };
+            Box::pin(std::future::ready(check))
+        })
     }
 
     /// Adds the check that the database answers.

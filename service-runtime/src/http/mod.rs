@@ -1,4 +1,4 @@
-//! The HTTP server around a service's routes: listening, health, answers to bad requests, graceful stop.
+//! The HTTP server around a service's routes: listening, health, metrics, answers to bad requests, graceful stop.
 
 pub mod batch;
 mod health;
@@ -9,8 +9,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::http::StatusCode;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderValue, StatusCode, Version, header};
+use axum::middleware::{self, Next};
+use axum::response::Response;
 use axum::routing::get;
 use axum::serve::ListenerExt as _;
 use serde::Deserialize;
@@ -18,6 +20,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{info, warn};
 
+use crate::metrics::{self, Metrics};
 use crate::settings::{Settings, SettingsError};
 use crate::{CancellationToken, Fatal};
 
@@ -33,6 +36,7 @@ pub const MAX_BODY: usize = 64 * 1024;
 pub struct HttpSettings {
     bind_address: IpAddr,
     port: u16,
+    shutdown_drain_ms: u64,
     shutdown_timeout_ms: u64,
 }
 
@@ -50,21 +54,29 @@ impl HttpSettings {
         let everywhere = self.bind_address.is_unspecified();
         SocketAddr::new(if everywhere { Ipv4Addr::LOCALHOST.into() } else { self.bind_address }, self.port)
     }
+
+    /// How long the server goes on after it was told to stop, so that its clients have time to go elsewhere.
+    pub fn drain(&self) -> Duration {
+        Duration::from_millis(self.shutdown_drain_ms)
+    }
 }
 
 /// A port that is ours, before the routes exist: a taken one stops the start at once.
 pub struct HttpServer {
     listener: TcpListener,
     address: SocketAddr,
+    told_to_stop: CancellationToken,
+    drain: Duration,
     shutdown_timeout: Duration,
 }
 
 impl HttpServer {
-    /// Takes the port.
+    /// Takes the port. From `told_to_stop` on the server says that it is not ready, and asks for the end of each
+    /// connection.
     ///
     /// # Errors
     /// When it is in use, or may not be used.
-    pub async fn bind(settings: &HttpSettings) -> Result<Self, Fatal> {
+    pub async fn bind(settings: &HttpSettings, told_to_stop: &CancellationToken) -> Result<Self, Fatal> {
         let wanted = SocketAddr::new(settings.bind_address, settings.port);
         let error = |error: std::io::Error| {
             Fatal::new(format!(
@@ -74,14 +86,38 @@ impl HttpServer {
         };
         let listener = listen(wanted).map_err(error)?;
         let address = listener.local_addr().map_err(error)?;
-        Ok(Self { listener, address, shutdown_timeout: Duration::from_millis(settings.shutdown_timeout_ms) })
+        let shutdown_timeout = Duration::from_millis(settings.shutdown_timeout_ms);
+        Ok(Self { listener, address, told_to_stop: told_to_stop.clone(), drain: settings.drain(), shutdown_timeout })
     }
 
-    /// Serves `routes` and `/health/…` until `shutdown`; then finishes the requests in hand, within the limit.
-    pub async fn serve(self, routes: Router, health: Health, shutdown: CancellationToken) -> Result<(), Fatal> {
+    /// The end of the service's work: a while after it was told to stop. Until then it does all that it is asked for.
+    pub fn drained(&self) -> CancellationToken {
+        let (told_to_stop, drain) = (self.told_to_stop.clone(), self.drain);
+        let drained = CancellationToken::new();
+        let work = drained.clone();
+        tokio::spawn(async move {
+            told_to_stop.cancelled().await;
+            tokio::time::sleep(drain).await;
+            work.cancel();
+        });
+        drained
+    }
+
+    /// Serves `routes`, `/health/…` and `/metrics` until `shutdown`; then accepts no more connections, and finishes
+    /// the requests in hand, within the limit.
+    pub async fn serve(
+        self,
+        routes: Router,
+        health: Health,
+        metrics: Metrics,
+        shutdown: CancellationToken,
+    ) -> Result<(), Fatal> {
+        let health = health.with_stop(self.told_to_stop.clone());
+        let show_metrics = || async move { ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics.text()) };
         let app = Router::new()
             .route("/health/live", get(|| async { "live\n" }))
             .route("/health/ready", get(health::ready).with_state(health))
+            .route("/metrics", get(show_metrics))
             .merge(routes)
             .fallback(|uri: axum::http::Uri| async move {
                 Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
@@ -91,7 +127,8 @@ impl HttpServer {
                 Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
             })
             .layer(DefaultBodyLimit::max(MAX_BODY))
-            .layer(CatchPanicLayer::custom(problem::from_panic));
+            .layer(CatchPanicLayer::custom(problem::from_panic))
+            .layer(middleware::from_fn_with_state(self.told_to_stop, close_when_stopping));
         info!(address = %self.address, "HTTP ready");
 
         let stopped = shutdown.clone();
@@ -110,6 +147,18 @@ impl HttpServer {
             }
         }
     }
+}
+
+/// Has the client open its next connection elsewhere (RFC 9112, section 9.6): one that is closed between two requests
+/// may be closed under a request that is just being sent.
+async fn close_when_stopping(State(told_to_stop): State<CancellationToken>, request: Request, next: Next) -> Response {
+    // HTTP/2 says it by a frame of its own.
+    let says_it_by_header = request.version() < Version::HTTP_2;
+    let mut response = next.run(request).await;
+    if says_it_by_header && told_to_stop.is_cancelled() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// The default queue of 128 connections overflows when a few hundred clients come at once, and who is dropped there

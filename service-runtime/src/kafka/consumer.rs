@@ -26,6 +26,7 @@ use super::producer::{Delivery, Producer};
 use super::{KafkaSettings, Record, require_topics};
 use crate::batch::{Backoff, panic_text};
 use crate::database::StoreError;
+use crate::metrics::Metrics;
 use crate::{CancellationToken, Fatal};
 
 /// How often a record may fail by its own fault before it is set aside.
@@ -82,14 +83,20 @@ pub struct Consumer {
 
 impl Consumer {
     /// Checks that the topics and their dead-letter topics exist, and subscribes.
-    pub async fn open(settings: &KafkaSettings, service: &'static str, topics: &[&str]) -> Result<Self, Fatal> {
+    pub async fn open(
+        settings: &KafkaSettings,
+        service: &'static str,
+        topics: &[&str],
+        metrics: &Metrics,
+    ) -> Result<Self, Fatal> {
         let consumed: Vec<String> = topics.iter().map(|topic| (*topic).to_owned()).collect();
         let partitions = require_topics(settings, service, &consumed).await?;
         require_topics(settings, service, &topics.iter().map(|t| dead_letter_topic(t)).collect::<Vec<_>>()).await?;
 
         let offsets = Arc::new(Offsets::default());
         let state = Arc::new(GroupState::new(settings.prefixed(topics[0]), partitions));
-        let context = GroupContext { offsets: offsets.clone(), state: state.clone() };
+        let traffic = metrics.kafka_traffic("consumer");
+        let context = GroupContext { offsets: offsets.clone(), state: state.clone(), traffic };
         let heartbeat = (settings.kafka_session_timeout_ms / 3).min(3000);
         let mut config = settings.client(service);
         config
@@ -106,7 +113,7 @@ impl Consumer {
             .set("fetch.queue.backoff.ms", "5")
             .set("fetch.error.backoff.ms", "100")
             .set("queued.max.messages.kbytes", "16384")
-            // For readiness: whether a broker is up and the group is joined.
+            // For readiness: whether a broker is up and the group is joined. And for the metrics.
             .set("statistics.interval.ms", "2000");
         if !settings.kafka_group_instance_id.is_empty() {
             config.set("group.instance.id", format!("{}-{service}", settings.kafka_group_instance_id));

@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::offsets::Offsets;
 use crate::http::Check;
+use crate::metrics::KafkaTraffic;
 
 /// Whether a consumer is a member of its group, and which partitions it owns. A member without partitions is
 /// healthy: there may be more instances than partitions.
@@ -31,9 +32,16 @@ impl GroupState {
         Self { joined, broker_up, first_topic, partitions, owned: RwLock::default() }
     }
 
-    /// The partitions whose records come to this instance, in order.
+    /// The partitions whose records come to this instance, in order. While the group parts them anew, those of the
+    /// last assignment: the best guess, since most stay where they were.
     pub fn owned(&self) -> Vec<u32> {
         self.owned.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the records of this partition come to this instance now. Not while the group parts them anew.
+    pub fn owns(&self, partition: u32) -> bool {
+        let owned = self.owned.read().unwrap_or_else(PoisonError::into_inner);
+        self.joined.load(Ordering::Relaxed) && owned.contains(&partition)
     }
 
     /// The partition of records with this key.
@@ -77,6 +85,7 @@ impl GroupState {
 pub(super) struct GroupContext {
     pub(super) offsets: Arc<Offsets>,
     pub(super) state: Arc<GroupState>,
+    pub(super) traffic: KafkaTraffic,
 }
 
 impl ClientContext for GroupContext {
@@ -85,6 +94,7 @@ impl ClientContext for GroupContext {
     }
 
     fn stats(&self, statistics: Statistics) {
+        self.traffic.so_far(statistics.tx, statistics.tx_bytes, statistics.rx_bytes);
         let up = statistics.brokers.values().any(|broker| broker.nodeid >= 0 && broker.state == "UP");
         self.state.set_broker_up(up);
         if let Some(group) = statistics.cgrp {

@@ -9,15 +9,17 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::Producer as _;
 use rdkafka::producer::future_producer::{DeliveryFuture, FutureProducer, FutureRecord};
+use serde::Deserialize;
 use tracing::debug;
 
 use super::KafkaSettings;
 use crate::Fatal;
+use crate::metrics::{KafkaTraffic, Metrics};
 
 /// A producer; clones share one connection and one queue.
 #[derive(Clone)]
 pub struct Producer {
-    inner: FutureProducer<QuietContext>,
+    inner: FutureProducer<ProducerContext>,
     topic_prefix: String,
 }
 
@@ -38,9 +40,36 @@ impl ClientContext for QuietContext {
     }
 }
 
+/// A quiet one that counts its traffic.
+struct ProducerContext(KafkaTraffic);
+
+/// What is read of librdkafka's statistics: running totals since the client was made.
+#[derive(Deserialize)]
+struct Totals {
+    tx: i64,
+    tx_bytes: i64,
+    rx_bytes: i64,
+}
+
+impl ClientContext for ProducerContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        QuietContext.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        QuietContext.error(error, reason);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        if let Ok(Totals { tx, tx_bytes, rx_bytes }) = serde_json::from_slice(statistics) {
+            self.0.so_far(tx, tx_bytes, rx_bytes);
+        }
+    }
+}
+
 impl Producer {
     /// A producer for `service`. It connects in the background.
-    pub fn open(settings: &KafkaSettings, service: &str) -> Result<Self, Fatal> {
+    pub fn open(settings: &KafkaSettings, service: &str, metrics: &Metrics) -> Result<Self, Fatal> {
         let inner = settings
             .client(service)
             .set("acks", "all")
@@ -58,7 +87,8 @@ impl Producer {
             .set("queue.buffering.max.kbytes", settings.kafka_producer_queue_kbytes.to_string())
             // As the dead-letter topics take: a copy has more headers than its original.
             .set("message.max.bytes", "2097152")
-            .create_with_context(QuietContext)
+            .set("statistics.interval.ms", "2000")
+            .create_with_context(ProducerContext(metrics.kafka_traffic("producer")))
             .map_err(|error| Fatal::new(format!("the Kafka producer can't be made: {error}")))?;
         Ok(Self { inner, topic_prefix: settings.kafka_topic_prefix.clone() })
     }
