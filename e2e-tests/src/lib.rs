@@ -11,6 +11,7 @@ mod client;
 pub mod clients;
 mod commands;
 mod databases;
+pub mod forwarder;
 mod kafka;
 mod ports;
 mod postgres;

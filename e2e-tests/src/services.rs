@@ -158,10 +158,10 @@ impl Services {
     }
 
     /// Starts a service; answers when that was, once it is ready.
-    pub async fn start_again(&mut self, service: Service) -> Result<Instant> {
-        let began = Instant::now();
-        self.launch(service)?;
-        self.until_ready(service.into()).await?;
+    pub async fn start_again(&mut self, instance: impl Into<Instance>) -> Result<Instant> {
+        let (began, instance) = (Instant::now(), instance.into());
+        self.launch(instance)?;
+        self.until_ready(instance).await?;
         Ok(began)
     }
 
@@ -190,8 +190,8 @@ impl Services {
     }
 
     /// SIGTERM, and the end that it leads to.
-    pub async fn stop(&mut self, service: Service) -> Result<Ended> {
-        self.process(service)?.end_with(Signal::TERM, Duration::from_secs(20)).await
+    pub async fn stop(&mut self, instance: impl Into<Instance>) -> Result<Ended> {
+        self.process(instance)?.end_with(Signal::TERM, Duration::from_secs(20)).await
     }
 
     /// Sends SIGTERM and waits for nothing.

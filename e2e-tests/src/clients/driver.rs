@@ -128,7 +128,8 @@ impl Driver {
         }
     }
 
-    async fn once(&self, request: &Request, own_body: bool, orchestrator: SocketAddr) -> Got {
+    /// Asks one orchestrator, once.
+    pub async fn once(&self, request: &Request, own_body: bool, orchestrator: SocketAddr) -> Got {
         let mut call = self.http.post(format!("http://{orchestrator}/checkout")).json(&body(request, own_body));
         if let Some(key) = &request.key {
             call = call.header("Idempotency-Key", key);

@@ -5,7 +5,6 @@
 //! Exit code 0: all is well; 1: something is wrong; 2: it could not run.
 
 mod faults;
-mod forwarder;
 mod plan;
 mod summary;
 
@@ -18,9 +17,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use chrono::{DateTime, Utc};
 use clap::Parser;
-use e2e_tests::agreement;
 use e2e_tests::clients::{Driver, Reuse, Sent, checks};
 use e2e_tests::{Client, Layout, Service, Services, use_programs_in};
+use e2e_tests::{agreement, forwarder};
 use tokio::task::JoinSet;
 
 use crate::faults::Faults;

@@ -1,11 +1,18 @@
 //! Long trials of the whole platform, whose length is what they are about: dependencies that are away for half a
-//! minute, and far more load than there is capacity. `dev/endurance` builds and runs it.
+//! minute, far more load than there is capacity, instances that are restarted or die one after the other, and minutes
+//! in which nothing happens. `dev/endurance` builds and runs it.
 //!
 //! Exit code 0: all is well; 1: something is wrong; 2: it could not run.
 
+mod killed;
+mod load;
 mod memory;
 mod outages;
 mod overload;
+mod rolling;
+mod routing;
+mod several;
+mod steady;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -48,6 +55,41 @@ enum Trial {
         #[arg(long, default_value_t = 4000)]
         rate: u32,
     },
+    /// Every process is restarted in turn
+    Rolling {
+        /// Of each service
+        #[arg(long, default_value_t = 3)]
+        instances: usize,
+        /// Checkouts a second
+        #[arg(long, default_value_t = 100)]
+        rate: u32,
+        /// How long nothing happens before and after, in seconds
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+    },
+    /// One instance of each service dies and stays dead for a while
+    Killed {
+        /// Of each service
+        #[arg(long, default_value_t = 3)]
+        instances: usize,
+        /// Checkouts a second
+        #[arg(long, default_value_t = 100)]
+        rate: u32,
+        /// How long each stays dead, in seconds
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+    },
+    /// Nothing happens, for long
+    Steady {
+        /// Of each service
+        #[arg(long, default_value_t = 1)]
+        instances: usize,
+        /// Checkouts a second
+        #[arg(long, default_value_t = 100)]
+        rate: u32,
+        #[arg(long, default_value_t = 10)]
+        minutes: u32,
+    },
 }
 
 #[tokio::main]
@@ -76,6 +118,11 @@ async fn run(trial: Trial) -> Result<Vec<String>> {
     match trial {
         Trial::Outages { seconds, rate } => outages::run(Duration::from_secs(seconds), rate).await,
         Trial::Overload { seconds, rate } => overload::run(Duration::from_secs(seconds), rate).await,
+        Trial::Rolling { instances, rate, seconds } => {
+            rolling::run(instances, Duration::from_secs(seconds), rate).await
+        }
+        Trial::Killed { instances, rate, seconds } => killed::run(instances, Duration::from_secs(seconds), rate).await,
+        Trial::Steady { instances, rate, minutes } => steady::run(instances, minutes, rate).await,
     }
 }
 

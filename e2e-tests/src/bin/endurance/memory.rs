@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use e2e_tests::Instance;
 
-/// Resident memory of each process, in MiB: now, and at most so far.
+/// In KiB.
+pub const MIB: u64 = 1024;
+
+/// Resident memory of each process, in KiB: now, and at most so far.
 #[derive(Clone)]
 pub struct Memory {
     processes: Vec<(Instance, u32)>,
@@ -49,7 +52,7 @@ impl Memory {
 
 /// "saga-orchestrator 31, payment-service 25 MiB".
 pub fn in_words(memory: &BTreeMap<Instance, u64>) -> String {
-    let each: Vec<String> = memory.iter().map(|(instance, mib)| format!("{instance} {mib}")).collect();
+    let each: Vec<String> = memory.iter().map(|(instance, kib)| format!("{instance} {}", kib / MIB)).collect();
     format!("{} MiB", each.join(", "))
 }
 
@@ -57,5 +60,5 @@ pub fn in_words(memory: &BTreeMap<Instance, u64>) -> String {
 fn resident(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? / 1024)
+    line.trim().strip_suffix(" kB")?.trim().parse().ok()
 }

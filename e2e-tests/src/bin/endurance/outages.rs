@@ -12,15 +12,15 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tokio::task::JoinSet;
 
-use crate::memory::{Memory, in_words};
+use crate::memory::{MIB, Memory, in_words};
 use crate::{BACK_LIMIT, disagreement, until_normal};
 
 /// Between two outages.
 const CALM: Duration = Duration::from_secs(10);
 
-/// More than this a process must not grow by, in MiB, from its peak in the first outage to the end of the last: what
+/// More than this a process must not grow by, in KiB, from its peak in the first outage to the end of the last: what
 /// one outage takes, the next one has to find again.
-const GROWTH: u64 = 20;
+const GROWTH: u64 = 20 * MIB;
 
 /// What is away.
 #[derive(Debug, Clone, Copy)]
@@ -77,10 +77,10 @@ pub async fn run(outage: Duration, rate: u32) -> Result<Vec<String>> {
     wrong.extend(findings.lost.into_iter().chain(findings.violations));
     let after = memory.now();
     println!("at the end: {}", in_words(&after));
-    for (instance, mib) in &after {
+    for (instance, kib) in &after {
         let peak = first.as_ref().and_then(|first| first.get(instance)).copied().unwrap_or_default();
-        if *mib > peak + GROWTH {
-            wrong.push(format!("{instance} grew from {peak} to {mib} MiB"));
+        if *kib > peak + GROWTH {
+            wrong.push(format!("{instance} grew from {peak} to {kib} KiB"));
         }
     }
     Ok(wrong)

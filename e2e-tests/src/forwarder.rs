@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// Forwards until the process ends; answers where it listens.
 pub async fn start(instances: Vec<SocketAddr>) -> Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, e2e_tests::free_port()?)).await?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, crate::free_port()?)).await?;
     let address = listener.local_addr()?;
     tokio::spawn(async move {
         for turn in 0.. {

@@ -1,0 +1,50 @@
+//! Every process is restarted in turn, as for a new release, while checkouts come: nobody notices.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::load::Told;
+use crate::several::{Several, other_answers};
+
+/// By when every client has to have its answer.
+const LATEST_ANSWER: Duration = Duration::from_secs(5);
+
+/// Between two restarts.
+const BETWEEN: Duration = Duration::from_secs(3);
+
+/// How long a stop may take.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// Answers what is wrong.
+pub async fn run(instances: usize, calm: Duration, rate: u32) -> Result<Vec<String>> {
+    let mut several = Several::start("rolling", instances, rate).await?;
+    tokio::time::sleep(BETWEEN).await;
+    let mut wrong = several.calm(calm).await;
+    let rolling = several.span();
+    for instance in several.services.instances() {
+        let span = several.span();
+        let ended = several.services.stop(instance).await?;
+        several.services.start_again(instance).await?;
+        let back = span.began.elapsed();
+        tokio::time::sleep(BETWEEN).await;
+        let told = Told::of(&several.load.since(span.began));
+        let (stop, all) = (ended.after.as_millis(), back.as_millis());
+        println!("{instance} stopped in {stop} ms, ready again after {all} ms: {told}");
+        if !ended.status.success() || ended.after > STOP_LIMIT {
+            wrong.push(format!("{instance} ended with {} after {:?}", ended.status, ended.after));
+        }
+    }
+    println!("while restarting: {}", several.replies_since(&rolling));
+    wrong.extend(several.calm(calm).await);
+    let began = Instant::now();
+    let (served, found) = several.ended().await?;
+    println!("the last answer came {:.1} s after the end", began.elapsed().as_secs_f64());
+    wrong.extend(found);
+    wrong.extend(other_answers(&served));
+    let late = served.iter().filter(|one| one.took > LATEST_ANSWER).count();
+    if late > 0 {
+        wrong.push(format!("{late} answers came later than {LATEST_ANSWER:?}"));
+    }
+    Ok(wrong)
+}

@@ -1,0 +1,105 @@
+//! Several instances of each service under a steady load: the stage of the trials `rolling`, `killed` and `steady`.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use e2e_tests::clients::{Sent, checks};
+use e2e_tests::{Client, Instance, Layout, Service, Services, eventually, forwarder};
+
+use crate::disagreement;
+use crate::load::{Load, Served, Told};
+use crate::routing::{Replies, Routing};
+
+/// Of each topic: more than instances, and not a multiple of three.
+const PARTITIONS: i32 = 8;
+
+/// The least share of replies that has to reach the waiting process while nothing happens.
+const LEAST_HERE: f64 = 0.99;
+
+/// How soon after the last answer nobody may wait any more.
+const NOBODY_LIMIT: Duration = Duration::from_secs(5);
+
+/// What takes part.
+pub struct Several {
+    pub services: Services,
+    pub load: Load,
+    pub routing: Routing,
+    client: Client,
+}
+
+/// A part of the trial.
+pub struct Span {
+    pub began: Instant,
+    replies: Replies,
+}
+
+impl Several {
+    /// So many of each, and `rate` checkouts a second from now on. The order services stand behind a forwarder.
+    pub async fn start(who: &'static str, instances: usize, rate: u32) -> Result<Self> {
+        let layout = Layout { instances, partitions: PARTITIONS };
+        let mut services = Services::lay_out(layout, &[]).await?;
+        let orders = addresses(&services, Service::Order)?;
+        services.set("ORDER_SERVICE_URL", &format!("http://{}", forwarder::start(orders).await?));
+        services.start_all().await?;
+        let client = services.quiet_client()?;
+        let orchestrators = addresses(&services, Service::Orchestrator)?;
+        let routing = Routing::watch(&client, &orchestrators);
+        let load = Load::start(who, &orchestrators, rate)?;
+        Ok(Self { services, load, routing, client })
+    }
+
+    /// Begins a part.
+    pub fn span(&self) -> Span {
+        Span { began: Instant::now(), replies: self.routing.replies() }
+    }
+
+    /// A part in which nothing happens; answers what is wrong.
+    pub async fn calm(&self, time: Duration) -> Vec<String> {
+        let span = self.span();
+        tokio::time::sleep(time).await;
+        let (told, replies) = (Told::of(&self.load.since(span.began)), self.routing.replies() - span.replies);
+        println!("calm: {told}; {replies}");
+        if replies.share_here() < LEAST_HERE { vec![format!("while nothing happened: {replies}")] } else { Vec::new() }
+    }
+
+    /// What became of the replies since the span began.
+    pub fn replies_since(&self, span: &Span) -> Replies {
+        self.routing.replies() - span.replies
+    }
+
+    /// Ends the load; gives all answers, and what is wrong with them or with the rows.
+    pub async fn ended(self) -> Result<(Vec<Served>, Vec<String>)> {
+        let served = self.load.ended().await?;
+        println!("all: {}; {}", Told::of(&served), self.routing.replies());
+        let nobody = async || Ok((self.routing.waiters() == 0).then_some(()));
+        let left = eventually("nobody waits", NOBODY_LIMIT, nobody).await.err();
+        let mut wrong: Vec<String> = disagreement(&self.client).await?.into_iter().collect();
+        wrong.extend(left.map(|_| format!("{} still wait when all are answered", self.routing.waiters())));
+        let sent: Vec<Sent> = served.iter().map(|one| one.sent.clone()).collect();
+        let findings = checks::check(&sent, &checks::read(&self.client.databases).await?);
+        println!(
+            "{} checkouts sent, {} answers checked, {} sagas acknowledged, {} lost, {} wrong",
+            sent.len(),
+            findings.answers,
+            findings.acknowledged,
+            findings.lost.len(),
+            findings.violations.len()
+        );
+        wrong.extend(findings.lost.into_iter().chain(findings.violations));
+        Ok((served, wrong))
+    }
+}
+
+/// Answers that are neither 200 nor 202, in words.
+pub fn other_answers(served: &[Served]) -> Vec<String> {
+    let told = Told::of(served);
+    let other = told.answers.iter().filter(|(status, _)| !["200", "202"].contains(&status.as_str()));
+    other.map(|(status, count)| format!("{count} were answered {status}")).collect()
+}
+
+/// Where the instances of a service listen.
+fn addresses(services: &Services, service: Service) -> Result<Vec<SocketAddr>> {
+    let of_service = services.instances().into_iter().filter(|instance: &Instance| instance.service == service);
+    of_service.map(|instance| services.address(instance)).collect()
+}
