@@ -97,7 +97,8 @@ impl Consumer {
         let state = Arc::new(GroupState::new(settings.prefixed(topics[0]), partitions));
         let traffic = metrics.kafka_traffic("consumer");
         let context = GroupContext { offsets: offsets.clone(), state: state.clone(), traffic };
-        let heartbeat = (settings.kafka_session_timeout_ms / 3).min(3000);
+        // A member learns by its next heartbeat that the group parts the partitions anew, and all wait for the last.
+        let heartbeat = (settings.kafka_session_timeout_ms / 3).min(500);
         let mut config = settings.client(service);
         config
             .set("group.id", settings.prefixed(service))
