@@ -1,10 +1,9 @@
 //! Every process is restarted in turn, as for a new release, while checkouts come: nobody notices.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::load::Told;
 use crate::several::{Several, other_answers};
 
 /// By when every client has to have its answer.
@@ -21,25 +20,22 @@ pub async fn run(instances: usize, calm: Duration, rate: u32) -> Result<Vec<Stri
     let mut several = Several::start("rolling", instances, rate).await?;
     tokio::time::sleep(BETWEEN).await;
     let mut wrong = several.calm(calm).await;
-    let rolling = several.span();
+    let (whole, mut parts) = (several.span(), Vec::new());
     for instance in several.services.instances() {
         let span = several.span();
         let ended = several.services.stop(instance).await?;
         several.services.start_again(instance).await?;
-        let back = span.began.elapsed();
+        let (stop, back) = (ended.after.as_millis(), span.began.elapsed().as_millis());
         tokio::time::sleep(BETWEEN).await;
-        let told = Told::of(&several.load.since(span.began));
-        let (stop, all) = (ended.after.as_millis(), back.as_millis());
-        println!("{instance} stopped in {stop} ms, ready again after {all} ms: {told}");
+        parts.push(several.part(span, format!("{instance} stopped in {stop} ms, ready again after {back} ms")));
         if !ended.status.success() || ended.after > STOP_LIMIT {
             wrong.push(format!("{instance} ended with {} after {:?}", ended.status, ended.after));
         }
     }
-    println!("while restarting: {}", several.replies_since(&rolling));
+    parts.push(several.part(whole, "all restarts".to_owned()));
     wrong.extend(several.calm(calm).await);
-    let began = Instant::now();
     let (served, found) = several.ended().await?;
-    println!("the last answer came {:.1} s after the end", began.elapsed().as_secs_f64());
+    parts.iter().for_each(|part| println!("{}", part.told(&served).0));
     wrong.extend(found);
     wrong.extend(other_answers(&served));
     let late = served.iter().filter(|one| one.took > LATEST_ANSWER).count();

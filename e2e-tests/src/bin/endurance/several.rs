@@ -7,9 +7,9 @@ use anyhow::Result;
 use e2e_tests::clients::{Sent, checks};
 use e2e_tests::{Client, Instance, Layout, Service, Services, eventually, forwarder};
 
-use crate::disagreement;
 use crate::load::{Load, Served, Told};
 use crate::routing::{Replies, Routing};
+use crate::{NORMAL, disagreement};
 
 /// Of each topic: more than instances, and not a multiple of three.
 const PARTITIONS: i32 = 8;
@@ -28,9 +28,17 @@ pub struct Several {
     client: Client,
 }
 
-/// A part of the trial.
+/// A part of the trial that has begun.
 pub struct Span {
     pub began: Instant,
+    replies: Replies,
+}
+
+/// A part of the trial that is over. Its last answers may come later.
+pub struct Part {
+    what: String,
+    began: Instant,
+    until: Instant,
     replies: Replies,
 }
 
@@ -54,11 +62,17 @@ impl Several {
         Span { began: Instant::now(), replies: self.routing.replies() }
     }
 
+    /// Ends a part, in which this happened.
+    pub fn part(&self, span: Span, what: String) -> Part {
+        println!("{what}");
+        Part { what, began: span.began, until: Instant::now(), replies: self.replies_since(&span) }
+    }
+
     /// A part in which nothing happens; answers what is wrong.
     pub async fn calm(&self, time: Duration) -> Vec<String> {
         let span = self.span();
         tokio::time::sleep(time).await;
-        let (told, replies) = (Told::of(&self.load.since(span.began)), self.routing.replies() - span.replies);
+        let (told, replies) = (Told::of(&self.load.since(span.began)), self.replies_since(&span));
         println!("calm: {told}; {replies}");
         if replies.share_here() < LEAST_HERE { vec![format!("while nothing happened: {replies}")] } else { Vec::new() }
     }
@@ -91,6 +105,22 @@ impl Several {
     }
 }
 
+impl Part {
+    /// What became of the checkouts that were begun in it, in a line; and how soon all was as on a good day again.
+    pub fn told(&self, served: &[Served]) -> (String, Duration) {
+        let within = self.began..self.until;
+        let own: Vec<Served> = served.iter().filter(|one| within.contains(&one.began)).cloned().collect();
+        let (told, normal) = (Told::of(&own), normal_after(&own, self.began));
+        (format!("{}: normal after {:.1} s; {told}; {}", self.what, normal.as_secs_f64(), self.replies), normal)
+    }
+}
+
+/// How long after `event` the last checkout was begun that was not answered as on a good day.
+fn normal_after(served: &[Served], event: Instant) -> Duration {
+    let unusual = served.iter().filter(|one| one.took > NORMAL || one.status() != Some(200));
+    unusual.map(|one| one.began.duration_since(event)).max().unwrap_or_default()
+}
+
 /// Answers that are neither 200 nor 202, in words.
 pub fn other_answers(served: &[Served]) -> Vec<String> {
     let told = Told::of(served);
@@ -102,4 +132,45 @@ pub fn other_answers(served: &[Served]) -> Vec<String> {
 fn addresses(services: &Services, service: Service) -> Result<Vec<SocketAddr>> {
     let of_service = services.instances().into_iter().filter(|instance: &Instance| instance.service == service);
     of_service.map(|instance| services.address(instance)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use e2e_tests::Answer;
+    use e2e_tests::clients::{Got, Request, Reuse, Scenario, Try};
+
+    use super::*;
+
+    fn served(began: Instant, took: Duration, got: Got) -> Served {
+        let (scenario, reuse) = (Scenario::Plain, Reuse::No);
+        let request = Request { index: 0, user_id: "u".into(), scenario, key: None, reuse, seed: 0 };
+        let tries = vec![Try { own_body: true, got: Got::NoConnection }, Try { own_body: true, got }];
+        Served { sent: Sent { request, tries, undecided: false }, began, took }
+    }
+
+    fn answer(status: u16) -> Got {
+        Got::Answer(Answer { status, headers: Default::default(), text: String::new() })
+    }
+
+    #[test]
+    fn it_is_normal_again_after_the_last_checkout_that_was_slow_or_not_completed() {
+        let (event, ms) = (Instant::now(), Duration::from_millis);
+        let (quick, slow) = (ms(20), NORMAL + ms(1));
+        let mut all = vec![served(event, quick, answer(200)), served(event + ms(9000), quick, answer(200))];
+        assert_eq!(normal_after(&all, event), Duration::ZERO);
+        all.push(served(event + ms(3000), quick, answer(202)));
+        assert_eq!(normal_after(&all, event), ms(3000));
+        all.push(served(event + ms(4000), slow, answer(200)));
+        assert_eq!(normal_after(&all, event), ms(4000));
+        all.push(served(event + ms(5000), quick, Got::TimedOut));
+        assert_eq!(normal_after(&all, event), ms(5000));
+    }
+
+    #[test]
+    fn only_200_and_202_are_expected() {
+        let now = Instant::now();
+        let all = [answer(200), answer(202), answer(503), answer(503), Got::ConnectionLost];
+        let all: Vec<Served> = all.into_iter().map(|got| served(now, Duration::ZERO, got)).collect();
+        assert_eq!(other_answers(&all), ["2 were answered 503", "1 were answered none"]);
+    }
 }
