@@ -27,7 +27,7 @@ use crate::store::NewSaga;
 use crate::waiters::Waiter;
 
 /// How often a waiting request looks at the row itself, for the case that the reply goes to another instance: seldom
-/// while its partition is this instance's, often when it is not, or has moved.
+/// while its partition is this instance's (or Kafka is away), often when it is not, or has moved.
 const POLL: Duration = Duration::from_secs(1);
 const POLL_ELSEWHERE: Duration = Duration::from_millis(200);
 
@@ -207,7 +207,7 @@ async fn poll(intake: &Intake, saga_id: SagaId) -> Saga {
     let mut looked = Instant::now();
     loop {
         tokio::time::sleep(POLL_ELSEWHERE).await;
-        if looked.elapsed() < POLL && intake.is_answered_here(saga_id) {
+        if looked.elapsed() < POLL && !intake.may_be_answered_elsewhere(saga_id) {
             continue;
         }
         looked = Instant::now();

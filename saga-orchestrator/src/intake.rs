@@ -102,8 +102,8 @@ impl Intake {
         ids.find(|id| self.group.partition_of(&id.to_string()) == wanted).unwrap_or_else(SagaId::new)
     }
 
-    /// Whether a saga's replies come to this instance now.
-    pub fn is_answered_here(&self, saga_id: SagaId) -> bool {
-        self.group.owns(self.group.partition_of(&saga_id.to_string()))
+    /// Whether a saga's replies may go to another instance now.
+    pub fn may_be_answered_elsewhere(&self, saga_id: SagaId) -> bool {
+        self.group.may_go_elsewhere(self.group.partition_of(&saga_id.to_string()))
     }
 }

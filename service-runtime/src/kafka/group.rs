@@ -38,10 +38,12 @@ impl GroupState {
         self.owned.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether the records of this partition come to this instance now. Not while the group parts them anew.
-    pub fn owns(&self, partition: u32) -> bool {
+    /// Whether the records of this partition may go to another instance now: it is not this one's, or the group parts
+    /// them anew. While no broker can be reached they go to nobody.
+    pub fn may_go_elsewhere(&self, partition: u32) -> bool {
         let owned = self.owned.read().unwrap_or_else(PoisonError::into_inner);
-        self.joined.load(Ordering::Relaxed) && owned.contains(&partition)
+        let comes_here = self.joined.load(Ordering::Relaxed) && owned.contains(&partition);
+        self.broker_up.load(Ordering::Relaxed) && !comes_here
     }
 
     /// The partition of records with this key.

@@ -6,7 +6,7 @@ use anyhow::Result;
 use e2e_tests::{Instance, Service};
 
 use crate::BACK_LIMIT;
-use crate::several::{Several, other_answers};
+use crate::several::Several;
 
 /// Before the first death, and after each return.
 const CALM: Duration = Duration::from_secs(10);
@@ -38,6 +38,5 @@ pub async fn run(instances: usize, dead: Duration, rate: u32) -> Result<Vec<Stri
         println!("{told}");
     }
     wrong.extend(found);
-    wrong.extend(other_answers(&served));
-    Ok(wrong)
+    several.over(wrong)
 }

@@ -78,9 +78,9 @@ impl Load {
     }
 
     /// Sends no more, waits for the last answers, and gives all of them.
-    pub async fn ended(self) -> Result<Vec<Served>> {
+    pub async fn ended(&mut self) -> Result<Vec<Served>> {
         self.stop.cancel();
-        self.work.await?;
+        (&mut self.work).await?;
         Ok(std::mem::take(&mut self.served.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }

@@ -49,6 +49,8 @@ impl Several {
         let mut services = Services::lay_out(layout, &[]).await?;
         let orders = addresses(&services, Service::Order)?;
         services.set("ORDER_SERVICE_URL", &format!("http://{}", forwarder::start(orders).await?));
+        // Whatever goes wrong from here on can be looked at.
+        println!("logs and databases, kept unless all is well: {}", services.keep_files(true)?.display());
         services.start_all().await?;
         let client = services.quiet_client()?;
         let orchestrators = addresses(&services, Service::Orchestrator)?;
@@ -77,13 +79,19 @@ impl Several {
         if replies.share_here() < LEAST_HERE { vec![format!("while nothing happened: {replies}")] } else { Vec::new() }
     }
 
+    /// Ends the trial. The files stay if something is wrong.
+    pub fn over(self, wrong: Vec<String>) -> Result<Vec<String>> {
+        self.services.keep_files(!wrong.is_empty())?;
+        Ok(wrong)
+    }
+
     /// What became of the replies since the span began.
     pub fn replies_since(&self, span: &Span) -> Replies {
         self.routing.replies() - span.replies
     }
 
     /// Ends the load; gives all answers, and what is wrong with them or with the rows.
-    pub async fn ended(self) -> Result<(Vec<Served>, Vec<String>)> {
+    pub async fn ended(&mut self) -> Result<(Vec<Served>, Vec<String>)> {
         let served = self.load.ended().await?;
         println!("all: {}; {}", Told::of(&served), self.routing.replies());
         let nobody = async || Ok((self.routing.waiters() == 0).then_some(()));
@@ -101,6 +109,7 @@ impl Several {
             findings.violations.len()
         );
         wrong.extend(findings.lost.into_iter().chain(findings.violations));
+        wrong.extend(other_answers(&served));
         Ok((served, wrong))
     }
 }
@@ -122,7 +131,7 @@ fn normal_after(served: &[Served], event: Instant) -> Duration {
 }
 
 /// Answers that are neither 200 nor 202, in words.
-pub fn other_answers(served: &[Served]) -> Vec<String> {
+fn other_answers(served: &[Served]) -> Vec<String> {
     let told = Told::of(served);
     let other = told.answers.iter().filter(|(status, _)| !["200", "202"].contains(&status.as_str()));
     other.map(|(status, count)| format!("{count} were answered {status}")).collect()

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::load::Told;
 use crate::memory::{Memory, in_words};
-use crate::several::{Several, other_answers};
+use crate::several::Several;
 
 /// Before the first minute: connections are opened, caches and buffers filled.
 const WARM_UP: Duration = Duration::from_secs(30);
@@ -18,7 +18,7 @@ const GROWTH: f64 = 0.05;
 
 /// Answers what is wrong.
 pub async fn run(instances: usize, minutes: u32, rate: u32) -> Result<Vec<String>> {
-    let several = Several::start("steady", instances, rate).await?;
+    let mut several = Several::start("steady", instances, rate).await?;
     tokio::time::sleep(WARM_UP).await;
     let memory = Memory::watch(several.services.process_ids());
     let (mut first, mut last) = (None, None);
@@ -41,8 +41,7 @@ pub async fn run(instances: usize, minutes: u32, rate: u32) -> Result<Vec<String
             wrong.push(format!("{instance} grew from {then} to {now} KiB"));
         }
     }
-    let (served, found) = several.ended().await?;
+    let (_, found) = several.ended().await?;
     wrong.extend(found);
-    wrong.extend(other_answers(&served));
-    Ok(wrong)
+    several.over(wrong)
 }
