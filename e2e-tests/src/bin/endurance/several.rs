@@ -1,6 +1,7 @@
 //! Several instances of each service under a steady load: the stage of the trials `rolling`, `killed` and `steady`.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -34,7 +35,7 @@ pub struct Span {
     replies: Replies,
 }
 
-/// A part of the trial that is over. Its last answers may come later.
+/// A part of the trial that is over.
 pub struct Part {
     what: String,
     began: Instant,
@@ -115,19 +116,27 @@ impl Several {
 }
 
 impl Part {
-    /// What became of the checkouts that were begun in it, in a line; and how soon all was as on a good day again.
+    /// What became of the checkouts that were answered in it, in a line; and how soon all was as on a good day again.
     pub fn told(&self, served: &[Served]) -> (String, Duration) {
-        let within = self.began..self.until;
-        let own: Vec<Served> = served.iter().filter(|one| within.contains(&one.began)).cloned().collect();
-        let (told, normal) = (Told::of(&own), normal_after(&own, self.began));
+        let (own, stuck) = answered_and_stuck(served, self.began..self.until);
+        let (told, normal) = (Told::of(&own), normal_after(own.iter().chain(&stuck), self.began));
         (format!("{}: normal after {:.1} s; {told}; {}", self.what, normal.as_secs_f64(), self.replies), normal)
     }
 }
 
+/// The checkouts that were answered within this time, and those that had waited for too long when it was over. What
+/// had just begun then is the next part's.
+fn answered_and_stuck(served: &[Served], time: Range<Instant>) -> (Vec<Served>, Vec<Served>) {
+    let answered = |one: &Served| one.began + one.took;
+    let own = served.iter().filter(|one| time.contains(&answered(one)));
+    let stuck = served.iter().filter(|one| answered(one) >= time.end && one.began + NORMAL < time.end);
+    (own.cloned().collect(), stuck.cloned().collect())
+}
+
 /// How long after `event` the last checkout was begun that was not answered as on a good day.
-fn normal_after(served: &[Served], event: Instant) -> Duration {
-    let unusual = served.iter().filter(|one| one.took > NORMAL || one.status() != Some(200));
-    unusual.map(|one| one.began.duration_since(event)).max().unwrap_or_default()
+fn normal_after<'a>(served: impl IntoIterator<Item = &'a Served>, event: Instant) -> Duration {
+    let unusual = served.into_iter().filter(|one| one.took > NORMAL || one.status() != Some(200));
+    unusual.map(|one| one.began.saturating_duration_since(event)).max().unwrap_or_default()
 }
 
 /// Answers that are neither 200 nor 202, in words.
@@ -173,6 +182,21 @@ mod tests {
         assert_eq!(normal_after(&all, event), ms(4000));
         all.push(served(event + ms(5000), quick, Got::TimedOut));
         assert_eq!(normal_after(&all, event), ms(5000));
+    }
+
+    #[test]
+    fn a_checkout_that_the_next_event_found_under_way_is_the_next_parts_unless_it_was_late_already() {
+        let (began, ms) = (Instant::now() + Duration::from_secs(60), Duration::from_millis);
+        let until = began + ms(10_000);
+        let before = served(began - ms(500), ms(600), answer(200));
+        let after = served(until - ms(500), ms(6000), answer(200));
+        let late = served(until - ms(4000), ms(6000), answer(200));
+
+        let (own, stuck) = answered_and_stuck(&[before.clone(), after, late.clone()], began..until);
+
+        assert_eq!(own.iter().map(|one| one.began).collect::<Vec<_>>(), [before.began]);
+        assert_eq!(stuck.iter().map(|one| one.began).collect::<Vec<_>>(), [late.began]);
+        assert_eq!(normal_after(own.iter().chain(&stuck), began), ms(6000));
     }
 
     #[test]
