@@ -7,16 +7,19 @@ use messages::InventoryCommand;
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::{ConditionalWrites, Outcome};
 use service_runtime::kafka::{Handled, Handler, Record, Retry};
+use service_runtime::retention::may_be_removed;
 use service_runtime::settings::Share;
 use tracing::debug;
 
 use crate::reservation::{Next, Reservation, Stock, decide};
+use crate::retention;
 use crate::store::{ReservationsTable, Write};
 
 pub struct Reservations {
     pub writes: Batcher<ConditionalWrites<ReservationsTable>>,
     pub failure_rate: Share,
     pub processing: Duration,
+    pub old: retention::Reservations,
 }
 
 impl Handler for Reservations {
@@ -25,6 +28,11 @@ impl Handler for Reservations {
             Ok(command) => command,
             Err(error) => return Ok(Handled::DeadLetter(error.to_string())),
         };
+        let order_id = command.order_id();
+        if may_be_removed(order_id.into(), service_runtime::now()) && self.old.were_removed(order_id).await? {
+            let why = format!("order {order_id} is below the retention horizon: its saga has ended, its rows are gone");
+            return Ok(Handled::DeadLetter(why));
+        }
         if !self.processing.is_zero() {
             tokio::time::sleep(self.processing).await;
         }

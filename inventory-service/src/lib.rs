@@ -6,11 +6,11 @@
 
 mod handler;
 pub mod reservation;
+mod retention;
 mod store;
 
 use std::time::Duration;
 
-use axum::Router;
 use serde::Deserialize;
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::ConditionalWrites;
@@ -19,6 +19,7 @@ use service_runtime::http::{Health, HttpServer, HttpSettings};
 use service_runtime::kafka::{Consumer, KafkaSettings, Producer};
 use service_runtime::metrics::Metrics;
 use service_runtime::program::stop_when_done;
+use service_runtime::retention::{Retention, router};
 use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError, Share};
 use service_runtime::{CancellationToken, Fatal};
 
@@ -34,6 +35,7 @@ pub struct Config {
     database: DatabaseSettings,
     kafka: KafkaSettings,
     stock: StockSettings,
+    retention: Retention,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -51,6 +53,7 @@ impl TryFrom<&Settings> for Config {
             database: settings.try_into()?,
             kafka: settings.try_into()?,
             stock: settings.section()?,
+            retention: settings.try_into()?,
         })
     }
 }
@@ -66,16 +69,19 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let health = Health::default()
         .with_database(pool.clone())
         .with("kafka", move || Box::pin(std::future::ready(group.check())));
+    let old = retention::Reservations(pool.clone());
+    let routes = router("/reservations", old.clone(), config.retention);
     let handler = handler::Reservations {
         writes: Batcher::start(ConditionalWrites(store::ReservationsTable(Session::beside(&pool))), &metrics),
         failure_rate: config.stock.inventory_failure_rate,
         processing: Duration::from_millis(config.stock.inventory_processing_ms),
+        old,
     };
 
     let stop = shutdown.child_token();
     let (consumed, served) = tokio::join!(
         stop_when_done(&stop, consumer.run(handler, producer, stop.clone())),
-        stop_when_done(&stop, server.serve(Router::new(), health, metrics, stop.clone())),
+        stop_when_done(&stop, server.serve(routes, health, metrics, stop.clone())),
     );
     database::close(pool).await;
     consumed.and(served)

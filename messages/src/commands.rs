@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DecodeError, Envelope, Message, Money, Topic, UserId};
+use crate::{DecodeError, Envelope, Message, Money, OrderId, Topic, UserId};
 
 /// Take the money for an order, once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +75,14 @@ impl PaymentCommand {
             other => Err(DecodeError::UnknownTopic(other.to_owned())),
         }
     }
+
+    /// The order that it is about.
+    pub const fn order_id(&self) -> OrderId {
+        match self {
+            Self::Charge(command) => command.order_id,
+            Self::Refund(command) => command.order_id,
+        }
+    }
 }
 
 /// What the inventory service is asked for.
@@ -94,6 +102,14 @@ impl InventoryCommand {
             t if t == ReserveInventory::TOPIC.name() => Envelope::decode(body).map(Self::Reserve),
             t if t == ReleaseInventory::TOPIC.name() => Envelope::decode(body).map(Self::Release),
             other => Err(DecodeError::UnknownTopic(other.to_owned())),
+        }
+    }
+
+    /// The order that it is about.
+    pub const fn order_id(&self) -> OrderId {
+        match self {
+            Self::Reserve(command) => command.order_id,
+            Self::Release(command) => command.order_id,
         }
     }
 }

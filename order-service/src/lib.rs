@@ -5,6 +5,7 @@
 
 pub mod answers;
 pub mod order;
+mod retention;
 mod routes;
 mod store;
 
@@ -13,6 +14,7 @@ use service_runtime::conditional::ConditionalWrites;
 use service_runtime::database::{self, DatabaseSettings, Session};
 use service_runtime::http::{Health, HttpServer, HttpSettings};
 use service_runtime::metrics::Metrics;
+use service_runtime::retention::{Retention, router};
 use service_runtime::settings::{SERVICE_DEFAULTS, Settings, SettingsError};
 use service_runtime::{CancellationToken, Fatal};
 
@@ -24,13 +26,14 @@ pub const DEFAULTS: [&str; 2] = [include_str!("../default.toml"), SERVICE_DEFAUL
 pub struct Config {
     http: HttpSettings,
     database: DatabaseSettings,
+    retention: Retention,
 }
 
 impl TryFrom<&Settings> for Config {
     type Error = SettingsError;
 
     fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
-        Ok(Self { http: settings.try_into()?, database: settings.try_into()? })
+        Ok(Self { http: settings.try_into()?, database: settings.try_into()?, retention: settings.try_into()? })
     }
 }
 
@@ -44,8 +47,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         transitions: Batcher::start(ConditionalWrites(store::Transitions(Session::beside(&pool))), &metrics),
         pool: pool.clone(),
     };
+    let removal = router("/orders", retention::Orders(pool.clone()), config.retention);
+    let routes = routes::router(orders).merge(removal);
     let health = Health::default().with_database(pool.clone());
-    let served = server.serve(routes::router(orders), health, metrics, stop).await;
+    let served = server.serve(routes, health, metrics, stop).await;
     database::close(pool).await;
     served
 }

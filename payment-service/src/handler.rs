@@ -6,15 +6,18 @@ use service_runtime::batch::Batcher;
 use service_runtime::conditional::{ConditionalWrites, Outcome};
 use service_runtime::database::StoreError;
 use service_runtime::kafka::{Handled, Handler, Record, Retry};
+use service_runtime::retention::may_be_removed;
 use tracing::{debug, warn};
 
 use crate::gateway::{CallError, SimulatedGateway};
 use crate::payment::{Next, Payment, decide, settle};
+use crate::retention;
 use crate::store::{PaymentsTable, Write};
 
 pub struct Payments {
     pub writes: Batcher<ConditionalWrites<PaymentsTable>>,
     pub gateway: SimulatedGateway,
+    pub old: retention::Payments,
 }
 
 impl Handler for Payments {
@@ -23,6 +26,11 @@ impl Handler for Payments {
             Ok(command) => command,
             Err(error) => return Ok(Handled::DeadLetter(error.to_string())),
         };
+        let order_id = command.order_id();
+        if may_be_removed(order_id.into(), service_runtime::now()) && self.old.were_removed(order_id).await? {
+            let why = format!("order {order_id} is below the retention horizon: its saga has ended, its rows are gone");
+            return Ok(Handled::DeadLetter(why));
+        }
         // Mostly the order has no row yet; where it has one, the first write tells.
         let mut stored: Option<Payment> = None;
         loop {

@@ -7,9 +7,9 @@
 mod gateway;
 mod handler;
 pub mod payment;
+mod retention;
 mod store;
 
-use axum::Router;
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::ConditionalWrites;
 use service_runtime::database::{self, DatabaseSettings, Session};
@@ -17,6 +17,7 @@ use service_runtime::http::{Health, HttpServer, HttpSettings};
 use service_runtime::kafka::{Consumer, KafkaSettings, Producer};
 use service_runtime::metrics::Metrics;
 use service_runtime::program::stop_when_done;
+use service_runtime::retention::{Retention, router};
 use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError};
 use service_runtime::{CancellationToken, Fatal};
 
@@ -32,6 +33,7 @@ pub struct Config {
     database: DatabaseSettings,
     kafka: KafkaSettings,
     gateway: gateway::GatewaySettings,
+    retention: Retention,
 }
 
 impl TryFrom<&Settings> for Config {
@@ -43,6 +45,7 @@ impl TryFrom<&Settings> for Config {
             database: settings.try_into()?,
             kafka: settings.try_into()?,
             gateway: settings.section()?,
+            retention: settings.try_into()?,
         })
     }
 }
@@ -59,16 +62,19 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         .with_database(pool.clone())
         .with("kafka", move || Box::pin(std::future::ready(group.check())));
     let gateway = gateway::SimulatedGateway::start(Session::beside(&pool), config.gateway, &metrics);
+    let old = retention::Payments(pool.clone());
+    let routes = router("/payments", old.clone(), config.retention);
     let handler = handler::Payments {
         writes: Batcher::start(ConditionalWrites(store::PaymentsTable(Session::beside(&pool))), &metrics),
         gateway,
+        old,
     };
 
     // Whichever ends first, by the signal or by an error, ends the other.
     let stop = shutdown.child_token();
     let (consumed, served) = tokio::join!(
         stop_when_done(&stop, consumer.run(handler, producer, stop.clone())),
-        stop_when_done(&stop, server.serve(Router::new(), health, metrics, stop.clone())),
+        stop_when_done(&stop, server.serve(routes, health, metrics, stop.clone())),
     );
     database::close(pool).await;
     consumed.and(served)

@@ -8,6 +8,7 @@ pub mod http;
 pub mod kafka;
 pub mod metrics;
 pub mod program;
+pub mod retention;
 pub mod settings;
 pub mod telemetry;
 

@@ -1,0 +1,200 @@
+//! Retention: how long rows are kept, and the request by which those of old ids are removed, in small batches.
+//!
+//! Ids are UUIDs of version 7, which begin with the time they were minted at. So one id is a horizon: every smaller
+//! one is older. It is stored with what it removes, in one statement, and stands for all that was removed: a command
+//! about an id below it that has no row is not a new one.
+
+use std::fmt;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::routing::delete;
+use axum::{Json, Router};
+use chrono::{DateTime, TimeDelta};
+use messages::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::{Builder, Uuid};
+
+use crate::database::StoreError;
+use crate::http::Problem;
+use crate::settings::{Settings, SettingsError, require};
+
+/// How many rows one statement looks at.
+pub const AT_ONCE: i64 = 1000;
+
+/// Ids of this age may be below a horizon. The least retention is a day; clocks differ by less than the rest.
+const MAY_BE_REMOVED: TimeDelta = TimeDelta::hours(12);
+
+/// The longest retention, in days: some hundred years.
+const MOST_DAYS: u32 = 36_500;
+
+/// `RETENTION_DAYS`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Retention {
+    retention_days: u32,
+}
+
+impl TryFrom<&Settings> for Retention {
+    type Error = SettingsError;
+
+    fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
+        let section: Self = settings.section()?;
+        require("retention_days", section.retention_days <= MOST_DAYS, "must be at most 36500")?;
+        Ok(section)
+    }
+}
+
+impl Retention {
+    /// How long rows are kept. `None`: for ever.
+    pub fn limit(self) -> Option<TimeDelta> {
+        (self.retention_days > 0).then(|| TimeDelta::days(self.retention_days.into()))
+    }
+
+    /// What may be removed below `before`: 409 for what is to be kept, 422 for what is no id of version 7.
+    fn permit(self, before: Uuid, now: Timestamp) -> Result<Timestamp, Problem> {
+        let refused = |why: String| Problem::new(StatusCode::CONFLICT, why);
+        let limit = self.limit().ok_or_else(|| refused("RETENTION_DAYS is 0 here: everything is kept".to_owned()))?;
+        let minted =
+            minted_at(before).ok_or_else(|| Problem::invalid_field("before", "must be a UUID of version 7"))?;
+        let unchanged_since = now - limit;
+        if minted > unchanged_since {
+            return Err(refused(format!(
+                "{before} is of {minted}: younger than RETENTION_DAYS={self}, which holds here"
+            )));
+        }
+        Ok(unchanged_since)
+    }
+}
+
+impl fmt::Display for Retention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.retention_days.fmt(f)
+    }
+}
+
+/// The smallest id that is minted at `at` (RFC 9562, section 5.7: it begins with the ms since 1970).
+pub fn first_id_at(at: Timestamp) -> Uuid {
+    Builder::from_unix_timestamp_millis(at.timestamp_millis().try_into().unwrap_or(0), &[0; 10]).into_uuid()
+}
+
+/// When an id was minted. `None` for one of another version.
+pub fn minted_at(id: Uuid) -> Option<Timestamp> {
+    let (seconds, nanoseconds) = id.get_timestamp().filter(|_| id.get_version_num() == 7)?.to_unix();
+    DateTime::from_timestamp(seconds.try_into().ok()?, nanoseconds)
+}
+
+/// Whether an id's row may have been removed: then ask the database before a row is written for it anew. New ids,
+/// that is nearly all, are not worth the question.
+pub fn may_be_removed(id: Uuid, now: Timestamp) -> bool {
+    minted_at(id).is_none_or(|minted| minted < now - MAY_BE_REMOVED)
+}
+
+/// A batch of rows to be looked at: those with `after` < id < `before`, the lowest [`AT_ONCE`] of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Removal {
+    /// The horizon.
+    pub before: Uuid,
+    pub after: Uuid,
+    /// Rows that changed later stay.
+    pub unchanged_since: Timestamp,
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    pub removed: i64,
+    /// There may be more behind this id: the next batch's `after`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<Uuid>,
+}
+
+impl Removed {
+    /// Of a batch that looked at so many rows, up to `last`.
+    pub fn of(removed: i64, looked_at: i64, last: Option<Uuid>) -> Self {
+        Self { removed, next: last.filter(|_| looked_at == AT_ONCE) }
+    }
+}
+
+/// Rows that a service stores, by id.
+pub trait Rows: Clone + Send + Sync + 'static {
+    /// Stores the horizon and removes, in one statement, what of the batch nobody needs any more.
+    fn remove(&self, removal: &Removal) -> impl Future<Output = Result<Removed, StoreError>> + Send;
+}
+
+/// `DELETE <path>?before=<id>&after=<id>`: removes one batch. 200 with [`Removed`]; 409 when this service's own
+/// `RETENTION_DAYS` does not permit it, so that a mistaken call removes nothing.
+pub fn router<R: Rows>(path: &str, rows: R, retention: Retention) -> Router {
+    Router::new().route(path, delete(remove::<R>)).with_state((rows, retention))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Batch {
+    before: Uuid,
+    #[serde(default)]
+    after: Uuid,
+}
+
+async fn remove<R: Rows>(
+    State((rows, retention)): State<(R, Retention)>,
+    batch: Result<Query<Batch>, QueryRejection>,
+) -> Result<Json<Removed>, Problem> {
+    let Query(Batch { before, after }) =
+        batch.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let unchanged_since = retention.permit(before, crate::now())?;
+    Ok(Json(rows.remove(&Removal { before, after, unchanged_since }).await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_id_tells_when_it_was_minted_and_the_first_of_a_moment_is_the_smallest() {
+        let moment = at("2026-01-01T00:00:00.123Z");
+        let first = first_id_at(moment);
+        assert_eq!(first.to_string(), "019b76da-a87b-7000-8000-000000000000");
+        assert_eq!(minted_at(first), Some(moment));
+        let before = first_id_at(moment - TimeDelta::milliseconds(1));
+        assert!(before < first && first < first_id_at(moment + TimeDelta::milliseconds(1)));
+        let now = crate::now();
+        let new = Uuid::now_v7();
+        assert!(first_id_at(now) <= new, "{new}");
+        assert!((minted_at(new).unwrap() - now).abs() < TimeDelta::seconds(10));
+        assert_eq!(minted_at("8e03978e-40d5-43dd-bc93-6894a57f9324".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn only_a_horizon_older_than_the_services_own_retention_is_permitted() {
+        let now = at("2026-03-01T00:00:00Z");
+        let status = |days, before| Retention { retention_days: days }.permit(before, now).map_err(|p| p.status());
+        let horizon = first_id_at(now - TimeDelta::days(10));
+        assert_eq!(status(10, horizon), Ok(now - TimeDelta::days(10)));
+        assert_eq!(status(9, horizon), Ok(now - TimeDelta::days(9)));
+        assert_eq!(status(11, horizon), Err(StatusCode::CONFLICT));
+        assert_eq!(status(0, horizon), Err(StatusCode::CONFLICT));
+        assert_eq!(status(10, Uuid::nil()), Err(StatusCode::UNPROCESSABLE_ENTITY));
+    }
+
+    #[test]
+    fn a_refusal_names_the_setting() {
+        for days in [0, 30] {
+            let problem = Retention { retention_days: days }.permit(Uuid::now_v7(), crate::now()).unwrap_err();
+            let body = serde_json::to_string(&problem).unwrap();
+            assert!(body.contains("RETENTION_DAYS"), "{body}");
+        }
+    }
+
+    #[test]
+    fn only_old_ids_and_those_that_do_not_tell_their_age_may_be_removed() {
+        let now = crate::now();
+        assert!(!may_be_removed(Uuid::now_v7(), now));
+        assert!(may_be_removed(first_id_at(now - TimeDelta::days(1)), now));
+        assert!(may_be_removed("8e03978e-40d5-43dd-bc93-6894a57f9324".parse().unwrap(), now));
+    }
+}
