@@ -257,6 +257,8 @@ impl Services {
             ("DATABASE_URL".to_owned(), self.quiet_client()?.database_url(instance.service)?),
             // The order service of the same number: there are as many.
             ("ORDER_SERVICE_URL".to_owned(), format!("http://{}", self.address(order)?)),
+            ("PAYMENT_SERVICE_URL".to_owned(), format!("http://127.0.0.1:{}", self.ports.payment)),
+            ("INVENTORY_SERVICE_URL".to_owned(), format!("http://127.0.0.1:{}", self.ports.inventory)),
             // Stable over restarts, so that a killed one has its partitions back at once.
             ("KAFKA_GROUP_INSTANCE_ID".to_owned(), instance.number.to_string()),
         ]);

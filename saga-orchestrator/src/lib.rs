@@ -5,7 +5,8 @@
 //! - `store`: the rows, which say what must happen next;
 //! - `coordinator`: stores what the core decides, then carries out what the stored row asks for;
 //! - `replies`, `orders`, `sweeper`, `checkout`, `operator`: where inputs come from: Kafka, the order service, time,
-//!   clients, people.
+//!   clients, people;
+//! - `retention`: removes what has long ended, in every service.
 
 mod checkout;
 mod coordinator;
@@ -15,6 +16,7 @@ mod intake;
 mod operator;
 mod orders;
 mod replies;
+mod retention;
 pub mod saga;
 mod status;
 mod store;
@@ -31,6 +33,7 @@ use service_runtime::http::{Check, Health, HttpServer, HttpSettings};
 use service_runtime::kafka::{Consumer, KafkaSettings, Producer, require_topics};
 use service_runtime::metrics::Metrics;
 use service_runtime::program::stop_when_done;
+use service_runtime::retention::Retention;
 use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError, require};
 use service_runtime::{CancellationToken, Fatal};
 
@@ -51,12 +54,15 @@ pub struct Config {
     database: DatabaseSettings,
     kafka: KafkaSettings,
     saga: SagaSettings,
+    retention: Retention,
 }
 
 /// See `default.toml` for what each setting means.
 #[derive(Debug, Clone, Deserialize)]
 struct SagaSettings {
     order_service_url: String,
+    payment_service_url: String,
+    inventory_service_url: String,
     order_service_timeout_ms: u64,
     checkout_wait_ms: u64,
     checkout_max_waiting: usize,
@@ -74,11 +80,16 @@ impl TryFrom<&Settings> for Config {
     type Error = SettingsError;
 
     fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
+        let (saga, retention) = (SagaSettings::checked(settings)?, Retention::try_from(settings)?);
+        let keeps_keys =
+            retention.limit().is_none_or(|limit| limit.to_std().is_ok_and(|limit| limit >= saga.idempotency_retention));
+        require("retention_days", keeps_keys, "must be at least IDEMPOTENCY_RETENTION, or 0 to keep everything")?;
         Ok(Self {
             http: settings.try_into()?,
             database: settings.try_into()?,
             kafka: settings.try_into()?,
-            saga: SagaSettings::checked(settings)?,
+            saga,
+            retention,
         })
     }
 }
@@ -112,6 +123,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let gate = gate::Gate::at(pool.clone(), config.saga.checkout_max_unfinished).await;
     let gate = Arc::new(gate.map_err(|error| Fatal::new(error.to_string()))?);
     let orders = orders::OrderService::connect(&config.saga, &metrics)?;
+    let remover = retention::Remover::new(pool.clone(), config.retention, &config.saga)?;
     let coordinator = Arc::new(Coordinator::new(&pool, producer.clone(), orders, &config.saga, &metrics));
     let (watched, watched_gate) = (group.clone(), gate.clone());
     let health = Health::default()
@@ -129,12 +141,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         .merge(operator::router(coordinator.clone(), gate.clone()));
     let handler = replies::Replies { coordinator: coordinator.clone(), unknown: AtomicU64::new(0) };
     let retention = config.saga.idempotency_retention;
-    let (consumed, served, (), (), ()) = tokio::join!(
+    let (consumed, served, (), (), (), ()) = tokio::join!(
         stop_when_done(&stop, consumer.run(handler, producer.clone(), stop.clone())),
         stop_when_done(&stop, server.serve(routes, health, metrics, stop.clone())),
         stop_when_done(&stop, sweeper::run(coordinator.clone(), pool.clone(), &config.saga, stop.clone())),
         stop_when_done(&stop, gate.watch(stop.clone())),
         stop_when_done(&stop, idempotency::forget_old_keys(pool.clone(), retention, stop.clone())),
+        stop_when_done(&stop, remover.run(stop.clone())),
     );
     tokio::join!(coordinator.finish(FINISH_LIMIT), producer.flush(FINISH_LIMIT));
     database::close(pool).await;

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use messages::{Currency, OrderId, SagaId};
-use reqwest::{Client, Method, StatusCode, Url, header};
+use reqwest::{Client, ClientBuilder, Method, StatusCode, Url, header};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -52,21 +52,9 @@ struct TransitionBody {
 impl OrderService {
     /// Prepares the client; nothing is sent yet.
     pub fn connect(settings: &SagaSettings, metrics: &Metrics) -> Result<Self, Fatal> {
-        // The URL itself is not repeated: it may hold a password.
-        let invalid = |why: &str| Fatal::new(format!("ORDER_SERVICE_URL is not usable: {why}"));
-        let base = settings.order_service_url.trim_end_matches('/').to_owned();
-        let url = Url::parse(&base).map_err(|error| invalid(&error.to_string()))?;
-        let builder = match url.scheme() {
-            // Without TLS there is no need of the system's certificates, which a small image may lack.
-            "http" => Client::builder().tls_certs_only([]),
-            "https" => Client::builder(),
-            _ => return Err(invalid("must be an http:// or https:// URL")),
-        };
-        // rustls asks each process to choose its cryptography, once; a second choice is refused, and is the same.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = builder
-            .no_proxy()
-            .connect_timeout(Duration::from_millis(500))
+        let (client, base) = client("ORDER_SERVICE_URL", &settings.order_service_url, "")?;
+        let base = base.as_str().trim_end_matches('/').to_owned();
+        let client = client
             .timeout(Duration::from_millis(settings.order_service_timeout_ms))
             .build()
             .map_err(|error| Fatal::new(format!("the HTTP client can't be made: {error}")))?;
@@ -202,6 +190,23 @@ fn transition(
 ) -> (&'static str, String, serde_json::Result<Box<RawValue>>) {
     let body = TransitionBody { status, saga_id };
     ("PATCH", format!("/orders/{order_id}/status"), to_raw_value(&body))
+}
+
+/// A client of the service at `url`, and where its `resource` is. `variable` names the setting in the error.
+pub fn client(variable: &str, url: &str, resource: &str) -> Result<(ClientBuilder, Url), Fatal> {
+    // The URL itself is not repeated: it may hold a password.
+    let invalid = |why: &str| Fatal::new(format!("{variable} is not usable: {why}"));
+    let url = format!("{}/{resource}", url.trim_end_matches('/'));
+    let url = Url::parse(&url).map_err(|error| invalid(&error.to_string()))?;
+    let builder = match url.scheme() {
+        // Without TLS there is no need of the system's certificates, which a small image may lack.
+        "http" => Client::builder().tls_certs_only([]),
+        "https" => Client::builder(),
+        _ => return Err(invalid("must be an http:// or https:// URL")),
+    };
+    // rustls asks each process to choose its cryptography, once; a second choice is refused, and is the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Ok((builder.no_proxy().connect_timeout(Duration::from_millis(500)), url))
 }
 
 /// Answers that say nothing of the order itself.

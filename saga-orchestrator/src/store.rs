@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 mod new_sagas;
+pub mod old_sagas;
 
 use messages::{Money, SagaId, Timestamp, UserId};
 use rust_decimal::Decimal;

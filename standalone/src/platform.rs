@@ -26,8 +26,18 @@ const PARTITIONS: i32 = 2;
 const EMBEDDED_FETCH_WAIT_MS: i64 = 5;
 
 /// Environment variables that name one service's own port or database: in one process they would mean all four.
-const PER_PROCESS: [&str; 8] =
-    ["PORT", "DATABASE_URL", "PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "ORDER_SERVICE_URL"];
+const PER_PROCESS: [&str; 10] = [
+    "PORT",
+    "DATABASE_URL",
+    "PGHOST",
+    "PGPORT",
+    "PGUSER",
+    "PGPASSWORD",
+    "PGDATABASE",
+    "ORDER_SERVICE_URL",
+    "PAYMENT_SERVICE_URL",
+    "INVENTORY_SERVICE_URL",
+];
 
 /// How long the services may take to stop; the databases follow.
 const SERVICES_STOP_LIMIT: Duration = Duration::from_millis(4200);
@@ -135,7 +145,9 @@ impl Platform {
         let inventory = settings_of(&inventory_service::DEFAULTS, ports.inventory, "inventory")?;
         let address = |settings: &Settings| HttpSettings::try_from(settings).map(|http| http.local_address());
         let orchestrator = settings_of(&saga_orchestrator::DEFAULTS, ports.orchestrator, "orchestrator")?
-            .with("order_service_url", format!("http://{}", address(&order)?))?;
+            .with("order_service_url", format!("http://{}", address(&order)?))?
+            .with("payment_service_url", format!("http://{}", address(&payment)?))?
+            .with("inventory_service_url", format!("http://{}", address(&inventory)?))?;
         let addresses = [
             ("order-service", address(&order)?),
             ("payment-service", address(&payment)?),

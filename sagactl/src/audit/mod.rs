@@ -3,6 +3,9 @@
 //!
 //! First every saga with all that is stored for it, then every row that no saga may know of. What looks wrong is read
 //! again after a pause: only what is wrong both times is reported, since the databases can't be read in one moment.
+//!
+//! What is below the retention horizon is not looked at. The horizon is stored before anything below it is removed, so
+//! a suspect counts only if it is not below the horizon that is read after it.
 
 mod invariants;
 mod reader;
@@ -15,6 +18,7 @@ mod tests;
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
+use service_runtime::retention::minted_at;
 use sqlx::Postgres;
 use uuid::Uuid;
 
@@ -24,7 +28,7 @@ pub use rows::{Case, Decision, History, Movement, Order, Payment, Reservation, S
 pub use sums::{Amount, Sums};
 
 use crate::databases::{Databases, Unreadable};
-use reader::{DECISIONS, LEDGER, ORDERS, PAYMENTS, RESERVATIONS, Reader, Table};
+use reader::{DECISIONS, LEDGER, ORDERS, PAYMENTS, RESERVATIONS, Reader, Table, horizon};
 
 /// How an audit is made.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +48,7 @@ pub async fn audit(
     options: Options,
     progress: impl FnMut(&str, u64),
 ) -> Result<Report, Unreadable> {
-    let mut audit = Audit::new(databases, options, progress);
+    let mut audit = Audit::new(databases, options, progress).await?;
     audit.sagas().await?;
     audit.rows(&ORDERS).await?;
     audit.rows(&PAYMENTS).await?;
@@ -59,7 +63,7 @@ pub async fn audit(
 /// # Errors
 /// When a database can't be read.
 pub async fn audit_orders(databases: &Databases, options: Options, orders: &[Uuid]) -> Result<Report, Unreadable> {
-    let mut audit = Audit::new(databases, options, |_, _| ());
+    let mut audit = Audit::new(databases, options, |_, _| ()).await?;
     for case in audit.reader.orders(orders).await? {
         audit.look_at(&case);
     }
@@ -76,10 +80,12 @@ struct Audit<'a, P> {
 }
 
 impl<'a, P: FnMut(&str, u64)> Audit<'a, P> {
-    fn new(databases: &'a Databases, options: Options, progress: P) -> Self {
-        let report = Report { grace: options.grace, ..Report::default() };
-        let reader = Reader { databases, grace: options.grace };
-        Self { reader, report, suspects: BTreeSet::new(), began: Instant::now(), progress }
+    async fn new(databases: &'a Databases, options: Options, progress: P) -> Result<Self, Unreadable> {
+        let (began, horizon) = (Instant::now(), horizon(databases).await?);
+        let kept_from = minted_at(horizon);
+        let report = Report { grace: options.grace, kept_from, ..Report::default() };
+        let reader = Reader { databases, grace: options.grace, horizon };
+        Ok(Self { reader, report, suspects: BTreeSet::new(), began, progress })
     }
 
     async fn sagas(&mut self) -> Result<(), Unreadable> {
@@ -139,6 +145,8 @@ impl<'a, P: FnMut(&str, u64)> Audit<'a, P> {
     async fn read_again(&mut self, suspects: &[Uuid]) -> Result<(), Unreadable> {
         for some in suspects.chunks(1000) {
             let mut cases = self.reader.orders(some).await?;
+            let horizon = horizon(self.reader.databases).await?;
+            cases.retain(|case| case.order_id >= horizon);
             cases.sort_by_key(|case| case.order_id);
             for case in cases {
                 let mut still = violations(&case);

@@ -47,7 +47,7 @@ macro_rules! select_sagas {
 }
 
 /// Where rows about orders stand that a saga has to know of: what to call it, the rows after a key, its first key.
-/// Orders that were made by hand are no saga's.
+/// Orders that were made by hand are no saga's, and what is below the horizon is nobody's.
 pub struct Table<K> {
     pub name: &'static str,
     database: fn(&Databases) -> &Database,
@@ -58,35 +58,38 @@ pub struct Table<K> {
 pub const ORDERS: Table<Uuid> = Table {
     name: "orders",
     database: |databases| &databases.order,
-    sql: "SELECT order_id, order_id FROM orders WHERE order_id > $1 AND saga_id IS NOT NULL ORDER BY order_id LIMIT $2",
+    sql: "SELECT order_id, order_id FROM orders WHERE order_id > $1 AND order_id >= $3 AND saga_id IS NOT NULL
+          ORDER BY order_id LIMIT $2",
     before_all: Uuid::nil(),
 };
 
 pub const PAYMENTS: Table<Uuid> = Table {
     name: "payments",
     database: |databases| &databases.payment,
-    sql: "SELECT order_id, order_id FROM payments WHERE order_id > $1 ORDER BY order_id LIMIT $2",
+    sql: "SELECT order_id, order_id FROM payments WHERE order_id > $1 AND order_id >= $3 ORDER BY order_id LIMIT $2",
     before_all: Uuid::nil(),
 };
 
 pub const RESERVATIONS: Table<Uuid> = Table {
     name: "reservations",
     database: |databases| &databases.inventory,
-    sql: "SELECT order_id, order_id FROM reservations WHERE order_id > $1 ORDER BY order_id LIMIT $2",
+    sql: "SELECT order_id, order_id FROM reservations WHERE order_id > $1 AND order_id >= $3
+          ORDER BY order_id LIMIT $2",
     before_all: Uuid::nil(),
 };
 
 pub const LEDGER: Table<i64> = Table {
     name: "ledger entries",
     database: |databases| &databases.payment,
-    sql: "SELECT entry_id, order_id FROM gateway_ledger WHERE entry_id > $1 ORDER BY entry_id LIMIT $2",
+    sql: "SELECT entry_id, order_id FROM gateway_ledger WHERE entry_id > $1 AND order_id >= $3
+          ORDER BY entry_id LIMIT $2",
     before_all: i64::MIN,
 };
 
 pub const DECISIONS: Table<String> = Table {
     name: "gateway requests",
     database: |databases| &databases.payment,
-    sql: "SELECT idempotency_key, order_id FROM gateway_requests WHERE idempotency_key > $1
+    sql: "SELECT idempotency_key, order_id FROM gateway_requests WHERE idempotency_key > $1 AND order_id >= $3
           ORDER BY idempotency_key LIMIT $2",
     before_all: String::new(),
 };
@@ -103,16 +106,26 @@ pub struct Page<K> {
 pub struct Reader<'a> {
     pub databases: &'a Databases,
     pub grace: Duration,
+    /// Orders with a smaller id are out of sight: they are removed, or about to be.
+    pub horizon: Uuid,
+}
+
+/// The orchestrator's retention horizon. Nil where nothing was removed yet.
+pub async fn horizon(databases: &Databases) -> Result<Uuid, Unreadable> {
+    let database = &databases.orchestrator;
+    let horizon = sqlx::query_scalar("SELECT order_id FROM retention_horizon").fetch_optional(&database.pool).await;
+    Ok(horizon.map_err(|error| database.unreadable(&error))?.unwrap_or_default())
 }
 
 impl Reader<'_> {
     /// The next batch of sagas, with what the others hold for them. Empty after the last one.
     pub async fn next_sagas(&self, after: Uuid) -> Result<Vec<Case>, Unreadable> {
         let database = &self.databases.orchestrator;
-        let sagas = sqlx::query(select_sagas!("saga_id > $1 ORDER BY saga_id LIMIT $3"))
+        let sagas = sqlx::query(select_sagas!("saga_id > $1 AND order_id >= $4 ORDER BY saga_id LIMIT $3"))
             .bind(after)
             .bind(self.grace.as_secs_f64())
             .bind(BATCH)
+            .bind(self.horizon)
             .fetch_all(&database.pool)
             .await
             .and_then(|rows| rows.iter().map(saga).collect::<sqlx::Result<Vec<_>>>())
@@ -149,6 +162,7 @@ impl Reader<'_> {
         let rows: Vec<(K, Uuid)> = sqlx::query_as(table.sql)
             .bind(after)
             .bind(BATCH)
+            .bind(self.horizon)
             .fetch_all(&database.pool)
             .await
             .map_err(|error| database.unreadable(&error))?;
@@ -169,9 +183,10 @@ impl Reader<'_> {
         let database = &self.databases.orchestrator;
         let rows = sqlx::query_as(
             "SELECT user_id, array_agg(order_id ORDER BY order_id)
-             FROM sagas WHERE idempotency_key IS NOT NULL GROUP BY user_id, idempotency_key HAVING count(*) > 1",
+             FROM sagas WHERE idempotency_key IS NOT NULL AND order_id >= $1
+             GROUP BY user_id, idempotency_key HAVING count(*) > 1",
         );
-        rows.fetch_all(&database.pool).await.map_err(|error| database.unreadable(&error))
+        rows.bind(self.horizon).fetch_all(&database.pool).await.map_err(|error| database.unreadable(&error))
     }
 
     /// Adds what the participants hold.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use humantime::format_duration;
 use serde::Serialize;
 use uuid::Uuid;
@@ -20,6 +21,8 @@ const MOST_SHOWN: usize = 20;
 /// The outcome of an audit. In JSON durations are in seconds and money is an object of decimal strings by currency.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
+    /// Since when orders are kept: older ones are removed and were not looked at. `None`: all are kept.
+    pub kept_from: Option<DateTime<Utc>>,
     /// How many sagas were looked at, and how they stand.
     pub sagas: u64,
     pub completed: u64,
@@ -136,6 +139,9 @@ impl fmt::Display for Report {
             "{sagas} sagas ({completed} COMPLETED, {failed} FAILED) and {rows} rows about orders in {took:.1} s"
         )?;
         writeln!(f, "{in_flight} sagas moved within {grace}: in flight, not judged by how they will end")?;
+        if let Some(kept_from) = self.kept_from {
+            writeln!(f, "orders from before {kept_from} are removed, and were not looked at")?;
+        }
         if *suspects > 0 {
             writeln!(f, "{suspects} orders looked wrong at first and were read again")?;
         }

@@ -2,7 +2,7 @@
 //! marker that stands behind it once it was sent back.
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use messages::{SagaId, dead_letter_topic};
+use messages::{OrderId, SagaId, dead_letter_topic};
 use serde::Deserialize;
 use service_runtime::kafka::Record;
 
@@ -115,6 +115,16 @@ impl Letter {
             (Some(saga_id), _) | (None, Some(saga_id)) => Belongs::To(saga_id),
             (None, None) => Belongs::Unknown,
         }
+    }
+
+    /// The order that its body is about.
+    pub fn order_id(&self) -> Option<OrderId> {
+        #[derive(Deserialize)]
+        struct Body {
+            #[serde(rename = "orderId")]
+            order_id: OrderId,
+        }
+        serde_json::from_slice(&self.record.body).ok().map(|Body { order_id }| order_id)
     }
 
     /// The headers that it goes back with: its own, and where it comes from.

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use clap::Args;
 use messages::{
-    ChargePayment, Event, Message as _, RefundPayment, ReleaseInventory, ReserveInventory, dead_letter_topic,
+    ChargePayment, Event, Message as _, OrderId, RefundPayment, ReleaseInventory, ReserveInventory, SagaId,
+    dead_letter_topic,
 };
 use service_runtime::Fatal;
 use service_runtime::kafka::Producer;
@@ -65,11 +66,13 @@ enum Verdict {
     Refuse(String),
 }
 
-/// Where a letter's saga stands, by the orchestrator's database: `sagas.status` and `step`.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
-struct Standing {
-    status: String,
-    step: String,
+/// Where a letter's saga stands, by the orchestrator's database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Standing {
+    /// `sagas.status` and `step`.
+    At { status: String, step: String },
+    /// It has no row, and its order is below the retention horizon.
+    Removed,
 }
 
 /// A command: its topic, what people call it, and where a saga stands that waits for its reply.
@@ -79,6 +82,9 @@ struct Command {
     status: &'static str,
     step: &'static str,
 }
+
+/// What is said of a saga that was removed.
+const REMOVED: &str = "is removed: it ended longer than RETENTION_DAYS ago, and nothing is done for its order again";
 
 /// All commands. The steps are those of the orchestrator's definitions, of which it has one.
 const COMMANDS: [Command; 4] = [
@@ -104,8 +110,8 @@ impl Sending {
         mailbox
             .read(async |letter, marker| {
                 let standing = match letter.belongs() {
-                    Belongs::To(saga_id) if is_command(&letter) => standing(orchestrator, saga_id.as_uuid()).await?,
-                    _ => None,
+                    Belongs::To(saga_id) => standing(orchestrator, saga_id, letter.order_id()).await?,
+                    Belongs::Unknown | Belongs::Contradictory => None,
                 };
                 let name = format!("{} {}", dead_letter_topic(letter.topic), letter.place);
                 let line = match self.judge(&letter, marker, standing.as_ref()) {
@@ -139,7 +145,7 @@ impl Sending {
         Ok(outcome)
     }
 
-    /// The rules, given where a command's saga stands. `None`: the orchestrator's database does not know it.
+    /// The rules, given where its saga stands. `None`: the orchestrator's database does not know it.
     fn judge(&self, letter: &Letter, marker: Option<&Marker>, standing: Option<&Standing>) -> Verdict {
         if let Some(Marker { by, at, .. }) = marker.filter(|_| !self.again) {
             return Verdict::Skip(format!("redriven by {by} at {at}; --again sends it once more"));
@@ -156,6 +162,9 @@ impl Sending {
                 },
                 None => Verdict::Refuse(format!("saga {saga_id} is unknown")),
             },
+            (Belongs::To(saga_id), false) if standing == Some(&Standing::Removed) => {
+                Verdict::Refuse(format!("saga {saga_id} {REMOVED}"))
+            }
             (Belongs::To(_), false) => Verdict::Send,
             (Belongs::Unknown | Belongs::Contradictory, true) => {
                 Verdict::Refuse("it is a command, and its body and key do not name one saga".to_owned())
@@ -184,7 +193,7 @@ impl Sending {
 impl Standing {
     /// Why a saga that stands here must not get a command of this topic; `None` if it waits for its reply.
     fn objection_to(&self, topic: &str) -> Option<String> {
-        let Self { status, step } = self;
+        let Self::At { status, step } = self else { return Some(REMOVED.to_owned()) };
         if !matches!(status.as_str(), "RUNNING" | "COMPENSATING") {
             return Some(format!("has ended: {status}"));
         }
@@ -210,10 +219,22 @@ fn shown(letter: &Letter) -> String {
     format!("{}, {key}{headers}\n    {}", letter.topic, text(&letter.record.body))
 }
 
-async fn standing(orchestrator: &Database, saga_id: uuid::Uuid) -> Result<Option<Standing>, Fatal> {
-    let standing = sqlx::query_as("SELECT status, step FROM sagas WHERE saga_id = $1").bind(saga_id);
-    let standing = standing.fetch_optional(&orchestrator.pool).await;
-    standing.map_err(|error| Fatal::new(orchestrator.unreadable(&error).to_string()))
+async fn standing(
+    orchestrator: &Database,
+    saga_id: SagaId,
+    order_id: Option<OrderId>,
+) -> Result<Option<Standing>, Fatal> {
+    let found = sqlx::query_as(
+        "SELECT status, step, COALESCE($2 < (SELECT order_id FROM retention_horizon), false)
+         FROM (SELECT) AS one_row LEFT JOIN sagas ON saga_id = $1",
+    );
+    let found = found.bind(saga_id.as_uuid()).bind(order_id.map(OrderId::as_uuid));
+    let (status, step, below_horizon): (Option<String>, Option<String>, bool) = found
+        .fetch_one(&orchestrator.pool)
+        .await
+        .map_err(|error| Fatal::new(orchestrator.unreadable(&error).to_string()))?;
+    let removed = below_horizon.then_some(Standing::Removed);
+    Ok(status.zip(step).map(|(status, step)| Standing::At { status, step }).or(removed))
 }
 
 #[cfg(test)]
@@ -236,7 +257,7 @@ mod tests {
     }
 
     fn at(status: &str, step: &str) -> Standing {
-        Standing { status: status.to_owned(), step: step.to_owned() }
+        Standing::At { status: status.to_owned(), step: step.to_owned() }
     }
 
     #[test]
@@ -289,6 +310,10 @@ mod tests {
         let ended = Some(at("FAILED", "TIMED_OUT"));
         assert_eq!(refused("inventory.reserve.command", ended), format!("saga {SAGA} has ended: FAILED"));
         assert_eq!(refused("payment.charge.command", None), format!("saga {SAGA} is unknown"));
+        for topic in ["payment.charge.command", "payment.charged"] {
+            let why = refused(topic, Some(Standing::Removed));
+            assert!(why.contains(SAGA) && why.contains("RETENTION_DAYS"), "{topic}: {why}");
+        }
     }
 
     #[test]
