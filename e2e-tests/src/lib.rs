@@ -4,6 +4,7 @@
 //!
 //! Nothing is mocked and nothing is left behind: see `scratch`.
 
+mod aging;
 pub mod agreement;
 mod answer;
 mod broker;

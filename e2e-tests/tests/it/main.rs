@@ -14,6 +14,7 @@ mod outages;
 mod poison;
 mod readme;
 mod redrive;
+mod retention;
 mod scenarios;
 mod shutdown;
 mod slow_gateway;

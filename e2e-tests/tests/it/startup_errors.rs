@@ -208,10 +208,30 @@ async fn a_bad_value_is_refused_with_the_name_of_its_setting() -> Result<()> {
         (Service::Inventory, "KAFKA_BOOTSTRAP_SERVERS", " ", "kafka_bootstrap_servers"),
         (Service::Orchestrator, "CHECKOUT_WAIT_MS", "soon", "checkout_wait_ms"),
         (Service::Orchestrator, "LOG_FORMAT", "xml", "log_format"),
+        (Service::Payment, "RETENTION_DAYS", "a week", "retention_days"),
+        (Service::Inventory, "RETENTION_DAYS", "36501", "retention_days"),
     ] {
         fails(service.program(), &[], &[(name, value.to_owned())], &[setting])
             .await
             .with_context(|| format!("{name}={value}"))?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_retention_shorter_than_that_of_idempotency_keys_is_refused() -> Result<()> {
+    let environment = [("RETENTION_DAYS", "1".to_owned()), ("IDEMPOTENCY_RETENTION", "25h".to_owned())];
+    fails("saga-orchestrator", &[], &environment, &["retention_days", "IDEMPOTENCY_RETENTION"]).await
+}
+
+#[tokio::test]
+async fn a_services_address_that_is_none_is_refused_with_its_setting_and_without_its_password() -> Result<()> {
+    let client = shared().await?;
+    for setting in ["ORDER_SERVICE_URL", "PAYMENT_SERVICE_URL", "INVENTORY_SERVICE_URL"] {
+        let environment = with(working(&client, Service::Orchestrator)?, setting, "ftp://ann:secret-word@nowhere");
+        fails("saga-orchestrator", &[], &environment, &[setting, "http"]).await?;
+        let error = fails("saga-orchestrator", &[], &environment, &["secret-word"]).await.unwrap_err();
+        assert!(error.to_string().contains("it does not say \"secret-word\""), "{error}");
     }
     Ok(())
 }
