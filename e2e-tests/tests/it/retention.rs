@@ -16,9 +16,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Nothing moves: what looks wrong need not be looked at again.
 const AT_REST: [&str; 6] = ["audit", "--grace", "0s", "--recheck", "0s", "--json"];
 
-const A_DAY: [(&str, &str); 1] = [("RETENTION_DAYS", "1")];
-
-/// Where rows about an order stand: the table, and how many each order has that was paid and delivered.
+/// Where rows about an order stand.
 const TABLES: [(Service, &str); 6] = [
     (Service::Order, "orders"),
     (Service::Payment, "payments"),
@@ -73,6 +71,20 @@ async fn ended(client: &Client, days_ago: i64, extra: Value) -> Result<(Uuid, Uu
     Ok((order_id, saga_id))
 }
 
+/// The platform with a retention of a day: but its orchestrator has none before its next start, so that no horizon is
+/// stored until a test has made its orders old.
+async fn with_a_days_retention(settings: &[(&str, &str)]) -> Result<Services> {
+    let mut services = Services::launch_none(settings).await?;
+    services.set("RETENTION_DAYS", "1");
+    for service in [Service::Order, Service::Payment, Service::Inventory] {
+        services.start_again(service).await?;
+    }
+    services.set("RETENTION_DAYS", "0");
+    services.start_again(Service::Orchestrator).await?;
+    services.set("RETENTION_DAYS", "1");
+    Ok(services)
+}
+
 /// Stops the orchestrator and starts it: it looks for old orders at its start.
 async fn restart_orchestrator(services: &mut Services) -> Result<()> {
     services.stop(Service::Orchestrator).await?;
@@ -97,7 +109,7 @@ async fn run(pool: &PgPool, sql: String) -> Result<()> {
 
 #[tokio::test]
 async fn old_finished_orders_go_from_all_databases_and_young_ones_and_open_ones_made_by_hand_stay() -> Result<()> {
-    let mut services = Services::start(&A_DAY).await?;
+    let mut services = with_a_days_retention(&[]).await?;
     let client = services.client()?;
     let mut old = Vec::new();
     for extra in [json!({}), json!({"forcePaymentFail": true}), json!({"forceInventoryFail": true})] {
@@ -135,7 +147,7 @@ async fn old_finished_orders_go_from_all_databases_and_young_ones_and_open_ones_
 
 #[tokio::test]
 async fn commands_about_a_removed_order_are_set_aside_and_not_sent_back() -> Result<()> {
-    let mut services = Services::start(&A_DAY).await?;
+    let mut services = with_a_days_retention(&[]).await?;
     let client = services.client()?;
     let (order_id, saga_id) = ended(&client, 3, json!({})).await?;
     restart_orchestrator(&mut services).await?;
@@ -169,13 +181,8 @@ async fn commands_about_a_removed_order_are_set_aside_and_not_sent_back() -> Res
 
 #[tokio::test]
 async fn an_unfinished_saga_keeps_itself_and_what_came_later_and_money_that_is_not_settled_stays() -> Result<()> {
-    let settings = [
-        ("RETENTION_DAYS", "1"),
-        ("PAYMENT_REFUND_REFUSAL_RATE", "1"),
-        ("ATTENTION_AFTER", "1"),
-        ("RESEND_FIRST_MS", "200"),
-    ];
-    let mut services = Services::start(&settings).await?;
+    let settings = [("PAYMENT_REFUND_REFUSAL_RATE", "1"), ("ATTENTION_AFTER", "1"), ("RESEND_FIRST_MS", "200")];
+    let mut services = with_a_days_retention(&settings).await?;
     let client = services.client()?;
     let (before, _) = ended(&client, 5, json!({})).await?;
     let body = json!({"userId": "u1", "totalAmount": 7, "forceInventoryFail": true});
@@ -218,7 +225,7 @@ async fn an_unfinished_saga_keeps_itself_and_what_came_later_and_money_that_is_n
 
 #[tokio::test]
 async fn a_service_that_is_away_gets_it_later_and_the_orchestrators_rows_wait_for_it() -> Result<()> {
-    let mut services = Services::start(&A_DAY).await?;
+    let mut services = with_a_days_retention(&[]).await?;
     let client = services.client()?;
     let (order_id, _) = ended(&client, 3, json!({})).await?;
     services.stop(Service::Inventory).await?;
