@@ -152,8 +152,9 @@ pub async fn forget_keys(pool: &PgPool, retention: Duration, limit: i64) -> Resu
         "UPDATE sagas SET idempotency_key = NULL
          WHERE saga_id IN (SELECT saga_id FROM sagas
                            WHERE idempotency_key IS NOT NULL AND status IN ('COMPLETED', 'FAILED')
+                             AND created_at < now() - $1 * interval '1 ms'
                              AND updated_at < now() - $1 * interval '1 ms'
-                           ORDER BY updated_at LIMIT $2
+                           ORDER BY created_at LIMIT $2
                            FOR UPDATE SKIP LOCKED)",
     )
     .bind(milliseconds(retention))
