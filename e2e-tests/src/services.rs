@@ -262,8 +262,11 @@ impl Services {
             // Stable over restarts, so that a killed one has its partitions back at once.
             ("KAFKA_GROUP_INSTANCE_ID".to_owned(), instance.number.to_string()),
         ]);
-        environment
-            .extend(self.failpoints.get(&instance.service).map(|points| ("FAILPOINTS".to_owned(), points.clone())));
+        if let Some(points) = self.failpoints.get(&instance.service) {
+            environment.push(("FAILPOINTS".to_owned(), points.clone()));
+            // One that sleeps holds up its thread: here one message, not the service.
+            environment.push(("WORKER_THREADS".to_owned(), "4".to_owned()));
+        }
         environment.extend(self.settings.clone());
         Ok(environment)
     }

@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     service_runtime::program::run_service("inventory-service", &inventory_service::DEFAULTS, inventory_service::run)
-        .await
 }

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    service_runtime::program::run_service("order-service", &order_service::DEFAULTS, order_service::run).await
+fn main() -> ExitCode {
+    service_runtime::program::run_service("order-service", &order_service::DEFAULTS, order_service::run)
 }

@@ -27,7 +27,8 @@ impl Handler for Payments {
             Err(error) => return Ok(Handled::DeadLetter(error.to_string())),
         };
         let order_id = command.order_id();
-        if may_be_removed(order_id.into(), service_runtime::now()) && self.old.were_removed(order_id).await? {
+        let is_old = may_be_removed(order_id.into(), service_runtime::now());
+        if is_old && self.old.were_removed(order_id).await? {
             let why = format!("order {order_id} is below the retention horizon: its saga has ended, its rows are gone");
             return Ok(Handled::DeadLetter(why));
         }
@@ -36,6 +37,12 @@ impl Handler for Payments {
         loop {
             match decide(&command, stored.as_ref(), service_runtime::now()) {
                 Next::Write(row) => stored = self.write(stored, row).await?,
+                // The question above may have been too early: the rows went after it, and what stands now is a new one.
+                Next::Ask { .. } if is_old && self.old.is_below_horizon(order_id).await? => {
+                    let why =
+                        format!("order {order_id} is below the retention horizon: no money is moved for it again");
+                    return Ok(Handled::DeadLetter(why));
+                }
                 Next::Ask { call, announced } => {
                     let answer = match self.gateway.call(call).await {
                         Ok(answer) => answer,

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    service_runtime::program::run_service("payment-service", &payment_service::DEFAULTS, payment_service::run).await
+fn main() -> ExitCode {
+    service_runtime::program::run_service("payment-service", &payment_service::DEFAULTS, payment_service::run)
 }

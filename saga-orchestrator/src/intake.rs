@@ -20,7 +20,7 @@ use crate::gate::Gate;
 pub const NOT_STORED: &str = "nothing was stored by this request";
 
 /// Beyond so many sagas in flight on one partition, another one is used as well.
-const SAGAS_PER_PARTITION: usize = 64;
+const SAGAS_PER_PARTITION: usize = 512;
 
 /// With 64 partitions, 300 tries miss once in 112 mints; with 8 practically never.
 const MINT_TRIES: usize = 300;

@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     service_runtime::program::run_service("saga-orchestrator", &saga_orchestrator::DEFAULTS, saga_orchestrator::run)
-        .await
 }

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use messages::{Currency, OrderId, SagaId};
 use reqwest::{Client, ClientBuilder, Method, StatusCode, Url, header};
 use rust_decimal::Decimal;
@@ -28,7 +29,9 @@ const MAX_LOGGED: usize = 1024;
 
 /// The order service.
 pub struct OrderService {
-    calls: Batcher<Calls>,
+    /// Apart, so that an order that somebody has locked in the database holds up no new ones.
+    creates: Batcher<Calls>,
+    changes: Batcher<Calls>,
 }
 
 #[derive(Serialize)]
@@ -58,14 +61,19 @@ impl OrderService {
             .timeout(Duration::from_millis(settings.order_service_timeout_ms))
             .build()
             .map_err(|error| Fatal::new(format!("the HTTP client can't be made: {error}")))?;
-        Ok(Self { calls: Batcher::start(Calls { client, base }, metrics) })
+        let calls = || Batcher::start(Calls { client: client.clone(), base: base.clone() }, metrics);
+        Ok(Self { creates: calls(), changes: calls() })
     }
 
     /// Makes a call. `None` where the outcome is not known: the call is to be made again.
     pub async fn call(&self, call: &OrderCall) -> Option<Input> {
+        let calls = match call {
+            OrderCall::Create { .. } => &self.creates,
+            OrderCall::Confirm { .. } | OrderCall::Cancel { .. } => &self.changes,
+        };
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(200));
         for last in (0..TRIES).map(|tried| tried + 1 == TRIES) {
-            let passing = match self.calls.submit(call.clone()).await {
+            let passing = match calls.submit(call.clone()).await {
                 Ok(Answered::With(answer)) if is_passing(answer.status) => answer.body.to_string(),
                 Ok(Answered::With(answer)) => return understood(call, &answer),
                 Ok(Answered::NotSent(why)) => why,
@@ -136,6 +144,10 @@ impl Calls {
         let requests = calls.iter().map(request).collect::<Result<Vec<_>, _>>()?;
         let requests = serde_json::to_string(&requests).map_err(|error| Answered::NotSent(error.to_string()))?;
         let (status, body) = self.send(Method::POST, "/batch", requests).await?;
+        // An older release, or a proxy, knows no batches.
+        if matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
+            return try_join_all(calls.iter().map(|call| self.one(call))).await;
+        }
         if !status.is_success() {
             let body: Box<RawValue> = serde_json::from_slice(&body).unwrap_or_else(|_| RawValue::NULL.to_owned());
             return match is_passing(status) {

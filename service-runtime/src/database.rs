@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Deserialize;
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions as _, PgPool};
 use tracing::{info, warn};
@@ -21,6 +21,13 @@ pub use self::session::Session;
 /// of arrays (which cost more than the statement). Without the second setting a plan made while a table was small
 /// would go on to scan it.
 const PLANNING: [(&str, &str); 2] = [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off")];
+
+/// What runs longer is given up by the database too, before its caller gives up ([`ANSWER_LIMIT`]): else statements that
+/// wait for a lock would pile up behind it, and take effect when nobody reckons with them any more.
+const STATEMENT_LIMIT: (&str, &str) = ("statement_timeout", "8s");
+
+/// A connection that was not used for this long is made anew: what stands in between may have forgotten it in silence.
+const IDLE_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long getting a connection may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
@@ -70,7 +77,7 @@ impl TryFrom<&Settings> for DatabaseSettings {
             options = options.database(database);
         }
         Ok(Self {
-            options: options.disable_statement_logging().options(PLANNING),
+            options: options.disable_statement_logging().options(PLANNING).options([STATEMENT_LIMIT]),
             max_connections: section.database_max_connections,
             startup_timeout: Duration::from_millis(section.startup_timeout_ms),
         })
@@ -102,6 +109,7 @@ pub async fn open(settings: &DatabaseSettings, migrations: &Migrator) -> Result<
     let pool = PgPoolOptions::new()
         .max_connections(settings.max_connections)
         .test_before_acquire(false)
+        .idle_timeout(IDLE_LIMIT)
         .acquire_timeout(CONNECT_LIMIT)
         .connect_lazy_with(settings.options.clone());
     let deadline = tokio::time::Instant::now() + settings.startup_timeout;
@@ -123,13 +131,21 @@ pub async fn open(settings: &DatabaseSettings, migrations: &Migrator) -> Result<
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    migrations
-        .run(&pool)
+    migrate(&settings.options, migrations)
         .await
         .map_err(|error| Fatal::new(format!("the schema of {settings} can't be brought up to date: {error}")))?;
     warn_of_another_clock(&pool).await;
     info!(database = %settings, "database ready");
     Ok(pool)
+}
+
+/// On a connection of its own: the schema of a large table takes its time.
+async fn migrate(options: &PgConnectOptions, migrations: &Migrator) -> Result<(), MigrateError> {
+    let unlimited = options.clone().options([(STATEMENT_LIMIT.0, "0")]);
+    let one = PgPoolOptions::new().max_connections(1).connect_lazy_with(unlimited);
+    let outcome = migrations.run(&one).await;
+    one.close().await;
+    outcome
 }
 
 /// Deadlines are set by this machine's clock and judged by the database's.

@@ -5,10 +5,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use serde::Deserialize;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use crate::settings::{Settings, SettingsError, environment};
+use crate::settings::{Settings, SettingsError, environment, require};
 use crate::{CancellationToken, Fatal, http, telemetry};
 
 /// How long after the signal and `SHUTDOWN_DRAIN_MS` the process ends at the latest, whatever it waits for: a start
@@ -32,11 +34,7 @@ struct Arguments {
 ///
 /// `defaults` are its embedded default files. Exit codes: 0 after a clean stop, 1 for an error, 2 for bad settings
 /// or arguments. A second signal ends the process at once.
-pub async fn run_service<C, F>(
-    name: &'static str,
-    defaults: &[&str],
-    run: impl FnOnce(C, CancellationToken) -> F,
-) -> ExitCode
+pub fn run_service<C, F>(name: &'static str, defaults: &[&str], run: impl FnOnce(C, CancellationToken) -> F) -> ExitCode
 where
     C: for<'a> TryFrom<&'a Settings, Error = SettingsError>,
     F: Future<Output = Result<(), Fatal>>,
@@ -52,36 +50,74 @@ where
     }
     let loaded = Settings::load(defaults, arguments.config.as_deref(), environment()).and_then(|settings| {
         telemetry::init(&settings.section()?)?;
-        Ok((http::HttpSettings::try_from(&settings)?, C::try_from(&settings)?))
+        Ok((Threads::try_from(&settings)?, http::HttpSettings::try_from(&settings)?, C::try_from(&settings)?))
     });
-    let (listening, config) = match loaded {
+    let (threads, listening, config) = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {
             eprintln!("{name}: {error}");
             return ExitCode::from(2);
         }
     };
+    let runtime = match threads.runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return exit_code(name, Err(error)),
+    };
     if arguments.healthcheck {
-        return if http::probe_ready(listening.local_address()).await { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        let ready = runtime.block_on(http::probe_ready(listening.local_address()));
+        return if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     if let Err(why) = faults::init() {
         eprintln!("{name}: {why}");
         return ExitCode::from(2);
     }
     info!(version = env!("CARGO_PKG_VERSION"), "{name} starts");
-    let stop = stop_on_signal();
-    let out_of_time = async {
-        stop.cancelled().await;
-        tokio::time::sleep(listening.drain() + STOP_LIMIT).await;
-    };
-    let outcome = tokio::select! {
-        outcome = run(config, stop.clone()) => outcome,
-        () = out_of_time => {
-            warn!("not everything was finished in time; it will be repeated");
-            Ok(())
+    let outcome = runtime.block_on(async {
+        let stop = stop_on_signal();
+        let out_of_time = async {
+            stop.cancelled().await;
+            tokio::time::sleep(listening.drain() + STOP_LIMIT).await;
+        };
+        tokio::select! {
+            outcome = run(config, stop.clone()) => outcome,
+            () = out_of_time => {
+                warn!("not everything was finished in time; it will be repeated");
+                Ok(())
+            }
         }
-    };
+    });
     end(name, outcome)
+}
+
+/// How many threads do a service's work.
+#[derive(Debug, Clone, Copy)]
+pub struct Threads(usize);
+
+impl TryFrom<&Settings> for Threads {
+    type Error = SettingsError;
+
+    fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
+        #[derive(Deserialize)]
+        struct Section {
+            worker_threads: usize,
+        }
+        let Section { worker_threads } = settings.section()?;
+        require("worker_threads", (1..=1024).contains(&worker_threads), "must be 1 to 1024")?;
+        Ok(Self(worker_threads))
+    }
+}
+
+impl Threads {
+    /// A runtime of that many threads. A single one wakes nobody: half of what a checkout cost was threads that woke
+    /// each other (docs/performance.md).
+    pub fn runtime(self) -> Result<Runtime, Fatal> {
+        let mut builder = match self.0 {
+            1 => Builder::new_current_thread(),
+            _ => Builder::new_multi_thread(),
+        };
+        let runtime = builder.worker_threads(self.0).enable_all().build();
+        runtime.map_err(|error| Fatal::new(format!("no thread can be started: {error}")))
+    }
 }
 
 /// Ends the process, with 0 or with one line on the standard error output and 1. At once: leaving the runtime

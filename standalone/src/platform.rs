@@ -3,14 +3,17 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use kafka_init::Plan;
 use messages::{TOPICS, dead_letter_topic};
 use service_runtime::http::HttpSettings;
+use service_runtime::program::Threads;
 use service_runtime::settings::{self, Settings, SettingsError};
 use service_runtime::{CancellationToken, Fatal, http};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinSet};
 use tracing::{info, warn};
 
@@ -39,7 +42,7 @@ const PER_PROCESS: [&str; 10] = [
     "INVENTORY_SERVICE_URL",
 ];
 
-/// How long the services may take to stop; the databases follow.
+/// How long the services may take to stop, beyond `SHUTDOWN_DRAIN_MS`; the databases follow.
 const SERVICES_STOP_LIMIT: Duration = Duration::from_millis(4200);
 
 /// How long the services may take to get ready, once their databases and Kafka are there.
@@ -77,6 +80,7 @@ pub struct Platform {
     /// Where the services' health is asked for.
     addresses: [(&'static str, SocketAddr); 4],
     stop: CancellationToken,
+    stop_limit: Duration,
 }
 
 impl Ports {
@@ -154,18 +158,20 @@ impl Platform {
             ("inventory-service", address(&inventory)?),
             ("saga-orchestrator", address(&orchestrator)?),
         ];
+        let stop_limit = HttpSettings::try_from(&orchestrator)?.drain() + SERVICES_STOP_LIMIT;
+        let threads = Threads::try_from(&order)?;
         let (order, payment) = ((&order).try_into()?, (&payment).try_into()?);
         let (inventory, orchestrator) = ((&inventory).try_into()?, (&orchestrator).try_into()?);
 
         let mut services = JoinSet::new();
         let token = || stop.clone();
-        services.spawn(named("order-service", order_service::run(order, token())));
-        services.spawn(named("payment-service", payment_service::run(payment, token())));
-        services.spawn(named("inventory-service", inventory_service::run(inventory, token())));
-        services.spawn(named("saga-orchestrator", saga_orchestrator::run(orchestrator, token())));
+        services.spawn(on_its_own("order-service", threads, order_service::run(order, token())));
+        services.spawn(on_its_own("payment-service", threads, payment_service::run(payment, token())));
+        services.spawn(on_its_own("inventory-service", threads, inventory_service::run(inventory, token())));
+        services.spawn(on_its_own("saga-orchestrator", threads, saga_orchestrator::run(orchestrator, token())));
 
         let bootstrap_servers = kafka_settings["kafka_bootstrap_servers"].to_string();
-        let mut platform = Self { services, servers, broker, bootstrap_servers, ports, addresses, stop };
+        let mut platform = Self { services, servers, broker, bootstrap_servers, ports, addresses, stop, stop_limit };
         match platform.until_ready().await {
             Ok(()) => Ok(platform),
             Err(error) => {
@@ -216,10 +222,10 @@ impl Platform {
     /// Runs until stopped, or until a service ends by itself; then stops the rest, the databases last.
     pub async fn run(mut self) -> Result<(), Fatal> {
         let mut outcome = Ok(());
-        let stop = self.stop.clone();
+        let (stop, stop_limit) = (self.stop.clone(), self.stop_limit);
         let out_of_time = async {
             stop.cancelled().await;
-            tokio::time::sleep(SERVICES_STOP_LIMIT).await;
+            tokio::time::sleep(stop_limit).await;
         };
         tokio::pin!(out_of_time);
         loop {
@@ -246,8 +252,24 @@ impl Platform {
 /// A service by its name, and how it ended.
 type Ended = (&'static str, Result<(), Fatal>);
 
-async fn named(name: &'static str, service: impl Future<Output = Result<(), Fatal>>) -> Ended {
-    (name, service.await)
+/// Runs a service as a process of its own would: on its own threads, of which there is mostly one.
+async fn on_its_own(
+    name: &'static str,
+    threads: Threads,
+    service: impl Future<Output = Result<(), Fatal>> + Send + 'static,
+) -> Ended {
+    let (tell, ended) = oneshot::channel();
+    let run = move || {
+        let outcome = threads.runtime().and_then(|runtime| runtime.block_on(service));
+        // Nobody listens any more when the stop took too long.
+        let _ = tell.send(outcome);
+    };
+    let started = thread::Builder::new().name(name.to_owned()).spawn(run);
+    let outcome = match started {
+        Ok(_) => ended.await.unwrap_or_else(|_| Err(Fatal::new("it panicked"))),
+        Err(error) => Err(Fatal::new(format!("no thread can be started: {error}"))),
+    };
+    (name, outcome)
 }
 
 /// Why a service ended, if not because it was told to.

@@ -217,8 +217,12 @@ async fn an_unfinished_saga_keeps_itself_and_what_came_later_and_money_that_is_n
     }
     restart_orchestrator(&mut services).await?;
     goes(&client, later).await?;
-    assert_eq!(kept_in(&client, stuck).await?, ["payments", "gateway_requests", "gateway_ledger"]);
+    assert_eq!(kept_in(&client, stuck).await?, ["payments", "gateway_requests", "gateway_ledger", "sagas"]);
     assert_eq!(client.databases.payments(stuck).await?[0]["status"], "REFUNDING");
+    // Who settled it, and what proves it.
+    let sql = "SELECT actor, evidence FROM saga_events WHERE input = 'operator.resolved'";
+    let kept: (String, String) = sqlx::query_as(sql).fetch_one(&client.databases.orchestrator).await?;
+    assert_eq!(kept, ("ann".to_owned(), "transfer 1".to_owned()));
     audit(&client).await?;
     Ok(())
 }

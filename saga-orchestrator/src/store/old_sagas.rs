@@ -48,11 +48,11 @@ pub async fn candidates(pool: &PgPool, from: Uuid, before: Uuid) -> Result<Vec<C
 }
 
 /// Removes the lowest sagas below the horizon, with their histories; answers how many they were. One that has not
-/// ended would stay.
+/// ended would stay; and one that was resolved by hand does: who settled it, and by what evidence, stands nowhere else.
 pub async fn remove(pool: &PgPool, before: Uuid) -> Result<i64, StoreError> {
     let removed = sqlx::query_scalar(
         "WITH old AS (
-             SELECT saga_id FROM sagas WHERE order_id < $1 AND status IN ('COMPLETED', 'FAILED')
+             SELECT saga_id FROM sagas WHERE order_id < $1 AND status IN ('COMPLETED', 'FAILED') AND NOT resolved_by_hand
              ORDER BY order_id LIMIT $2
          ), removed AS (
              DELETE FROM sagas USING old WHERE sagas.saga_id = old.saga_id RETURNING sagas.saga_id

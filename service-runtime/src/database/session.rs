@@ -9,16 +9,17 @@ use sqlx::query::Query;
 use sqlx::{ConnectOptions as _, PgPool, Postgres};
 use tokio::time::{Instant, timeout_at};
 
-use super::{CONNECT_LIMIT, StoreError};
+use super::{CONNECT_LIMIT, IDLE_LIMIT, StoreError};
 
 /// How long between two tries to connect.
 const CONNECT_AGAIN: Duration = Duration::from_millis(50);
 
 /// One connection to the pool's database, beside the pool. It is made when it is first needed, and again after an
-/// error. Meant for one statement at a time: a second one at once would get a connection of its own.
+/// error or a minute without use. Meant for one statement at a time: a second one at once would get a connection of its own.
 pub struct Session {
     options: Arc<PgConnectOptions>,
-    idle: Mutex<Option<PgConnection>>,
+    /// With when it was last used.
+    idle: Mutex<Option<(PgConnection, Instant)>>,
 }
 
 impl Session {
@@ -34,13 +35,13 @@ impl Session {
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = idle().take();
         let mut connection = match kept {
-            Some(connection) => connection,
-            None => self.connect().await?,
+            Some((connection, used)) if used.elapsed() < IDLE_LIMIT => connection,
+            _ => self.connect().await?,
         };
         let answer = statement.fetch_all(&mut connection).await.map_err(StoreError::from);
         // What was refused leaves the connection in order; after everything else it is not trusted.
         if matches!(answer, Ok(_) | Err(StoreError::Refused(_))) {
-            *idle() = Some(connection);
+            *idle() = Some((connection, Instant::now()));
         }
         answer
     }

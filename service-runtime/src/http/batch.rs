@@ -11,8 +11,9 @@ use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use tower::ServiceExt as _;
+use tower_http::catch_panic::CatchPanicLayer;
 
-use super::Problem;
+use super::{Problem, problem};
 
 /// The most requests in a batch.
 pub const MAX_REQUESTS: usize = 500;
@@ -39,7 +40,9 @@ pub struct BatchedAnswer {
 /// `routes`, which may be asked one by one or many at once.
 pub fn batched(routes: Router) -> Router {
     let limit = DefaultBodyLimit::max(MAX_BATCH_BODY);
-    routes.clone().merge(Router::new().route("/batch", post(answer_all)).with_state(routes).layer(limit))
+    // A panic is one request's own.
+    let each = routes.clone().layer(CatchPanicLayer::custom(problem::from_panic));
+    routes.merge(Router::new().route("/batch", post(answer_all)).with_state(each).layer(limit))
 }
 
 /// 200 with all answers, whatever each says; 400 or 413 if the batch itself can't be read.
@@ -85,7 +88,9 @@ mod tests {
 
     async fn ask(batch: &Value) -> (StatusCode, Value) {
         let double = async |Path(n): Path<u32>, Json(by): Json<u32>| Json(n * by);
-        let routes = Router::new().route("/numbers/{n}", put(double)).route("/text", get("words"));
+        let panics = async || -> StatusCode { panic!("on purpose") };
+        let routes =
+            Router::new().route("/numbers/{n}", put(double)).route("/text", get("words")).route("/panic", get(panics));
         let request = Request::post("/batch").body(Body::from(batch.to_string())).unwrap();
         let Ok(response) = batched(routes).oneshot(request).await;
         let status = response.status();
@@ -100,6 +105,7 @@ mod tests {
             {"method": "PUT", "path": "/numbers/8", "body": "three"},
             {"method": "GET", "path": "/text", "body": null},
             {"method": "PUT", "path": "/elsewhere", "body": 1},
+            {"method": "GET", "path": "/panic", "body": null},
         ]);
         let (status, answers) = ask(&batch).await;
         assert_eq!(status, StatusCode::OK);
@@ -107,6 +113,7 @@ mod tests {
         assert_eq!(answers[1]["status"], json!(422));
         assert_eq!(answers[2], json!({"status": 200, "body": "words"}));
         assert_eq!(answers[3], json!({"status": 404, "body": null}));
+        assert_eq!(answers[4]["status"], json!(500), "a panic is one request's own");
     }
 
     #[tokio::test]

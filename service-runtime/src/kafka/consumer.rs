@@ -5,6 +5,7 @@
 //! the dead-letter topic, is acknowledged by the broker. Everything may therefore come again, and nothing is lost.
 //! While a dead letter is not acknowledged, its partition is paused, and only that one.
 
+use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,9 +73,28 @@ pub trait Handler: Send + Sync + 'static {
     fn handle(&self, record: &Record) -> impl Future<Output = Result<Handled, Retry>> + Send;
 }
 
+/// librdkafka's consumer. Closing it waits for a broker, so that is done by a thread of its own, whoever drops it: the
+/// services' one thread has signals and time limits to see to.
+struct Member(Option<StreamConsumer<GroupContext>>);
+
+impl Deref for Member {
+    type Target = StreamConsumer<GroupContext>;
+
+    fn deref(&self) -> &Self::Target {
+        self.0.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let inner = self.0.take();
+        let _ = std::thread::Builder::new().name("kafka-close".to_owned()).spawn(move || drop(inner));
+    }
+}
+
 /// A member of the consumer group that is named as its service.
 pub struct Consumer {
-    inner: Arc<StreamConsumer<GroupContext>>,
+    inner: Arc<Member>,
     offsets: Arc<Offsets>,
     state: Arc<GroupState>,
     settings: KafkaSettings,
@@ -126,7 +146,7 @@ impl Consumer {
         inner
             .subscribe(&names.iter().map(String::as_str).collect::<Vec<_>>())
             .map_err(|e| Fatal::new(format!("can't subscribe to {names:?}: {e}")))?;
-        Ok(Self { inner: Arc::new(inner), offsets, state, settings: settings.clone(), service })
+        Ok(Self { inner: Arc::new(Member(Some(inner))), offsets, state, settings: settings.clone(), service })
     }
 
     /// Membership and owned partitions, kept up to date while the consumer runs.
@@ -210,7 +230,7 @@ impl Consumer {
         let consumer = self.inner;
         let closed = tokio::task::spawn_blocking(move || {
             let _ = consumer.commit_consumer_state(CommitMode::Sync);
-            drop(consumer);
+            drop(Arc::into_inner(consumer).and_then(|mut last| last.0.take()));
         });
         // Without a broker it would wait for one.
         let _ = tokio::time::timeout(CLOSE_LIMIT, closed).await;
@@ -222,7 +242,7 @@ impl Consumer {
 struct Shared<H> {
     handler: H,
     producer: Producer,
-    consumer: Arc<StreamConsumer<GroupContext>>,
+    consumer: Arc<Member>,
     offsets: Arc<Offsets>,
     service: &'static str,
     shutdown: CancellationToken,

@@ -4,7 +4,7 @@
 //! | | ours and the floor alike |
 //! |---|---|
 //! | orchestrator | 5 commits: the saga and its first history entry, then 4 conditional updates, each with an entry |
-//! | orders | 2 commits (insert, update), each asked for by an HTTP request on a kept-alive connection |
+//! | orders | 2 commits (insert, update), asked for over HTTP on a kept-alive connection, by one request for all that wait |
 //! | payment | 3 commits: CHARGING; the gateway's request and ledger entry; CHARGED |
 //! | inventory | 1 commit |
 //! | Kafka | 4 records: a command and its reply for payment and for inventory, JSON with headers |
@@ -77,6 +77,10 @@ struct Kafka {
     #[arg(long)]
     prefix: String,
 }
+
+/// As the platform has.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {

@@ -25,6 +25,13 @@ pub struct Checkout {
     pub total_amount: Decimal,
 }
 
+/// What the orchestrator asks of the orders, many at a time.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Call {
+    Create(Message),
+    Confirm(Message),
+}
+
 impl Message {
     pub fn new(payload: Checkout) -> Self {
         let (saga_id, order_id) = (Uuid::now_v7(), Uuid::now_v7());

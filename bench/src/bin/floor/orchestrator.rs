@@ -1,9 +1,8 @@
 //! The orchestrator: `POST /checkout`; a row that is inserted and moved four times, one step after each commit. Two
-//! loops, each with a connection: one inserts, one moves.
+//! loops, each with a connection: one inserts, one moves. A third one calls the orders, with all that wait at once.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
 
 use anyhow::{Context as _, Result, ensure};
 use axum::extract::State;
@@ -17,13 +16,13 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::kafka::{Consumer, Producer, Received};
-use crate::message::{Checkout, Message};
+use crate::message::{Call, Checkout, Message};
 use crate::{Kafka, batch, database};
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS sagas (saga_id uuid PRIMARY KEY, order_id uuid NOT NULL UNIQUE, user_id text NOT NULL,
         total_amount numeric NOT NULL, status text NOT NULL, step text NOT NULL, version bigint NOT NULL,
-        created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL);
+        created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL) WITH (fillfactor = 70);
     CREATE TABLE IF NOT EXISTS saga_events (saga_id uuid NOT NULL, seq bigint NOT NULL, input text NOT NULL,
         step text NOT NULL, at timestamptz NOT NULL, PRIMARY KEY (saga_id, seq))";
 
@@ -51,12 +50,17 @@ const STEPS: [(&str, &str); 4] = [
 
 /// What follows a commit.
 struct Effects {
-    http: reqwest::Client,
-    orders: String,
     charges: Producer,
     reserves: Producer,
+    calls: UnboundedSender<Call>,
     moves: UnboundedSender<Move>,
     clients: RefCell<HashMap<Uuid, oneshot::Sender<()>>>,
+}
+
+/// The orders service.
+struct Orders {
+    http: reqwest::Client,
+    url: String,
 }
 
 pub async fn run(kafka: &Kafka, url: &str, port: u16, orders: &str) -> Result<()> {
@@ -64,40 +68,46 @@ pub async fn run(kafka: &Kafka, url: &str, port: u16, orders: &str) -> Result<()
     let _ = rustls::crypto::ring::default_provider().install_default();
     let (mut inserting, mut moving) = (database::open(url, TABLES).await?, database::connect(url).await?);
     let (consumer, replies) = Consumer::open(kafka, "orchestrator", &["payment.charged", "inventory.reserved"])?;
-    let ((new, to_insert), (moves, to_move)) = (unbounded_channel(), unbounded_channel());
-    let effects = Rc::new(Effects {
-        http: reqwest::Client::builder().no_proxy().tls_certs_only([]).build()?,
-        orders: format!("{orders}/orders"),
+    let ((new, to_insert), (moves, to_move), (calls, to_call)) =
+        (unbounded_channel(), unbounded_channel(), unbounded_channel());
+    let effects = Effects {
         charges: Producer::open(kafka, "payment.charge.command")?,
         reserves: Producer::open(kafka, "inventory.reserve.command")?,
+        calls,
         moves,
         clients: RefCell::default(),
-    });
+    };
+    let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).build()?;
+    let orders = Orders { http, url: format!("{orders}/batch") };
     let routes = Router::new().route("/checkout", post(checkout)).with_state(new);
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
-    let local = tokio::task::LocalSet::new();
-    let work = async {
-        tokio::try_join!(
-            async { Ok(axum::serve(listener, routes).await?) },
-            receive(replies, &effects.moves),
-            batch::run(to_insert, async |batch: Vec<Running>| {
-                insert(&mut inserting, &batch).await?;
-                for Running { message, client } in batch {
-                    effects.clients.borrow_mut().insert(message.saga_id, client);
-                    let effects = effects.clone();
-                    tokio::task::spawn_local(async move { effects.create(message).await });
-                }
-                Ok(())
-            }),
-            batch::run(to_move, async |batch: Vec<Move>| {
-                update(&mut moving, &batch).await?;
-                let places: Vec<_> = batch.iter().filter_map(|one| one.place).collect();
-                batch.into_iter().try_for_each(|one| follow(&effects, one))?;
-                consumer.store(&places)
-            }),
-        )
-    };
-    local.run_until(work).await?;
+    tokio::try_join!(
+        async { Ok(axum::serve(listener, routes).await?) },
+        receive(replies, &effects.moves),
+        batch::run(to_insert, async |batch: Vec<Running>| {
+            insert(&mut inserting, &batch).await?;
+            batch.into_iter().try_for_each(|Running { message, client }| {
+                effects.clients.borrow_mut().insert(message.saga_id, client);
+                Ok(effects.calls.send(Call::Create(message))?)
+            })
+        }),
+        batch::run(to_move, async |batch: Vec<Move>| {
+            update(&mut moving, &batch).await?;
+            let places: Vec<_> = batch.iter().filter_map(|one| one.place).collect();
+            batch.into_iter().try_for_each(|one| follow(&effects, one))?;
+            consumer.store(&places)
+        }),
+        batch::run(to_call, async |batch: Vec<Call>| {
+            orders.call(&batch).await?;
+            batch.into_iter().try_for_each(|call| {
+                let (message, version) = match call {
+                    Call::Create(message) => (message, 2),
+                    Call::Confirm(message) => (message, 5),
+                };
+                Ok(effects.moves.send(Move { message, version, place: None })?)
+            })
+        }),
+    )?;
     Ok(())
 }
 
@@ -128,14 +138,11 @@ async fn receive(mut replies: UnboundedReceiver<Vec<Received>>, moves: &Unbounde
 }
 
 /// Does what the version asks for that has just been stored.
-fn follow(effects: &Rc<Effects>, done: Move) -> Result<()> {
+fn follow(effects: &Effects, done: Move) -> Result<()> {
     match done.version {
         2 => effects.charges.send(&done.message)?,
         3 => effects.reserves.send(&done.message)?,
-        4 => {
-            let effects = effects.clone();
-            tokio::task::spawn_local(async move { effects.confirm(done.message).await });
-        }
+        4 => effects.calls.send(Call::Confirm(done.message))?,
         _ => {
             if let Some(client) = effects.clients.borrow_mut().remove(&done.message.saga_id) {
                 let _ = client.send(());
@@ -145,30 +152,13 @@ fn follow(effects: &Rc<Effects>, done: Move) -> Result<()> {
     Ok(())
 }
 
-impl Effects {
-    async fn create(&self, message: Message) {
-        let request = self.http.post(&self.orders).json(&message);
-        self.call(request, message, 2).await;
-    }
-
-    async fn confirm(&self, message: Message) {
-        let url = format!("{}/{}/status", self.orders, message.order_id);
-        let request = self.http.patch(url).json(&json!({"status": "CONFIRMED", "sagaId": message.saga_id}));
-        self.call(request, message, 5).await;
-    }
-
-    /// A call that fails ends its checkout: the client is told by a 500.
-    async fn call(&self, request: reqwest::RequestBuilder, message: Message, version: i64) {
-        let saga_id = message.saga_id;
-        let called = async {
-            let answer = request.send().await?.error_for_status()?;
-            ensure!(!answer.bytes().await?.is_empty(), "an empty answer");
-            Ok(self.moves.send(Move { message, version, place: None })?)
-        };
-        if let Err(error) = called.await {
-            eprintln!("floor: {error:#}");
-            self.clients.borrow_mut().remove(&saga_id);
-        }
+impl Orders {
+    /// One request for all.
+    async fn call(&self, calls: &[Call]) -> Result<()> {
+        let answer = self.http.post(&self.url).json(calls).send().await?.error_for_status()?;
+        let answers: Vec<Value> = serde_json::from_slice(&answer.bytes().await?)?;
+        ensure!(answers.len() == calls.len(), "{} calls got {} answers", calls.len(), answers.len());
+        Ok(())
     }
 }
 

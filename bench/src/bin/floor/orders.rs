@@ -1,9 +1,9 @@
-//! Orders: `POST /orders` and `PATCH /orders/{id}/status`.
+//! Orders: creates and confirms, as many in a request (`POST /batch`) as there are.
 
 use anyhow::Result;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{patch, post};
+use axum::routing::post;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
@@ -11,11 +11,12 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::message::Message;
+use crate::message::{Call, Message};
 use crate::{batch, database};
 
 const TABLES: &str = "CREATE TABLE IF NOT EXISTS orders (order_id uuid PRIMARY KEY, saga_id uuid, user_id text,
-    total_amount numeric, status text NOT NULL, created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL)";
+    total_amount numeric, status text NOT NULL, created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL)
+    WITH (fillfactor = 80)";
 
 type Waiting<T> = (T, oneshot::Sender<()>);
 
@@ -28,49 +29,53 @@ struct Loops {
 pub async fn run(url: &str, port: u16) -> Result<()> {
     let (mut first, mut second) = (database::open(url, TABLES).await?, database::connect(url).await?);
     let ((creates, to_create), (confirms, to_confirm)) = (unbounded_channel(), unbounded_channel());
-    let routes = Router::new()
-        .route("/orders", post(create))
-        .route("/orders/{id}/status", patch(confirm))
-        .with_state(Loops { creates, confirms });
+    let routes = Router::new().route("/batch", post(answer_all)).with_state(Loops { creates, confirms });
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     tokio::try_join!(
         async { Ok(axum::serve(listener, routes).await?) },
         batch::run(to_create, async |batch: Vec<Waiting<Message>>| {
             insert(&mut first, &batch).await?;
-            answer_all(batch)
+            tell(batch)
         }),
         batch::run(to_confirm, async |batch: Vec<Waiting<Uuid>>| {
             update(&mut second, &batch).await?;
-            answer_all(batch)
+            tell(batch)
         }),
     )?;
     Ok(())
 }
 
-fn answer_all<T>(batch: Vec<Waiting<T>>) -> Result<()> {
+fn tell<T>(batch: Vec<Waiting<T>>) -> Result<()> {
     for (_, done) in batch {
         let _ = done.send(());
     }
     Ok(())
 }
 
-async fn create(State(loops): State<Loops>, Json(order): Json<Message>) -> (StatusCode, Json<Value>) {
-    let (id, (done, stored)) = (order.order_id, oneshot::channel());
-    let _ = loops.creates.send((order, done));
-    answer(stored, StatusCode::CREATED, id, "PENDING").await
-}
-
-async fn confirm(State(loops): State<Loops>, Path(id): Path<Uuid>, Json(_): Json<Value>) -> (StatusCode, Json<Value>) {
-    let (done, stored) = oneshot::channel();
-    let _ = loops.confirms.send((id, done));
-    answer(stored, StatusCode::OK, id, "CONFIRMED").await
-}
-
-async fn answer(stored: oneshot::Receiver<()>, code: StatusCode, id: Uuid, status: &str) -> (StatusCode, Json<Value>) {
-    match stored.await {
-        Ok(()) => (code, Json(json!({"orderId": id, "status": status}))),
-        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, Json(Value::Null)),
+async fn answer_all(State(loops): State<Loops>, Json(calls): Json<Vec<Call>>) -> (StatusCode, Json<Vec<Value>>) {
+    let asked = calls.into_iter().map(|call| {
+        let (done, stored) = oneshot::channel();
+        let (id, status) = match call {
+            Call::Create(order) => {
+                let id = order.order_id;
+                let _ = loops.creates.send((order, done));
+                (id, "PENDING")
+            }
+            Call::Confirm(order) => {
+                let _ = loops.confirms.send((order.order_id, done));
+                (order.order_id, "CONFIRMED")
+            }
+        };
+        (stored, json!({"orderId": id, "status": status}))
+    });
+    let mut answers = Vec::new();
+    for (stored, answer) in asked.collect::<Vec<_>>() {
+        if stored.await.is_err() {
+            return (StatusCode::INTERNAL_SERVER_ERROR, Json(Vec::new()));
+        }
+        answers.push(answer);
     }
+    (StatusCode::OK, Json(answers))
 }
 
 async fn insert(connection: &mut PgConnection, batch: &[Waiting<Message>]) -> Result<()> {

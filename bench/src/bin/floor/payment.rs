@@ -11,7 +11,7 @@ use crate::{Kafka, batch, database};
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS payments (order_id uuid PRIMARY KEY, saga_id uuid NOT NULL, user_id text,
         amount numeric NOT NULL, status text NOT NULL, created_at timestamptz NOT NULL,
-        updated_at timestamptz NOT NULL);
+        updated_at timestamptz NOT NULL) WITH (fillfactor = 80);
     CREATE TABLE IF NOT EXISTS gateway_requests (idempotency_key text PRIMARY KEY, order_id uuid NOT NULL,
         kind text NOT NULL, amount numeric NOT NULL, outcome text NOT NULL,
         created_at timestamptz NOT NULL DEFAULT now());
