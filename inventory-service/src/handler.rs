@@ -13,10 +13,11 @@ use tracing::debug;
 
 use crate::reservation::{Next, Reservation, Stock, decide};
 use crate::retention;
-use crate::store::{ReservationsTable, Write};
+use crate::store::{Move, Moves, NewReservations};
 
 pub struct Reservations {
-    pub writes: Batcher<ConditionalWrites<ReservationsTable>>,
+    pub new: Batcher<ConditionalWrites<NewReservations>>,
+    pub moves: Batcher<ConditionalWrites<Moves>>,
     pub failure_rate: Share,
     pub processing: Duration,
     pub old: retention::Reservations,
@@ -43,10 +44,13 @@ impl Handler for Reservations {
         loop {
             match decide(&command, stored.as_ref(), stock, service_runtime::now()) {
                 Next::Write(row) => {
-                    let expected = stored.map(|reservation| reservation.status);
                     let status = row.status.as_str();
                     faults::reached("inventory.storing", status);
-                    stored = match self.writes.submit(Write { expected, row }).await? {
+                    let outcome = match stored.map(|reservation| reservation.status) {
+                        None => self.new.submit(row).await?,
+                        Some(expected) => self.moves.submit(Move { expected, row }).await?,
+                    };
+                    stored = match outcome {
                         Outcome::Stored(row) => {
                             faults::reached("inventory.stored", status);
                             debug!(saga_id = %row.saga_id, order_id = %row.order_id, status, "reservation");

@@ -72,7 +72,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let old = retention::Reservations(pool.clone());
     let routes = router("/reservations", old.clone(), config.retention);
     let handler = handler::Reservations {
-        writes: Batcher::start(ConditionalWrites(store::ReservationsTable(Session::beside(&pool))), &metrics),
+        new: Batcher::start(ConditionalWrites(store::NewReservations(Session::beside(&pool))), &metrics),
+        moves: Batcher::start(ConditionalWrites(store::Moves(Session::beside(&pool))), &metrics),
         failure_rate: config.stock.inventory_failure_rate,
         processing: Duration::from_millis(config.stock.inventory_processing_ms),
         old,

@@ -10,14 +10,21 @@ use service_runtime::retention::may_be_removed;
 use tracing::{debug, warn};
 
 use crate::gateway::{CallError, SimulatedGateway};
-use crate::payment::{Next, Payment, decide, settle};
+use crate::payment::{Next, Payment, Status, decide, settle};
 use crate::retention;
-use crate::store::{PaymentsTable, Write};
+use crate::store::{Move, Moves, NewPayments};
 
 pub struct Payments {
-    pub writes: Batcher<ConditionalWrites<PaymentsTable>>,
+    pub writes: Writes,
     pub gateway: SimulatedGateway,
     pub old: retention::Payments,
+}
+
+/// How rows are written. New ones and moves apart: each statement does one thing, and does it sooner.
+#[derive(Clone)]
+pub struct Writes {
+    pub new: Batcher<ConditionalWrites<NewPayments>>,
+    pub moves: Batcher<ConditionalWrites<Moves>>,
 }
 
 impl Handler for Payments {
@@ -74,13 +81,13 @@ impl Handler for Payments {
 impl Payments {
     /// Stores `row` in place of `stored` and answers what is stored then: `row`, or what someone else put there.
     async fn write(&self, stored: Option<Payment>, row: Payment) -> Result<Option<Payment>, Retry> {
-        let write = Write { expected: stored.map(|payment| payment.status), row };
+        let (writes, expected) = (self.writes.clone(), stored.map(|payment| payment.status));
         if faults::planted(Bug::ReplyBeforeCommit) {
-            let early = write.row.clone();
-            tokio::spawn(store(self.writes.clone(), write));
+            let early = row.clone();
+            tokio::spawn(async move { writes.store(expected, row).await });
             return Ok(Some(early));
         }
-        match store(self.writes.clone(), write).await? {
+        match writes.store(expected, row).await? {
             Outcome::Stored(row) => {
                 debug!(saga_id = %row.saga_id, order_id = %row.order_id, status = row.status.as_str(), "payment");
                 Ok(Some(row))
@@ -90,16 +97,17 @@ impl Payments {
     }
 }
 
-/// Without a handler, since a planted bug has it done when the handler is through.
-async fn store(
-    writes: Batcher<ConditionalWrites<PaymentsTable>>,
-    write: Write,
-) -> Result<Outcome<Payment>, StoreError> {
-    let status = write.row.status.as_str();
-    faults::reached("payment.storing", status);
-    let outcome = writes.submit(write).await?;
-    if let Outcome::Stored(_) = outcome {
-        faults::reached("payment.stored", status);
+impl Writes {
+    async fn store(&self, expected: Option<Status>, row: Payment) -> Result<Outcome<Payment>, StoreError> {
+        let status = row.status.as_str();
+        faults::reached("payment.storing", status);
+        let outcome = match expected {
+            None => self.new.submit(row).await?,
+            Some(expected) => self.moves.submit(Move { expected, row }).await?,
+        };
+        if let Outcome::Stored(_) = outcome {
+            faults::reached("payment.stored", status);
+        }
+        Ok(outcome)
     }
-    Ok(outcome)
 }

@@ -65,7 +65,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let old = retention::Payments(pool.clone());
     let routes = router("/payments", old.clone(), config.retention);
     let handler = handler::Payments {
-        writes: Batcher::start(ConditionalWrites(store::PaymentsTable(Session::beside(&pool))), &metrics),
+        writes: handler::Writes {
+            new: Batcher::start(ConditionalWrites(store::NewPayments(Session::beside(&pool))), &metrics),
+            moves: Batcher::start(ConditionalWrites(store::Moves(Session::beside(&pool))), &metrics),
+        },
         gateway,
         old,
     };

@@ -12,81 +12,107 @@ use uuid::Uuid;
 
 use crate::payment::{Payment, Status};
 
-/// Store `row` if the order's stored status is still `expected` (`None`: there is no row yet).
-#[derive(Debug)]
-pub struct Write {
-    pub expected: Option<Status>,
-    pub row: Payment,
-}
+/// Rows of orders that have none yet.
+pub struct NewPayments(pub Session);
 
-/// The table `payments`.
-pub struct PaymentsTable(pub Session);
-
-impl Table for PaymentsTable {
+impl Table for NewPayments {
     type Key = OrderId;
     type Row = Payment;
-    type Write = Write;
-    const NAME: &'static str = "payments";
+    type Write = Payment;
+    const NAME: &'static str = "payments created";
 
-    fn key(write: &Write) -> OrderId {
-        write.row.order_id
+    fn key(row: &Payment) -> OrderId {
+        row.order_id
     }
 
-    async fn compare_and_set(&self, writes: &[&Write]) -> Result<HashMap<OrderId, Payment>, StoreError> {
-        let stored = compare_and_set(&self.0, writes).await?;
-        let rows = writes.iter().map(|write| &write.row).filter(|row| stored.contains(&row.order_id));
-        Ok(rows.map(|row| (row.order_id, row.clone())).collect())
+    async fn compare_and_set(&self, rows: &[&Payment]) -> Result<HashMap<OrderId, Payment>, StoreError> {
+        let insert = sqlx::query(
+            "INSERT INTO payments (order_id, saga_id, user_id, amount, currency, status, reason, force_fail, created_at,
+                                   updated_at)
+             SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::numeric[], $5::text[], $6::text[], $7::text[],
+                                  $8::bool[], $9::timestamptz[], $10::timestamptz[])
+             ON CONFLICT (order_id) DO NOTHING
+             RETURNING order_id",
+        )
+        .bind(rows.iter().map(|r| r.order_id.as_uuid()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.saga_id.as_uuid()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.user_id.as_ref().map(UserId::as_str)).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.money.amount()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.money.currency().code()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.status.as_str()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.reason.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.force_fail).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.created_at).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.updated_at).collect::<Vec<_>>());
+        stored(rows.iter().copied(), &self.0.rows(insert).await?)
     }
 
     async fn read(&self, orders: Vec<OrderId>) -> Result<HashMap<OrderId, Payment>, StoreError> {
-        let ids: Vec<Uuid> = orders.into_iter().map(Uuid::from).collect();
-        // Columns by name: a release that adds one must not change the result of this one's prepared statement.
-        let wanted = sqlx::query(
-            "SELECT order_id, saga_id, user_id, amount, currency, status, reason, force_fail, created_at, updated_at
-             FROM payments WHERE order_id = ANY($1)",
-        )
-        .bind(ids);
-        let rows = self.0.rows(wanted).await?;
-        rows.iter().map(|row| from_row(row).map(|payment| (payment.order_id, payment))).collect()
+        read(&self.0, orders).await
     }
 }
 
-/// Answers the orders whose write took place.
-async fn compare_and_set(session: &Session, writes: &[&Write]) -> Result<HashSet<OrderId>, StoreError> {
-    let rows = || writes.iter().map(|write| &write.row);
-    let write = sqlx::query(
-        "WITH new AS (
-             SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::numeric[], $5::text[], $6::text[], $7::text[],
-                                  $8::bool[], $9::timestamptz[], $10::timestamptz[], $11::text[])
-                  AS new (order_id, saga_id, user_id, amount, currency, status, reason, force_fail, created_at,
-                          updated_at, expected)
-         ), inserted AS (
-             INSERT INTO payments (order_id, saga_id, user_id, amount, currency, status, reason, force_fail, created_at,
-                                   updated_at)
-             SELECT order_id, saga_id, user_id, amount, currency, status, reason, force_fail, created_at, updated_at
-             FROM new WHERE expected IS NULL
-             ON CONFLICT (order_id) DO NOTHING
-             RETURNING order_id
-         ), updated AS (
-             UPDATE payments SET status = new.status, reason = new.reason, updated_at = new.updated_at
-             FROM new WHERE payments.order_id = new.order_id AND payments.status = new.expected
-             RETURNING payments.order_id
-         )
-         SELECT order_id FROM inserted UNION ALL SELECT order_id FROM updated",
+/// Store `row` if the order's stored status is still `expected`.
+#[derive(Debug)]
+pub struct Move {
+    pub expected: Status,
+    pub row: Payment,
+}
+
+/// Rows in place of those that are stored.
+pub struct Moves(pub Session);
+
+impl Table for Moves {
+    type Key = OrderId;
+    type Row = Payment;
+    type Write = Move;
+    const NAME: &'static str = "payments moved";
+
+    fn key(write: &Move) -> OrderId {
+        write.row.order_id
+    }
+
+    async fn compare_and_set(&self, moves: &[&Move]) -> Result<HashMap<OrderId, Payment>, StoreError> {
+        let update = sqlx::query(
+            "UPDATE payments SET status = new.status, reason = new.reason, updated_at = new.updated_at
+             FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::text[])
+                  AS new (order_id, status, reason, updated_at, expected)
+             WHERE payments.order_id = new.order_id AND payments.status = new.expected
+             RETURNING payments.order_id",
+        )
+        .bind(moves.iter().map(|m| m.row.order_id.as_uuid()).collect::<Vec<_>>())
+        .bind(moves.iter().map(|m| m.row.status.as_str()).collect::<Vec<_>>())
+        .bind(moves.iter().map(|m| m.row.reason.as_deref()).collect::<Vec<_>>())
+        .bind(moves.iter().map(|m| m.row.updated_at).collect::<Vec<_>>())
+        .bind(moves.iter().map(|m| m.expected.as_str()).collect::<Vec<_>>());
+        stored(moves.iter().map(|m| &m.row), &self.0.rows(update).await?)
+    }
+
+    async fn read(&self, orders: Vec<OrderId>) -> Result<HashMap<OrderId, Payment>, StoreError> {
+        read(&self.0, orders).await
+    }
+}
+
+/// Those of `rows` whose orders a statement has answered: their write took place.
+fn stored<'a>(
+    rows: impl Iterator<Item = &'a Payment>,
+    answered: &[PgRow],
+) -> Result<HashMap<OrderId, Payment>, StoreError> {
+    let orders = answered.iter().map(|row| Ok(row.try_get::<Uuid, _>(0)?.into()));
+    let orders: HashSet<OrderId> = orders.collect::<Result<_, StoreError>>()?;
+    Ok(rows.filter(|row| orders.contains(&row.order_id)).map(|row| (row.order_id, row.clone())).collect())
+}
+
+async fn read(session: &Session, orders: Vec<OrderId>) -> Result<HashMap<OrderId, Payment>, StoreError> {
+    let ids: Vec<Uuid> = orders.into_iter().map(Uuid::from).collect();
+    // Columns by name: a release that adds one must not change the result of this one's prepared statement.
+    let wanted = sqlx::query(
+        "SELECT order_id, saga_id, user_id, amount, currency, status, reason, force_fail, created_at, updated_at
+         FROM payments WHERE order_id = ANY($1)",
     )
-    .bind(rows().map(|r| r.order_id.as_uuid()).collect::<Vec<_>>())
-    .bind(rows().map(|r| r.saga_id.as_uuid()).collect::<Vec<_>>())
-    .bind(rows().map(|r| r.user_id.as_ref().map(UserId::as_str)).collect::<Vec<_>>())
-    .bind(rows().map(|r| r.money.amount()).collect::<Vec<_>>())
-    .bind(rows().map(|r| r.money.currency().code()).collect::<Vec<_>>())
-    .bind(rows().map(|r| r.status.as_str()).collect::<Vec<_>>())
-    .bind(rows().map(|r| r.reason.as_deref()).collect::<Vec<_>>())
-    .bind(rows().map(|r| r.force_fail).collect::<Vec<_>>())
-    .bind(rows().map(|r| r.created_at).collect::<Vec<_>>())
-    .bind(rows().map(|r| r.updated_at).collect::<Vec<_>>())
-    .bind(writes.iter().map(|write| write.expected.map(Status::as_str)).collect::<Vec<_>>());
-    let stored = session.rows(write).await?;
-    stored.iter().map(|row| Ok(row.try_get::<Uuid, _>(0)?.into())).collect()
+    .bind(ids);
+    let rows = session.rows(wanted).await?;
+    rows.iter().map(|row| from_row(row).map(|payment| (payment.order_id, payment))).collect()
 }
 
 fn from_row(row: &PgRow) -> Result<Payment, StoreError> {

@@ -1,5 +1,6 @@
 //! Producing records. A send returns at once; whoever needs to know that the broker has it awaits the delivery.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use messages::OutgoingRecord;
@@ -7,25 +8,47 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::Producer as _;
-use rdkafka::producer::future_producer::{DeliveryFuture, FutureProducer, FutureRecord};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _};
 use serde::Deserialize;
+use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
 use super::KafkaSettings;
 use crate::Fatal;
 use crate::metrics::{KafkaTraffic, Metrics};
 
+/// How often the thread that hears of deliveries looks whether its producer is still there.
+const LOOKS: Duration = Duration::from_millis(500);
+
 /// A producer; clones share one connection and one queue.
 #[derive(Clone)]
 pub struct Producer {
-    inner: FutureProducer<ProducerContext>,
-    topic_prefix: String,
+    shared: Arc<Shared>,
 }
+
+struct Shared {
+    /// Held by the thread that polls it too.
+    inner: Arc<BaseProducer<ProducerContext>>,
+    topic_prefix: String,
+    /// What was sent since the last hand-over to librdkafka.
+    waiting: Mutex<Vec<Waiting>>,
+}
+
+/// A record that librdkafka has not got yet.
+struct Waiting {
+    topic: String,
+    key: Option<Vec<u8>>,
+    body: Vec<u8>,
+    headers: OwnedHeaders,
+    told: Told,
+}
+
+/// Told what became of a record. Boxed, since librdkafka keeps it as a pointer.
+type Told = Box<oneshot::Sender<Result<(), String>>>;
 
 /// Awaits the broker's acknowledgement (`acks=all`).
 #[must_use = "a delivery that nobody awaits may fail unseen"]
-pub struct Delivery(Result<DeliveryFuture, String>);
+pub struct Delivery(oneshot::Receiver<Result<(), String>>);
 
 /// Connection errors are told by the consumer's state, once; here they would be repeated for each try.
 pub(super) struct QuietContext;
@@ -40,8 +63,13 @@ impl ClientContext for QuietContext {
     }
 }
 
-/// A quiet one that counts its traffic.
-struct ProducerContext(KafkaTraffic);
+/// A quiet one that counts its traffic, and passes on what became of records.
+struct ProducerContext {
+    traffic: KafkaTraffic,
+    /// Deliveries are heard of on another thread. To wake a task from there is a system call, so what comes at once
+    /// goes to one task, which tells the others.
+    delivered: mpsc::UnboundedSender<(Told, Result<(), String>)>,
+}
 
 /// What is read of librdkafka's statistics: running totals since the client was made.
 #[derive(Deserialize)]
@@ -62,7 +90,18 @@ impl ClientContext for ProducerContext {
 
     fn stats_raw(&self, statistics: &[u8]) {
         if let Ok(Totals { tx, tx_bytes, rx_bytes }) = serde_json::from_slice(statistics) {
-            self.0.so_far(tx, tx_bytes, rx_bytes);
+            self.traffic.so_far(tx, tx_bytes, rx_bytes);
+        }
+    }
+}
+
+impl rdkafka::producer::ProducerContext for ProducerContext {
+    type DeliveryOpaque = Told;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, told: Told) {
+        if !told.is_closed() {
+            let result = result.as_ref().map(|_| ()).map_err(|(error, _)| error.to_string());
+            let _ = self.delivered.send((told, result));
         }
     }
 }
@@ -70,7 +109,9 @@ impl ClientContext for ProducerContext {
 impl Producer {
     /// A producer for `service`. It connects in the background.
     pub fn open(settings: &KafkaSettings, service: &str, metrics: &Metrics) -> Result<Self, Fatal> {
-        let inner = settings
+        let (delivered, deliveries) = mpsc::unbounded_channel();
+        let context = ProducerContext { traffic: metrics.kafka_traffic("producer"), delivered };
+        let inner: BaseProducer<ProducerContext> = settings
             .client(service)
             .set("acks", "all")
             // A duplicate is harmless, since every handler is idempotent. An idempotent producer, though, can end in
@@ -88,9 +129,14 @@ impl Producer {
             // As the dead-letter topics take: a copy has more headers than its original.
             .set("message.max.bytes", "2097152")
             .set("statistics.interval.ms", "2000")
-            .create_with_context(ProducerContext(metrics.kafka_traffic("producer")))
+            .create_with_context(context)
             .map_err(|error| Fatal::new(format!("the Kafka producer can't be made: {error}")))?;
-        Ok(Self { inner, topic_prefix: settings.kafka_topic_prefix.clone() })
+        let inner = Arc::new(inner);
+        hear_of_deliveries(inner.clone())
+            .map_err(|error| Fatal::new(format!("the Kafka producer's thread can't be started: {error}")))?;
+        tokio::spawn(tell(deliveries));
+        let (topic_prefix, waiting) = (settings.kafka_topic_prefix.clone(), Mutex::default());
+        Ok(Self { shared: Arc::new(Shared { inner, topic_prefix, waiting }) })
     }
 
     /// Queues a record for one of the contract's topics.
@@ -108,20 +154,65 @@ impl Producer {
         body: &[u8],
         headers: impl Iterator<Item = (&'a str, &'a [u8])>,
     ) -> Delivery {
-        let topic = format!("{}{topic}", self.topic_prefix);
         let headers =
             headers.fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(value) }));
-        let mut record = FutureRecord::<[u8], [u8]>::to(&topic).payload(body).headers(headers);
-        if let Some(key) = key {
-            record = record.key(key);
+        let (told, delivery) = oneshot::channel();
+        let topic = format!("{}{topic}", self.shared.topic_prefix);
+        let (key, body, told) = (key.map(<[u8]>::to_vec), body.to_vec(), Box::new(told));
+        let mut waiting = self.shared.waiting();
+        waiting.push(Waiting { topic, key, body, headers, told });
+        if waiting.len() == 1 {
+            // Whoever is about to send, as the others whose rows were stored by the same statement, does so first: a
+            // request of many records costs as much as one of a single one, and so does what it leads to.
+            let shared = self.shared.clone();
+            tokio::spawn(async move { shared.hand_over() });
         }
-        Delivery(self.inner.send_result(record).map_err(|(error, _)| error.to_string()))
+        Delivery(delivery)
     }
 
     /// Waits for what is queued to be acknowledged, at most for `limit`.
     pub async fn flush(&self, limit: Duration) {
-        let inner = self.inner.clone();
+        self.shared.hand_over();
+        let inner = self.shared.inner.clone();
         let _ = tokio::task::spawn_blocking(move || inner.flush(limit)).await;
+    }
+}
+
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives librdkafka what waits. In the order in which it was sent: the lock is held.
+    fn hand_over(&self) {
+        for Waiting { topic, key, body, headers, told } in self.waiting().drain(..) {
+            let record = BaseRecord::<[u8], [u8], Told>::with_opaque_to(&topic, told).payload(&body).headers(headers);
+            let record = match &key {
+                Some(key) => record.key(key.as_slice()),
+                None => record,
+            };
+            if let Err((error, record)) = self.inner.send(record) {
+                let _ = record.delivery_opaque.send(Err(error.to_string()));
+            }
+        }
+    }
+}
+
+/// Polls the producer on a thread of its own, as long as somebody else has it too. There it is closed as well, which may
+/// take its time.
+fn hear_of_deliveries(producer: Arc<BaseProducer<ProducerContext>>) -> std::io::Result<()> {
+    let poll = move || {
+        while Arc::strong_count(&producer) > 1 {
+            producer.poll(LOOKS);
+        }
+    };
+    std::thread::Builder::new().name("kafka-producer".to_owned()).spawn(poll).map(drop)
+}
+
+/// Tells whoever waits what became of records, until the producer is closed.
+async fn tell(mut deliveries: mpsc::UnboundedReceiver<(Told, Result<(), String>)>) {
+    while let Some((told, result)) = deliveries.recv().await {
+        let _ = told.send(result);
     }
 }
 
@@ -129,10 +220,6 @@ impl Delivery {
     /// # Errors
     /// What the broker or the client said, in words. The record may or may not have been written.
     pub async fn acknowledged(self) -> Result<(), String> {
-        match self.0?.await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err((error, _))) => Err(error.to_string()),
-            Err(_) => Err("the producer has stopped".to_owned()),
-        }
+        self.0.await.unwrap_or_else(|_| Err("the producer has stopped".to_owned()))
     }
 }
