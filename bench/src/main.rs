@@ -12,6 +12,7 @@ mod preload;
 mod report;
 mod run;
 mod table;
+mod turns;
 mod usage;
 mod wal;
 
@@ -30,6 +31,7 @@ use crate::machine::Machine;
 use crate::platform::{Platform, Subject};
 use crate::report::Report;
 use crate::run::{FLOOR, OURS, Run};
+use crate::turns::{Spread, Turn};
 
 /// What comes before the first run: plans, caches and connections are made.
 const WARM_UP: (Load, Duration) = (Load::Closed { concurrency: 64 }, Duration::from_secs(10));
@@ -47,6 +49,9 @@ struct Arguments {
     /// How long a run takes
     #[arg(long, default_value_t = 15)]
     seconds: u64,
+    /// How often each load is put on the floor and on the platform, in turn; the middle pair is told
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
+    turns: u8,
     /// The share of checkouts whose payment is declined; as many are out of stock
     #[arg(long, default_value_t = 0.0, value_parser = share)]
     mix: f64,
@@ -124,6 +129,7 @@ async fn bench(arguments: &Arguments) -> Result<bool> {
         client,
         generator: Generator::new(arguments.mix)?,
         time: Duration::from_secs(arguments.seconds),
+        turns: arguments.turns,
     };
     for subject in bench.floor.iter().chain([&bench.ours]) {
         bench.generator.run(&subject.urls, WARM_UP.0, WARM_UP.1).await?;
@@ -131,13 +137,14 @@ async fn bench(arguments: &Arguments) -> Result<bool> {
     // Or the first run would be charged with the last flushes of the warm-up.
     tokio::time::sleep(wal::COUNTS_ARE_TOLD_AFTER).await;
 
-    let mut runs = Vec::new();
+    let mut measured = Measured::default();
     for concurrency in &arguments.concurrency {
-        bench.both(Load::Closed { concurrency: *concurrency }, &mut runs).await?;
+        bench.take_turns(Load::Closed { concurrency: *concurrency }, &mut measured).await?;
     }
-    let best = runs.iter().filter(|run| run.who == OURS).map(|run| run.per_second).fold(0.0, f64::max);
+    let ours = measured.runs.iter().filter(|run| run.who == OURS);
+    let best = ours.map(|run| run.per_second).fold(0.0, f64::max);
     for share in OPEN_SHARES {
-        bench.both(Load::Open { per_second: (best * share).round() }, &mut runs).await?;
+        bench.take_turns(Load::Open { per_second: (best * share).round() }, &mut measured).await?;
     }
     let memory = bench.ours.groups.iter().map(|group| Ok((group.name.to_owned(), group.memory()?)));
     let report = Report {
@@ -147,7 +154,9 @@ async fn bench(arguments: &Arguments) -> Result<bool> {
         peak_memory: memory.collect::<Result<_>>()?,
         binaries: binaries(arguments)?,
         disagreement: agreement::disagreement(&bench.client.databases).await?,
-        runs,
+        runs: measured.runs,
+        spreads: measured.spreads,
+        other_runs: measured.others,
     };
     println!("\n{}", report.text());
     arguments.json.iter().try_for_each(|file| report.write_json(file))?;
@@ -186,24 +195,46 @@ struct Bench {
     client: Client,
     generator: Generator,
     time: Duration,
+    turns: u8,
+}
+
+/// What was seen of all loads so far.
+#[derive(Default)]
+struct Measured {
+    /// The middle pair of each load.
+    runs: Vec<Run>,
+    spreads: Vec<Spread>,
+    others: Vec<Run>,
 }
 
 impl Bench {
+    async fn take_turns(&self, load: Load, measured: &mut Measured) -> Result<()> {
+        let mut turns = Vec::new();
+        for _ in 0..self.turns {
+            turns.push(self.turn(load).await?);
+        }
+        let (middle, spread, others) = turns::middle(turns);
+        measured.runs.extend(middle.runs());
+        measured.spreads.push(spread);
+        measured.others.extend(others.into_iter().flat_map(Turn::runs));
+        Ok(())
+    }
+
     /// The floor first, then ours.
-    async fn both(&self, load: Load, runs: &mut Vec<Run>) -> Result<()> {
+    async fn turn(&self, load: Load) -> Result<Turn> {
+        let mut turn_of_floor = None;
         if let Some(floor) = &self.floor {
             let before = Rows::count(&self.client.databases).await?;
             let mut run = self.measure(FLOOR, floor, load).await?;
             let after = Rows::count(&self.client.databases).await?;
             run.wrong = run.wrong.or(after.missing(before, run.seen.status("200")));
-            runs.push(run);
+            turn_of_floor = Some(run);
         }
         let began = Utc::now();
-        let mut run = self.measure(OURS, &self.ours, load).await?;
-        let disagreement = run::disagreement(&self.client, began, &run.seen).await?;
-        run.wrong = run.wrong.or(disagreement);
-        runs.push(run);
-        Ok(())
+        let mut ours = self.measure(OURS, &self.ours, load).await?;
+        let disagreement = run::disagreement(&self.client, began, &ours.seen).await?;
+        ours.wrong = ours.wrong.or(disagreement);
+        Ok(Turn { floor: turn_of_floor, ours })
     }
 
     async fn measure(&self, who: &'static str, subject: &Subject, load: Load) -> Result<Run> {

@@ -14,6 +14,7 @@ use crate::load::Load;
 use crate::machine::Machine;
 use crate::run::{FLOOR, OURS, Run};
 use crate::table;
+use crate::turns::Spread;
 
 /// All of it.
 #[derive(Debug, Serialize)]
@@ -22,7 +23,11 @@ pub struct Report {
     /// As it was called.
     pub arguments: Vec<String>,
     pub machine: Machine,
+    /// Of each load the middle pair of its turns.
     pub runs: Vec<Run>,
+    pub spreads: Vec<Spread>,
+    /// The runs of the other turns. They have to count too.
+    pub other_runs: Vec<Run>,
     /// By process, in bytes, over all runs.
     pub peak_memory: Vec<(String, u64)>,
     /// By program, in bytes.
@@ -34,7 +39,7 @@ pub struct Report {
 impl Report {
     /// Why runs do not count; nothing, if all is well.
     pub fn wrong(&self) -> Vec<String> {
-        let of_runs = self.runs.iter().filter_map(|run| Some((run, run.wrong.as_ref()?)));
+        let of_runs = self.runs.iter().chain(&self.other_runs).filter_map(|run| Some((run, run.wrong.as_ref()?)));
         let mut wrong: Vec<String> = of_runs.map(|(run, why)| format!("{} at {}: {why}", run.who, run.load)).collect();
         wrong.extend(self.disagreement.as_ref().map(|why| format!("at the end: {why}")));
         let floor = self.alone(FLOOR).filter(|run| run.wal_flushes.round() < COMMITS);
@@ -44,6 +49,11 @@ impl Report {
 
     pub fn text(&self) -> String {
         let mut text = format!("{}\n\n{}\n", self.machine, table::runs(&self.runs));
+        if let Some(turns) = self.spreads.first().map(Spread::turns).filter(|turns| *turns > 1) {
+            let each: Vec<String> = self.spreads.iter().map(Spread::to_string).collect();
+            let _ =
+                writeln!(text, "Shown is the middle pair of {turns} turns. All were between: {}.\n", each.join("; "));
+        }
         if let Some((ours, floor)) = self.alone(OURS).zip(self.alone(FLOOR)) {
             let _ = writeln!(
                 text,

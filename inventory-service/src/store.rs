@@ -27,7 +27,8 @@ impl Table for NewReservations {
     async fn compare_and_set(&self, rows: &[&Reservation]) -> Result<HashMap<OrderId, Reservation>, StoreError> {
         let insert = sqlx::query(
             "INSERT INTO reservations (order_id, saga_id, status, reason, created_at, updated_at)
-             SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[])
+             SELECT UNNEST($1::uuid[]), UNNEST($2::uuid[]), UNNEST($3::text[]), UNNEST($4::text[]),
+                    UNNEST($5::timestamptz[]), UNNEST($6::timestamptz[])
              ON CONFLICT (order_id) DO NOTHING
              RETURNING order_id",
         )
@@ -68,8 +69,9 @@ impl Table for Moves {
     async fn compare_and_set(&self, moves: &[&Move]) -> Result<HashMap<OrderId, Reservation>, StoreError> {
         let update = sqlx::query(
             "UPDATE reservations SET status = new.status, reason = new.reason, updated_at = new.updated_at
-             FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::text[])
-                  AS new (order_id, status, reason, updated_at, expected)
+             FROM (SELECT UNNEST($1::uuid[]) AS order_id, UNNEST($2::text[]) AS status,
+                          UNNEST($3::text[]) AS reason, UNNEST($4::timestamptz[]) AS updated_at,
+                          UNNEST($5::text[]) AS expected) AS new
              WHERE reservations.order_id = new.order_id AND reservations.status = new.expected
              RETURNING reservations.order_id",
         )

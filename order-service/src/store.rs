@@ -69,8 +69,8 @@ async fn insert(session: &Session, creates: &[&Create], now: Timestamp) -> Resul
     let insert = sqlx::query(
         "INSERT INTO orders (order_id, saga_id, user_id, total_amount, currency, status, created_at, updated_at)
          SELECT order_id, saga_id, user_id, total_amount, currency, 'PENDING', $6, $6
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::numeric[], $5::text[])
-              AS new (order_id, saga_id, user_id, total_amount, currency)
+         FROM (SELECT UNNEST($1::uuid[]) AS order_id, UNNEST($2::uuid[]) AS saga_id, UNNEST($3::text[]) AS user_id,
+                      UNNEST($4::numeric[]) AS total_amount, UNNEST($5::text[]) AS currency) AS new
          ON CONFLICT (order_id) DO NOTHING
          RETURNING order_id",
     )
@@ -91,7 +91,7 @@ async fn update(
 ) -> Result<HashMap<OrderId, Order>, StoreError> {
     let update = sqlx::query(
         "UPDATE orders SET status = wanted.status, updated_at = $4
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::text[]) AS wanted (order_id, saga_id, status)
+         FROM (SELECT UNNEST($1::uuid[]) AS order_id, UNNEST($2::uuid[]) AS saga_id, UNNEST($3::text[]) AS status) AS wanted
          WHERE orders.order_id = wanted.order_id
            AND (orders.saga_id IS NULL OR orders.saga_id = wanted.saga_id)
            AND orders.status = 'PENDING'

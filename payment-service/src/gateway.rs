@@ -124,8 +124,9 @@ impl Batch for Decisions {
                  INSERT INTO gateway_requests (idempotency_key, order_id, kind, amount, currency, outcome, reason)
                  SELECT key, order_id, kind, amount, currency,
                         CASE WHEN reason IS NULL THEN 'APPROVED' ELSE 'DECLINED' END, reason
-                 FROM UNNEST($1::text[], $2::uuid[], $3::text[], $4::numeric[], $5::text[], $6::text[])
-                      AS new (key, order_id, kind, amount, currency, reason)
+                 FROM (SELECT UNNEST($1::text[]) AS key, UNNEST($2::uuid[]) AS order_id,
+                              UNNEST($3::text[]) AS kind, UNNEST($4::numeric[]) AS amount,
+                              UNNEST($5::text[]) AS currency, UNNEST($6::text[]) AS reason) AS new
                  ORDER BY key
                  ON CONFLICT (idempotency_key) DO NOTHING
                  RETURNING *

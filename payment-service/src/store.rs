@@ -29,8 +29,9 @@ impl Table for NewPayments {
         let insert = sqlx::query(
             "INSERT INTO payments (order_id, saga_id, user_id, amount, currency, status, reason, force_fail, created_at,
                                    updated_at)
-             SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::numeric[], $5::text[], $6::text[], $7::text[],
-                                  $8::bool[], $9::timestamptz[], $10::timestamptz[])
+             SELECT UNNEST($1::uuid[]), UNNEST($2::uuid[]), UNNEST($3::text[]), UNNEST($4::numeric[]), UNNEST($5::text[]),
+                    UNNEST($6::text[]), UNNEST($7::text[]), UNNEST($8::bool[]), UNNEST($9::timestamptz[]),
+                    UNNEST($10::timestamptz[])
              ON CONFLICT (order_id) DO NOTHING
              RETURNING order_id",
         )
@@ -75,8 +76,9 @@ impl Table for Moves {
     async fn compare_and_set(&self, moves: &[&Move]) -> Result<HashMap<OrderId, Payment>, StoreError> {
         let update = sqlx::query(
             "UPDATE payments SET status = new.status, reason = new.reason, updated_at = new.updated_at
-             FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::text[])
-                  AS new (order_id, status, reason, updated_at, expected)
+             FROM (SELECT UNNEST($1::uuid[]) AS order_id, UNNEST($2::text[]) AS status,
+                          UNNEST($3::text[]) AS reason, UNNEST($4::timestamptz[]) AS updated_at,
+                          UNNEST($5::text[]) AS expected) AS new
              WHERE payments.order_id = new.order_id AND payments.status = new.expected
              RETURNING payments.order_id",
         )

@@ -53,11 +53,13 @@ impl Table for Sagas {
         let (sagas, entries) = (|| moves.iter().map(|m| &m.saga), || moves.iter().map(|m| &m.entry));
         let update = sqlx::query(
             "WITH new AS (
-                 SELECT * FROM UNNEST($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[],
-                                      $7::timestamptz[], $8::timestamptz[], $9::text[], $10::uuid[], $11::text[],
-                                      $13::bool[], $14::timestamptz[], $15::text[], $16::text[])
-                      AS new (saga_id, version, status, step, cause, reason, deadline_at, updated_at, input, event_id,
-                              entry_reason, resolved_by_hand, at, actor, evidence)
+                 SELECT UNNEST($1::uuid[]) AS saga_id, UNNEST($2::bigint[]) AS version,
+                        UNNEST($3::text[]) AS status, UNNEST($4::text[]) AS step, UNNEST($5::text[]) AS cause,
+                        UNNEST($6::text[]) AS reason, UNNEST($7::timestamptz[]) AS deadline_at,
+                        UNNEST($8::timestamptz[]) AS updated_at, UNNEST($9::text[]) AS input,
+                        UNNEST($10::uuid[]) AS event_id, UNNEST($11::text[]) AS entry_reason,
+                        UNNEST($13::bool[]) AS resolved_by_hand, UNNEST($14::timestamptz[]) AS at,
+                        UNNEST($15::text[]) AS actor, UNNEST($16::text[]) AS evidence
              ), moved AS (
                  UPDATE sagas
                  SET version = new.version, status = new.status, step = new.step, cause = new.cause,
@@ -202,7 +204,8 @@ impl Batch for IgnoredInputs {
         let insert = sqlx::query(
             "INSERT INTO ignored_inputs (saga_id, input, state, count, first_at, last_at)
              SELECT saga_id, input, state, count, $5, $5
-             FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::bigint[]) AS new (saga_id, input, state, count)
+             FROM (SELECT UNNEST($1::uuid[]) AS saga_id, UNNEST($2::text[]) AS input, UNNEST($3::text[]) AS state,
+                          UNNEST($4::bigint[]) AS count) AS new
              ON CONFLICT (saga_id, input, state)
              DO UPDATE SET count = ignored_inputs.count + EXCLUDED.count, last_at = EXCLUDED.last_at",
         )

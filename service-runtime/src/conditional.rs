@@ -1,6 +1,9 @@
 //! Conditional writes, many in one statement: assume what is mostly stored, compare and set, and let whoever was
 //! wrong see what is stored instead, to decide again.
 //!
+//! A statement takes an array for each column, and unnests them side by side in its select list. (In FROM each would be a
+//! function scan with a store of its own: 118 µs instead of 57 for 15 arrays of one element, Postgres 15.)
+//!
 //! Two traps are dealt with here, once. A statement that held a key twice would apply one write and drop the other
 //! in silence: the twin is left out, and finds what the first one stored. And the winner of a conflict is invisible
 //! to the statement that lost: the losers' rows are read in a statement of their own.

@@ -53,13 +53,14 @@ impl Table for NewSagas {
         let sagas = || new.iter().map(|new| &new.transition.saga);
         let insert = sqlx::query(
             "WITH new AS (
-                 SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::numeric[], $5::text[], $6::text[],
-                                      $7::text[], $8::bool[], $9::bool[], $10::text[], $11::int[], $12::bigint[],
-                                      $13::timestamptz[], $14::timestamptz[], $15::text[], $16::timestamptz[],
-                                      $18::text[])
-                      AS new (saga_id, order_id, user_id, total_amount, currency, status, step, force_payment_fail,
-                              force_inventory_fail, definition, definition_version, version, deadline_at, expires_at,
-                              traceparent, created_at, idempotency_key)
+                 SELECT UNNEST($1::uuid[]) AS saga_id, UNNEST($2::uuid[]) AS order_id,
+                        UNNEST($3::text[]) AS user_id, UNNEST($4::numeric[]) AS total_amount,
+                        UNNEST($5::text[]) AS currency, UNNEST($6::text[]) AS status, UNNEST($7::text[]) AS step,
+                        UNNEST($8::bool[]) AS force_payment_fail, UNNEST($9::bool[]) AS force_inventory_fail,
+                        UNNEST($10::text[]) AS definition, UNNEST($11::int[]) AS definition_version,
+                        UNNEST($12::bigint[]) AS version, UNNEST($13::timestamptz[]) AS deadline_at,
+                        UNNEST($14::timestamptz[]) AS expires_at, UNNEST($15::text[]) AS traceparent,
+                        UNNEST($16::timestamptz[]) AS created_at, UNNEST($18::text[]) AS idempotency_key
              ), stored AS (
                  INSERT INTO sagas (saga_id, order_id, user_id, total_amount, currency, status, step,
                                     force_payment_fail, force_inventory_fail, definition, definition_version, version,
@@ -133,7 +134,7 @@ async fn read_keyed(session: &Session, users: &[&str], keys: &[&str]) -> Result<
                 force_payment_fail, force_inventory_fail, definition, definition_version, version, deadline_at,
                 expires_at, needs_attention_since, attention_reason, resolved_by_hand, traceparent, created_at,
                 updated_at, sagas.idempotency_key
-         FROM UNNEST($1::text[], $2::text[]) AS wanted (user_id, idempotency_key)
+         FROM (SELECT UNNEST($1::text[]) AS user_id, UNNEST($2::text[]) AS idempotency_key) AS wanted
          JOIN sagas ON sagas.user_id = wanted.user_id AND sagas.idempotency_key = wanted.idempotency_key",
     )
     .bind(users)

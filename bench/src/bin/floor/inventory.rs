@@ -20,7 +20,7 @@ pub async fn run(kafka: &Kafka, url: &str) -> Result<()> {
         sqlx::query(
             "INSERT INTO reservations (order_id, saga_id, status, created_at, updated_at)
              SELECT order_id, saga_id, 'RESERVED', now(), now()
-             FROM UNNEST($1::uuid[], $2::uuid[]) AS new (order_id, saga_id)
+             FROM (SELECT UNNEST($1::uuid[]) AS order_id, UNNEST($2::uuid[]) AS saga_id) AS new
              ON CONFLICT (order_id) DO NOTHING",
         )
         .bind(batch.iter().map(|one| one.message.order_id).collect::<Vec<_>>())

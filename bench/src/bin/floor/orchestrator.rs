@@ -168,8 +168,8 @@ async fn insert(connection: &mut PgConnection, batch: &[Running]) -> Result<()> 
         "WITH stored AS (
              INSERT INTO sagas (saga_id, order_id, user_id, total_amount, status, step, version, created_at, updated_at)
              SELECT saga_id, order_id, user_id, total_amount, 'RUNNING', 'ORDER_CREATE', 1, now(), now()
-             FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::numeric[])
-                  AS new (saga_id, order_id, user_id, total_amount)
+             FROM (SELECT UNNEST($1::uuid[]) AS saga_id, UNNEST($2::uuid[]) AS order_id,
+                          UNNEST($3::text[]) AS user_id, UNNEST($4::numeric[]) AS total_amount) AS new
              RETURNING saga_id
          )
          INSERT INTO saga_events (saga_id, seq, input, step, at)
@@ -190,7 +190,8 @@ async fn update(connection: &mut PgConnection, batch: &[Move]) -> Result<()> {
         "WITH moved AS (
              UPDATE sagas SET version = new.version, step = new.step, updated_at = now(),
                  status = CASE WHEN new.step = 'COMPLETED' THEN 'COMPLETED' ELSE 'RUNNING' END
-             FROM UNNEST($1::uuid[], $2::bigint[], $3::text[], $4::text[]) AS new (saga_id, version, input, step)
+             FROM (SELECT UNNEST($1::uuid[]) AS saga_id, UNNEST($2::bigint[]) AS version,
+                          UNNEST($3::text[]) AS input, UNNEST($4::text[]) AS step) AS new
              WHERE sagas.saga_id = new.saga_id AND sagas.version = new.version - 1
              RETURNING new.*
          )

@@ -83,8 +83,8 @@ async fn insert(connection: &mut PgConnection, batch: &[Waiting<Message>]) -> Re
     sqlx::query(
         "INSERT INTO orders (order_id, saga_id, user_id, total_amount, status, created_at, updated_at)
          SELECT order_id, saga_id, user_id, total_amount, 'PENDING', now(), now()
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::numeric[])
-              AS new (order_id, saga_id, user_id, total_amount)",
+         FROM (SELECT UNNEST($1::uuid[]) AS order_id, UNNEST($2::uuid[]) AS saga_id, UNNEST($3::text[]) AS user_id,
+                      UNNEST($4::numeric[]) AS total_amount) AS new",
     )
     .bind(orders().map(|order| order.order_id).collect::<Vec<_>>())
     .bind(orders().map(|order| order.saga_id).collect::<Vec<_>>())

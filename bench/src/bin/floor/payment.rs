@@ -1,5 +1,5 @@
-//! Payment: CHARGING; then the gateway's request and ledger entry; then CHARGED, and the reply. Two loops, each with a
-//! connection: one for the payments, whose inserts and updates share a statement, and one for the gateway.
+//! Payment: CHARGING; then the gateway's request and ledger entry; then CHARGED, and the reply. Three loops, each
+//! with a connection: one inserts payments, one moves them, and one is the gateway's.
 
 use anyhow::{Context as _, Result};
 use sqlx::PgConnection;
@@ -20,67 +20,63 @@ const TABLES: &str = "
         created_at timestamptz NOT NULL DEFAULT now());
     CREATE INDEX IF NOT EXISTS gateway_ledger_by_order ON gateway_ledger (order_id)";
 
-/// A write of the payments' loop.
-enum Write {
-    Charging(Received),
-    Charged(Received),
-}
-
 pub async fn run(kafka: &Kafka, url: &str) -> Result<()> {
-    let (mut payments, mut gateway) = (database::open(url, TABLES).await?, database::connect(url).await?);
+    let (mut inserting, mut moving) = (database::open(url, TABLES).await?, database::connect(url).await?);
+    let mut gateway = database::connect(url).await?;
     let replies = Producer::open(kafka, "payment.charged")?;
     let (consumer, commands) = Consumer::open(kafka, "payment", &["payment.charge.command"])?;
-    let ((writes, to_write), (calls, to_call)) = (unbounded_channel(), unbounded_channel());
+    let ((new, to_insert), (calls, to_call), (moves, to_move)) =
+        (unbounded_channel(), unbounded_channel(), unbounded_channel());
     tokio::try_join!(
-        receive(commands, &writes),
-        batch::run(to_write, async |batch: Vec<Write>| {
-            write(&mut payments, &batch).await?;
-            let mut done = Vec::new();
-            for one in batch {
-                match one {
-                    Write::Charging(one) => calls.send(one)?,
-                    Write::Charged(one) => {
-                        replies.send(&one.message)?;
-                        done.push(one.place());
-                    }
-                }
-            }
-            consumer.store(&done)
+        receive(commands, &new),
+        batch::run(to_insert, async |batch: Vec<Received>| {
+            insert(&mut inserting, &batch).await?;
+            batch.into_iter().try_for_each(|one| Ok(calls.send(one)?))
         }),
         batch::run(to_call, async |batch: Vec<Received>| {
             charge(&mut gateway, &batch).await?;
-            batch.into_iter().try_for_each(|one| Ok(writes.send(Write::Charged(one))?))
+            batch.into_iter().try_for_each(|one| Ok(moves.send(one)?))
+        }),
+        batch::run(to_move, async |batch: Vec<Received>| {
+            update(&mut moving, &batch).await?;
+            batch.iter().try_for_each(|one| replies.send(&one.message))?;
+            consumer.store(&batch.iter().map(Received::place).collect::<Vec<_>>())
         }),
     )?;
     Ok(())
 }
 
-async fn receive(mut commands: UnboundedReceiver<Vec<Received>>, writes: &UnboundedSender<Write>) -> Result<()> {
+async fn receive(mut commands: UnboundedReceiver<Vec<Received>>, new: &UnboundedSender<Received>) -> Result<()> {
     loop {
         let batch = commands.recv().await.context("the consumer has ended")?;
-        batch.into_iter().try_for_each(|one| writes.send(Write::Charging(one)))?;
+        batch.into_iter().try_for_each(|one| new.send(one))?;
     }
 }
 
-async fn write(connection: &mut PgConnection, batch: &[Write]) -> Result<()> {
-    let rows = || batch.iter().map(|(Write::Charging(one) | Write::Charged(one))| &one.message);
+async fn insert(connection: &mut PgConnection, batch: &[Received]) -> Result<()> {
+    let rows = || batch.iter().map(|one| &one.message);
     sqlx::query(
-        "WITH new AS (
-             SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::numeric[], $5::bool[])
-                  AS new (order_id, saga_id, user_id, amount, is_new)
-         ), inserted AS (
-             INSERT INTO payments (order_id, saga_id, user_id, amount, status, created_at, updated_at)
-             SELECT order_id, saga_id, user_id, amount, 'CHARGING', now(), now() FROM new WHERE is_new
-             ON CONFLICT (order_id) DO NOTHING
-         )
-         UPDATE payments SET status = 'CHARGED', updated_at = now()
-         FROM new WHERE payments.order_id = new.order_id AND NOT is_new AND status = 'CHARGING'",
+        "INSERT INTO payments (order_id, saga_id, user_id, amount, status, created_at, updated_at)
+         SELECT UNNEST($1::uuid[]), UNNEST($2::uuid[]), UNNEST($3::text[]), UNNEST($4::numeric[]), 'CHARGING', now(),
+                now()
+         ON CONFLICT (order_id) DO NOTHING",
     )
     .bind(rows().map(|row| row.order_id).collect::<Vec<_>>())
     .bind(rows().map(|row| row.saga_id).collect::<Vec<_>>())
     .bind(rows().map(|row| row.payload.user_id.as_str()).collect::<Vec<_>>())
     .bind(rows().map(|row| row.payload.total_amount).collect::<Vec<_>>())
-    .bind(batch.iter().map(|write| matches!(write, Write::Charging(_))).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn update(connection: &mut PgConnection, batch: &[Received]) -> Result<()> {
+    sqlx::query(
+        "UPDATE payments SET status = 'CHARGED', updated_at = now()
+         FROM UNNEST($1::uuid[]) AS new (order_id)
+         WHERE payments.order_id = new.order_id AND status = 'CHARGING'",
+    )
+    .bind(batch.iter().map(|one| one.message.order_id).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())
@@ -91,7 +87,7 @@ async fn charge(connection: &mut PgConnection, batch: &[Received]) -> Result<()>
         "WITH decided AS (
              INSERT INTO gateway_requests (idempotency_key, order_id, kind, amount, outcome)
              SELECT order_id || ':charge', order_id, 'CHARGE', amount, 'APPROVED'
-             FROM UNNEST($1::uuid[], $2::numeric[]) AS new (order_id, amount)
+             FROM (SELECT UNNEST($1::uuid[]) AS order_id, UNNEST($2::numeric[]) AS amount) AS new
              ON CONFLICT (idempotency_key) DO NOTHING
              RETURNING *
          )
