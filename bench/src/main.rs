@@ -30,7 +30,7 @@ use crate::load::{Generator, Load};
 use crate::machine::Machine;
 use crate::platform::{Platform, Subject};
 use crate::report::Report;
-use crate::run::{FLOOR, OURS, Run};
+use crate::run::{EMPTY, FLOOR, OURS, Run};
 use crate::turns::{Spread, Turn};
 
 /// What comes before the first run: plans, caches and connections are made.
@@ -61,7 +61,7 @@ struct Arguments {
     /// `standalone` with its embedded broker, instead of Kafka and a process for each service
     #[arg(long)]
     embedded: bool,
-    /// So many finished sagas are in the databases before
+    /// So many finished sagas are in the databases before; compared with a platform without any, instead of the floor
     #[arg(long)]
     preload: Option<u64>,
     /// Measure the platform only
@@ -119,19 +119,16 @@ async fn bench(arguments: &Arguments) -> Result<bool> {
         preload::preload(&client.databases, count).await?;
         println!("{count} sagas are there before");
     }
-    let floor = match arguments.no_floor || arguments.embedded {
-        true => None,
-        false => Some(Floor::start(&client).await?),
-    };
+    let other = Other::start(arguments, &platform).await?;
     let bench = Bench {
         ours: platform.subject()?,
-        floor: floor.as_ref().map(|floor| floor.subject(platform.postgres()?)).transpose()?,
+        other,
         client,
         generator: Generator::new(arguments.mix)?,
         time: Duration::from_secs(arguments.seconds),
         turns: arguments.turns,
     };
-    for subject in bench.floor.iter().chain([&bench.ours]) {
+    for subject in bench.other.iter().map(Other::subject).chain([&bench.ours]) {
         bench.generator.run(&subject.urls, WARM_UP.0, WARM_UP.1).await?;
     }
     // Or the first run would be charged with the last flushes of the warm-up.
@@ -188,14 +185,42 @@ fn binaries(arguments: &Arguments) -> Result<Vec<(String, u64)>> {
     names.into_iter().map(size).collect()
 }
 
+/// What ours is compared with.
+enum Other {
+    /// Held for its processes' life.
+    Floor(Subject, #[expect(dead_code, reason = "with it go its processes")] Floor),
+    /// A platform without a past.
+    Empty(Subject, Client, #[expect(dead_code, reason = "with it go its processes")] Platform),
+}
+
 /// Everything that takes part.
 struct Bench {
     ours: Subject,
-    floor: Option<Subject>,
+    other: Option<Other>,
     client: Client,
     generator: Generator,
     time: Duration,
     turns: u8,
+}
+
+impl Other {
+    async fn start(arguments: &Arguments, platform: &Platform) -> Result<Option<Self>> {
+        if arguments.preload.is_some() {
+            let empty = Platform::start(arguments.instances, arguments.embedded, &arguments.settings).await?;
+            return Ok(Some(Self::Empty(empty.subject()?, empty.client()?, empty)));
+        }
+        if arguments.no_floor || arguments.embedded {
+            return Ok(None);
+        }
+        let floor = Floor::start(&platform.client()?).await?;
+        Ok(Some(Self::Floor(floor.subject(platform.postgres()?)?, floor)))
+    }
+
+    fn subject(&self) -> &Subject {
+        match self {
+            Self::Floor(subject, _) | Self::Empty(subject, ..) => subject,
+        }
+    }
 }
 
 /// What was seen of all loads so far.
@@ -220,25 +245,33 @@ impl Bench {
         Ok(())
     }
 
-    /// The floor first, then ours.
+    /// The other first, then ours.
     async fn turn(&self, load: Load) -> Result<Turn> {
-        let mut turn_of_floor = None;
-        if let Some(floor) = &self.floor {
-            let before = Rows::count(&self.client.databases).await?;
-            let mut run = self.measure(FLOOR, floor, load).await?;
-            let after = Rows::count(&self.client.databases).await?;
-            run.wrong = run.wrong.or(after.missing(before, run.seen.status("200")));
-            turn_of_floor = Some(run);
-        }
-        let began = Utc::now();
-        let mut ours = self.measure(OURS, &self.ours, load).await?;
-        let disagreement = run::disagreement(&self.client, began, &ours.seen).await?;
-        ours.wrong = ours.wrong.or(disagreement);
-        Ok(Turn { floor: turn_of_floor, ours })
+        let other = match &self.other {
+            None => None,
+            Some(Other::Empty(empty, client, _)) => Some(self.platform(EMPTY, empty, client, load).await?),
+            Some(Other::Floor(floor, _)) => {
+                let before = Rows::count(&self.client.databases).await?;
+                let mut run = self.measure(FLOOR, floor, &self.client, load).await?;
+                let after = Rows::count(&self.client.databases).await?;
+                run.wrong = run.wrong.or(after.missing(before, run.seen.status("200")));
+                Some(run)
+            }
+        };
+        Ok(Turn { other, ours: self.platform(OURS, &self.ours, &self.client, load).await? })
     }
 
-    async fn measure(&self, who: &'static str, subject: &Subject, load: Load) -> Result<Run> {
-        let run = run::measure(who, subject, &self.client.databases, &self.generator, load, self.time).await?;
+    /// Measures a platform, and whether its rows agree with what its clients were told.
+    async fn platform(&self, who: &'static str, subject: &Subject, client: &Client, load: Load) -> Result<Run> {
+        let began = Utc::now();
+        let mut run = self.measure(who, subject, client, load).await?;
+        let disagreement = run::disagreement(client, began, &run.seen).await?;
+        run.wrong = run.wrong.or(disagreement);
+        Ok(run)
+    }
+
+    async fn measure(&self, who: &'static str, subject: &Subject, client: &Client, load: Load) -> Result<Run> {
+        let run = run::measure(who, subject, &client.databases, &self.generator, load, self.time).await?;
         println!("{load:>6} {who}: {:.0} checkouts/s", run.per_second);
         Ok(run)
     }

@@ -20,11 +20,13 @@ const END_LIMIT: Duration = Duration::from_secs(60);
 /// Who was measured.
 pub const OURS: &str = "ours";
 pub const FLOOR: &str = "floor";
+/// The platform without a past, beside one with `--preload`.
+pub const EMPTY: &str = "empty";
 
 /// What a run has shown. Costs are for one checkout.
 #[derive(Debug, Clone, Serialize)]
 pub struct Run {
-    /// [`OURS`] or [`FLOOR`].
+    /// [`OURS`], [`FLOOR`] or [`EMPTY`].
     pub who: &'static str,
     pub load: Load,
     pub per_second: f64,

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::run::{FLOOR, OURS, Run};
+use crate::run::{OURS, Run};
 
-/// All runs as one table. After a run of ours that follows the floor's under the same load comes how they compare.
+/// All runs as one table. After a run of ours that follows another's under the same load comes how they compare.
 pub fn runs(runs: &[Run]) -> String {
     let Some(first) = runs.first() else { return String::new() };
     let mut header: Vec<String> = ["load", "", "checkouts/s", "p50 ms", "p99 ms", "p99.9 ms"].map(str::to_owned).into();
@@ -14,8 +14,8 @@ pub fn runs(runs: &[Run]) -> String {
     for (nth, run) in runs.iter().enumerate() {
         rows.push(row(run));
         let before = nth.checked_sub(1).and_then(|before| runs.get(before));
-        if let Some(floor) = before.filter(|before| before.who == FLOOR && run.who == OURS) {
-            rows.push(comparison(run, floor));
+        if let Some(other) = before.filter(|before| before.who != OURS && run.who == OURS) {
+            rows.push(comparison(run, other));
         }
     }
     table(&header, &rows)
@@ -32,17 +32,18 @@ fn row(run: &Run) -> Vec<String> {
     row
 }
 
-/// Ours divided by the floor's.
-fn comparison(ours: &Run, floor: &Run) -> Vec<String> {
-    let ratio = |ours: f64, floor: f64| if floor > 0.0 { format!("{:.2}", ours / floor) } else { "-".to_owned() };
-    let mut row = vec![ours.load.to_string(), "ours / floor".to_owned(), ratio(ours.per_second, floor.per_second)];
-    row.push(ratio(ours.seen.p50_ms, floor.seen.p50_ms));
-    row.push(ratio(ours.seen.p99_ms, floor.seen.p99_ms));
-    row.push(ratio(ours.seen.p999_ms, floor.seen.p999_ms));
-    row.extend(ours.cpu_ms.iter().zip(&floor.cpu_ms).map(|((_, ours), (_, floor))| ratio(*ours, *floor)));
-    row.push(ratio(ours.cpu_ms_sum(), floor.cpu_ms_sum()));
-    row.push(ratio(ours.wal_bytes, floor.wal_bytes));
-    row.push(ratio(ours.wal_flushes, floor.wal_flushes));
+/// Ours divided by the other's.
+fn comparison(ours: &Run, other: &Run) -> Vec<String> {
+    let ratio = |ours: f64, other: f64| if other > 0.0 { format!("{:.2}", ours / other) } else { "-".to_owned() };
+    let mut row =
+        vec![ours.load.to_string(), format!("ours / {}", other.who), ratio(ours.per_second, other.per_second)];
+    row.push(ratio(ours.seen.p50_ms, other.seen.p50_ms));
+    row.push(ratio(ours.seen.p99_ms, other.seen.p99_ms));
+    row.push(ratio(ours.seen.p999_ms, other.seen.p999_ms));
+    row.extend(ours.cpu_ms.iter().zip(&other.cpu_ms).map(|((_, ours), (_, other))| ratio(*ours, *other)));
+    row.push(ratio(ours.cpu_ms_sum(), other.cpu_ms_sum()));
+    row.push(ratio(ours.wal_bytes, other.wal_bytes));
+    row.push(ratio(ours.wal_flushes, other.wal_flushes));
     row.push(String::new());
     row
 }

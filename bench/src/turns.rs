@@ -1,4 +1,4 @@
-//! The floor and ours in turn, several times: a shared machine is quicker in one minute than in the next, and two runs
+//! Something to compare with (the floor, or a platform without a past) and ours in turn, several times: a shared machine is quicker in one minute than in the next, and two runs
 //! say more of the minutes than of the programs. Told is the middle pair, and how far the others were from it.
 
 use std::fmt;
@@ -8,10 +8,10 @@ use serde::Serialize;
 use crate::load::Load;
 use crate::run::Run;
 
-/// The floor's run and ours, one right after the other.
+/// Another's run and ours, one right after the other.
 #[derive(Debug)]
 pub struct Turn {
-    pub floor: Option<Run>,
+    pub other: Option<Run>,
     pub ours: Run,
 }
 
@@ -20,7 +20,7 @@ pub struct Turn {
 pub struct Spread {
     load: Load,
     turns: usize,
-    /// The least and the most: ours / floor, of the rates; of the medians of the latencies in an open loop, whose rate is
+    /// The least and the most: ours / the other's, of the rates; of the medians of the latencies in an open loop, whose rate is
     /// given.
     ratios: Option<(f64, f64)>,
     /// The least and the most of ours.
@@ -28,17 +28,17 @@ pub struct Spread {
 }
 
 impl Turn {
-    /// By what turns are compared: how ours is to the floor; without one, ours.
+    /// By what turns are compared: how ours is to the other; without one, ours.
     fn figure(&self) -> f64 {
         let of = |run: &Run| match run.load {
             Load::Closed { .. } => run.per_second,
             Load::Open { .. } => run.seen.p50_ms,
         };
-        of(&self.ours) / self.floor.as_ref().map_or(1.0, of)
+        of(&self.ours) / self.other.as_ref().map_or(1.0, of)
     }
 
     pub fn runs(self) -> impl Iterator<Item = Run> {
-        self.floor.into_iter().chain([self.ours])
+        self.other.into_iter().chain([self.ours])
     }
 }
 
@@ -53,22 +53,22 @@ pub fn middle(mut turns: Vec<Turn>) -> (Turn, Spread, Vec<Turn>) {
     let spread = Spread {
         load: first.ours.load,
         turns: turns.len(),
-        ratios: first.floor.as_ref().map(|_| (first.figure(), last.figure())),
+        ratios: first.other.as_ref().map(|_| (first.figure(), last.figure())),
         per_second: (rates().fold(f64::INFINITY, f64::min), rates().fold(0.0, f64::max)),
     };
     let middle = turns.swap_remove(turns.len() / 2);
     (middle, spread, turns)
 }
 
-/// `64: 1700 to 1900/s, 0.70 to 0.80 of the floor`.
+/// `64: 1700 to 1900/s, 0.70 to 0.80 of the other`.
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.load)?;
         match (self.load, self.ratios) {
-            (Load::Open { .. }, Some((least, most))) => write!(f, "p50 {least:.2} to {most:.2} of the floor's"),
+            (Load::Open { .. }, Some((least, most))) => write!(f, "p50 {least:.2} to {most:.2} of the other's"),
             (_, ratios) => {
                 write!(f, "{:.0} to {:.0}/s", self.per_second.0, self.per_second.1)?;
-                ratios.map_or(Ok(()), |(least, most)| write!(f, ", {least:.2} to {most:.2} of the floor"))
+                ratios.map_or(Ok(()), |(least, most)| write!(f, ", {least:.2} to {most:.2} of the other"))
             }
         }
     }
@@ -97,7 +97,7 @@ mod tests {
 
     fn turns(load: Load, figures: &[(f64, f64)]) -> Vec<Turn> {
         let turn = |(floor, ours): &(f64, f64)| Turn {
-            floor: Some(run(FLOOR, load, *floor, *floor)),
+            other: Some(run(FLOOR, load, *floor, *floor)),
             ours: run(OURS, load, *ours, *ours),
         };
         figures.iter().map(turn).collect()
@@ -107,9 +107,9 @@ mod tests {
     fn the_middle_pair_is_told_and_how_far_the_others_are() {
         let load = Load::Closed { concurrency: 64 };
         let (middle, spread, others) = super::middle(turns(load, &[(1000.0, 900.0), (500.0, 400.0), (2000.0, 1000.0)]));
-        assert_eq!((middle.floor.unwrap().per_second, middle.ours.per_second), (500.0, 400.0));
+        assert_eq!((middle.other.unwrap().per_second, middle.ours.per_second), (500.0, 400.0));
         assert_eq!(others.len(), 2);
-        assert_eq!(spread.to_string(), "64: 400 to 1000/s, 0.50 to 0.90 of the floor");
+        assert_eq!(spread.to_string(), "64: 400 to 1000/s, 0.50 to 0.90 of the other");
     }
 
     #[test]
@@ -117,6 +117,6 @@ mod tests {
         let (middle, spread, _) =
             super::middle(turns(Load::Open { per_second: 100.0 }, &[(10.0, 30.0), (10.0, 10.0), (10.0, 20.0)]));
         assert_eq!(middle.ours.seen.p50_ms, 20.0);
-        assert_eq!(spread.to_string(), "100/s: p50 1.00 to 3.00 of the floor's");
+        assert_eq!(spread.to_string(), "100/s: p50 1.00 to 3.00 of the other's");
     }
 }

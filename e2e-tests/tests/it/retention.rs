@@ -179,6 +179,31 @@ async fn commands_about_a_removed_order_are_set_aside_and_not_sent_back() -> Res
     .await
 }
 
+/// What the handler of a late charge finds when the order's rows go after its first question: a row of its own making.
+#[tokio::test]
+async fn no_money_is_moved_for_a_payment_below_the_horizon() -> Result<()> {
+    let standalone = Standalone::start(&[]).await?;
+    let client = standalone.client()?;
+    let days_ago = |days| first_id_at(service_runtime::now() - chrono::TimeDelta::days(days));
+    let mut outsider = Outsider::new(&client.kafka);
+    outsider.order_id = days_ago(3);
+    let (order_id, saga_id, horizon) = (outsider.order_id, outsider.saga_id, days_ago(1));
+    let payment = format!(
+        "INSERT INTO retention_horizon (order_id) VALUES ('{horizon}');
+         INSERT INTO payments (order_id, saga_id, user_id, amount, currency, status, force_fail, created_at, updated_at)
+         VALUES ('{order_id}', '{saga_id}', 'outsider', 500, 'USD', 'CHARGING', false, now(), now())"
+    );
+    run(&client.databases.payment, payment).await?;
+
+    let topic = "payment.charge.command";
+    let letter = client.kafka.dead_letter(topic, outsider.charge().publish(topic).await?).await?;
+
+    let why = letter.headers.get("dlq_error").context("a letter says why")?;
+    ensure!(why.contains("no money is moved for it again"), "{why}");
+    assert_eq!(client.databases.ledger(order_id).await?, [json!(null); 0]);
+    Ok(())
+}
+
 #[tokio::test]
 async fn an_unfinished_saga_keeps_itself_and_what_came_later_and_money_that_is_not_settled_stays() -> Result<()> {
     let settings = [("PAYMENT_REFUND_REFUSAL_RATE", "1"), ("ATTENTION_AFTER", "1"), ("RESEND_FIRST_MS", "200")];
