@@ -6,6 +6,7 @@
 
 mod handler;
 pub mod reservation;
+mod reading;
 mod retention;
 mod store;
 
@@ -70,7 +71,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         .with_database(pool.clone())
         .with("kafka", move || Box::pin(std::future::ready(group.check())));
     let old = retention::Reservations(pool.clone());
-    let routes = router("/reservations", old.clone(), config.retention);
+    let routes = router("/reservations", old.clone(), config.retention).merge(reading::router(pool.clone()));
     let handler = handler::Reservations {
         new: Batcher::start(ConditionalWrites(store::NewReservations(Session::beside(&pool))), &metrics),
         moves: Batcher::start(ConditionalWrites(store::Moves(Session::beside(&pool))), &metrics),

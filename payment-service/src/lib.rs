@@ -7,6 +7,7 @@
 mod gateway;
 mod handler;
 pub mod payment;
+mod reading;
 mod retention;
 mod store;
 
@@ -63,7 +64,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         .with("kafka", move || Box::pin(std::future::ready(group.check())));
     let gateway = gateway::SimulatedGateway::start(Session::beside(&pool), config.gateway, &metrics);
     let old = retention::Payments(pool.clone());
-    let routes = router("/payments", old.clone(), config.retention);
+    let routes = router("/payments", old.clone(), config.retention).merge(reading::router(pool.clone()));
     let handler = handler::Payments {
         writes: handler::Writes {
             new: Batcher::start(ConditionalWrites(store::NewPayments(Session::beside(&pool))), &metrics),

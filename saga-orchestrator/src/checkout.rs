@@ -22,7 +22,7 @@ use crate::idempotency::IdempotencyKey;
 use crate::intake::{Intake, NOT_STORED, Place};
 use crate::saga::definition::PAY_FIRST;
 use crate::saga::{Cause, Checkout, Saga, State as SagaState, start};
-use crate::status::Outcome;
+use crate::outcome::Outcome;
 use crate::store::NewSaga;
 use crate::waiters::Waiter;
 

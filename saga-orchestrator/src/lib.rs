@@ -6,6 +6,7 @@
 //! - `coordinator`: stores what the core decides, then carries out what the stored row asks for;
 //! - `replies`, `orders`, `sweeper`, `checkout`, `operator`: where inputs come from: Kafka, the order service, time,
 //!   clients, people;
+//! - `views`: what people and programs may see;
 //! - `retention`: removes what has long ended, in every service.
 
 mod checkout;
@@ -15,12 +16,13 @@ mod idempotency;
 mod intake;
 mod operator;
 mod orders;
+mod outcome;
 mod replies;
 mod retention;
 pub mod saga;
-mod status;
 mod store;
 mod sweeper;
+mod views;
 mod waiters;
 
 use std::sync::Arc;
@@ -74,6 +76,7 @@ struct SagaSettings {
     resend_max_ms: u32,
     resend_per_second: u32,
     attention_after: u32,
+    event_streams_max: usize,
 }
 
 impl TryFrom<&Settings> for Config {
@@ -123,6 +126,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let gate = gate::Gate::at(pool.clone(), config.saga.checkout_max_unfinished).await;
     let gate = Arc::new(gate.map_err(|error| Fatal::new(error.to_string()))?);
     let orders = orders::OrderService::connect(&config.saga, &metrics)?;
+    let views = views::Views::open(pool.clone(), &config.saga, stop.clone())?;
     let remover = retention::Remover::new(pool.clone(), config.retention, &config.saga)?;
     let coordinator = Arc::new(Coordinator::new(&pool, producer.clone(), orders, &config.saga, &metrics));
     let (watched, watched_gate) = (group.clone(), gate.clone());
@@ -137,7 +141,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
 
     let intake = intake::Intake::new(coordinator.clone(), group, gate.clone(), &config.saga, stop.clone());
     let routes = checkout::router(intake)
-        .merge(status::router(pool.clone()))
+        .merge(views::router(views))
         .merge(operator::router(coordinator.clone(), gate.clone()));
     let handler = replies::Replies { coordinator: coordinator.clone(), unknown: AtomicU64::new(0) };
     let retention = config.saga.idempotency_retention;

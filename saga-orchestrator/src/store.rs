@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
+pub mod history;
+pub mod lists;
 mod new_sagas;
 pub mod old_sagas;
 

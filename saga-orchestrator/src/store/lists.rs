@@ -1,0 +1,164 @@
+//! Many sagas at once: the newest of a kind, and how many there are. Read only.
+
+use messages::Timestamp;
+use rust_decimal::Decimal;
+use service_runtime::database::StoreError;
+use service_runtime::retention::first_id_at;
+use sqlx::{FromRow, PgPool, Postgres, QueryBuilder};
+use uuid::Uuid;
+
+/// Which sagas are wanted. What is `None` does not matter.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Any of these. Empty: all.
+    pub statuses: Vec<&'static str>,
+    pub step: Option<&'static str>,
+    pub needs_attention: bool,
+    pub user_id: Option<String>,
+    pub order_id: Option<Uuid>,
+    /// Begun at this time or later.
+    pub since: Option<Timestamp>,
+    /// Begun before.
+    pub until: Option<Timestamp>,
+    /// Older than this saga: the last one of the page before.
+    pub before: Option<Uuid>,
+}
+
+/// A row of a list, as it is stored: a saga of a newer release is listed as well.
+#[derive(Debug, Clone, FromRow)]
+pub struct Listed {
+    pub saga_id: Uuid,
+    pub order_id: Uuid,
+    pub user_id: String,
+    pub total_amount: Decimal,
+    pub currency: String,
+    pub status: String,
+    pub step: String,
+    pub reason: Option<String>,
+    pub needs_attention_since: Option<Timestamp>,
+    pub attention_reason: Option<String>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+const UNFINISHED: &str = "status IN ('RUNNING', 'COMPENSATING')";
+
+/// At most `limit` sagas, newest first.
+pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<Listed>, StoreError> {
+    let mut select = QueryBuilder::<Postgres>::new(
+        "SELECT saga_id, order_id, user_id, total_amount, currency, status, step, reason, needs_attention_since,
+                attention_reason, created_at, updated_at FROM ",
+    );
+    let wants_unfinished =
+        !filter.statuses.is_empty() && filter.statuses.iter().all(|status| matches!(*status, "RUNNING" | "COMPENSATING"));
+    // Few, with an index of their own. The fence (OFFSET 0) keeps Postgres from walking through all the others in the
+    // order of their ids instead, which is cheaper only where many are wanted.
+    if filter.needs_attention {
+        select.push("(SELECT * FROM sagas WHERE needs_attention_since IS NOT NULL OFFSET 0) AS sagas WHERE true");
+    } else if wants_unfinished {
+        select.push(format_args!("(SELECT * FROM sagas WHERE {UNFINISHED} OFFSET 0) AS sagas WHERE true"));
+    } else {
+        select.push("sagas WHERE true");
+    }
+    // Written out, not bound: a partial index is used only where its condition stands in the statement.
+    match filter.statuses[..] {
+        [] => {}
+        [status] => drop(select.push(format_args!(" AND status = '{status}'"))),
+        _ => drop(select.push(format_args!(" AND status IN ('{}')", filter.statuses.join("', '")))),
+    }
+    if let Some(step) = filter.step {
+        select.push(" AND step = ").push_bind(step);
+    }
+    if let Some(user_id) = &filter.user_id {
+        select.push(" AND user_id = ").push_bind(user_id);
+    }
+    if let Some(order_id) = filter.order_id {
+        select.push(" AND order_id = ").push_bind(order_id);
+    }
+    if let Some(since) = filter.since {
+        select.push(" AND saga_id >= ").push_bind(first_id_at(since));
+    }
+    if let Some(until) = filter.until {
+        select.push(" AND saga_id < ").push_bind(first_id_at(until));
+    }
+    if let Some(before) = filter.before {
+        select.push(" AND saga_id < ").push_bind(before);
+    }
+    select.push(" ORDER BY saga_id DESC LIMIT ").push_bind(limit);
+    // Planned for its values: for a user with a thousand sagas not as for one with none.
+    Ok(select.build_query_as().persistent(false).fetch_all(pool).await?)
+}
+
+/// Unfinished sagas that stand at the same step.
+#[derive(Debug, Clone, FromRow)]
+pub struct Standing {
+    pub status: String,
+    pub step: String,
+    pub sagas: i64,
+    pub oldest: Timestamp,
+}
+
+/// How many unfinished sagas there are at each step.
+pub async fn unfinished(pool: &PgPool) -> Result<Vec<Standing>, StoreError> {
+    Ok(sqlx::query_as(
+        "SELECT status, step, count(*) AS sagas, min(created_at) AS oldest
+         FROM sagas WHERE status IN ('RUNNING', 'COMPENSATING') GROUP BY status, step ORDER BY status DESC, step",
+    )
+    .fetch_all(pool)
+    .await?)
+}
+
+/// How many sagas need attention.
+pub async fn needing_attention(pool: &PgPool) -> Result<i64, StoreError> {
+    Ok(sqlx::query_scalar("SELECT count(*) FROM sagas WHERE needs_attention_since IS NOT NULL").fetch_one(pool).await?)
+}
+
+/// A saga's times and where it stands.
+#[derive(Debug, Clone, FromRow)]
+pub struct Recent {
+    pub status: String,
+    pub step: String,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// The newest sagas since a time, at most `limit`, newest first.
+pub async fn recent(pool: &PgPool, since: Timestamp, limit: i64) -> Result<Vec<Recent>, StoreError> {
+    let recent = sqlx::query_as(
+        "SELECT status, step, created_at, updated_at FROM sagas WHERE saga_id >= $1 ORDER BY saga_id DESC LIMIT $2",
+    );
+    Ok(recent.bind(first_id_at(since)).bind(limit).fetch_all(pool).await?)
+}
+
+/// A move, as the history has it.
+#[derive(Debug, Clone, FromRow)]
+pub struct Move {
+    pub saga_id: Uuid,
+    pub seq: i64,
+    pub at: Timestamp,
+    pub input: String,
+    pub status: String,
+    pub step: String,
+    pub reason: Option<String>,
+}
+
+/// The newest moves after a time, at most `limit`, newest first.
+pub async fn moves_since(pool: &PgPool, after: Timestamp, limit: i64) -> Result<Vec<Move>, StoreError> {
+    let moves = sqlx::query_as(
+        "SELECT saga_id, seq, at, input, status, step, reason FROM saga_events WHERE at > $1 ORDER BY at DESC LIMIT $2",
+    );
+    Ok(moves.bind(after).bind(limit).persistent(false).fetch_all(pool).await?)
+}
+
+/// The moves of these sagas after the last one that is known of each.
+pub async fn moves_of(pool: &PgPool, known: &[(Uuid, i64)]) -> Result<Vec<Move>, StoreError> {
+    let moves = sqlx::query_as(
+        "SELECT saga_events.saga_id, saga_events.seq, at, input, status, step, reason
+         FROM UNNEST($1::uuid[], $2::bigint[]) AS known (saga_id, seq)
+         JOIN saga_events ON saga_events.saga_id = known.saga_id AND saga_events.seq > known.seq
+         ORDER BY saga_id, saga_events.seq",
+    );
+    let (ids, seqs): (Vec<_>, Vec<_>) = known.iter().copied().unzip();
+    Ok(moves.bind(ids).bind(seqs).fetch_all(pool).await?)
+}
+

@@ -1,0 +1,392 @@
+//! Server-sent events: the moves of one saga, or of all, as they happen.
+//!
+//! One task reads them for all streams of this process, twice a second while there are any, so a thousand readers cost
+//! the database as much as one. A stream of one saga is complete, and ends with it. The stream of all is for looking:
+//! where more happens than a person can read, it says how many moves it has left out.
+
+use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use chrono::{DateTime, TimeDelta};
+use futures::stream;
+use messages::Timestamp;
+use serde::Serialize;
+use service_runtime::CancellationToken;
+use service_runtime::database::{StoreError, within_limit};
+use service_runtime::http::Problem;
+use sqlx::PgPool;
+use tokio::sync::{Notify, broadcast, mpsc};
+use uuid::Uuid;
+
+use super::Views;
+use crate::outcome::parse_id;
+use crate::store::lists::{self, Move};
+use crate::store;
+
+/// How often moves are read.
+const TICK: Duration = Duration::from_millis(500);
+
+/// The most moves that the stream of all tells in a tick.
+const MOST: usize = 100;
+
+/// How late a move may become visible after the time that it bears, in the stream of all.
+const LATE: TimeDelta = TimeDelta::seconds(2);
+
+/// How many ticks a slow reader may be behind before it misses some.
+const BEHIND: usize = 16;
+
+/// How often something is sent where nothing happens, so that a dead connection is found.
+const QUIET: Duration = Duration::from_secs(15);
+
+/// Follows the moves. Clones share it.
+#[derive(Clone)]
+pub struct Feed {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    pool: PgPool,
+    all: broadcast::Sender<Bytes>,
+    /// Who follows which saga: what is known of it, and where the rest goes.
+    followed: Mutex<HashMap<u64, Follower>>,
+    someone: Notify,
+    streams: AtomicUsize,
+    max_streams: usize,
+    stop: CancellationToken,
+}
+
+struct Follower {
+    saga_id: Uuid,
+    known: i64,
+    tell: mpsc::Sender<Bytes>,
+}
+
+/// A stream's place among those of this process; it is free again when dropped.
+struct Place(Arc<Shared>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Feed {
+    /// Starts the task that reads, until `stop`.
+    pub fn start(pool: PgPool, max_streams: usize, stop: CancellationToken) -> Self {
+        let shared = Arc::new(Shared {
+            pool,
+            all: broadcast::channel(BEHIND).0,
+            followed: Mutex::default(),
+            someone: Notify::new(),
+            streams: AtomicUsize::new(0),
+            max_streams,
+            stop,
+        });
+        tokio::spawn(shared.clone().read());
+        Self { shared }
+    }
+
+    fn place(&self) -> Result<Place, Problem> {
+        // Taken first: its drop gives it back where there was none.
+        let before = self.shared.streams.fetch_add(1, Ordering::Relaxed);
+        let place = Place(self.shared.clone());
+        if before >= self.shared.max_streams {
+            return Err(Problem::unavailable("too many streams of events are open (EVENT_STREAMS_MAX)", 5));
+        }
+        Ok(place)
+    }
+}
+
+impl Shared {
+    async fn read(self: Arc<Self>) {
+        let mut seen = Seen::default();
+        loop {
+            if self.streams.load(Ordering::Relaxed) == 0 {
+                seen = Seen::default();
+                tokio::select! {
+                    () = self.stop.cancelled() => return,
+                    () = self.someone.notified() => {}
+                }
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(TICK) => {}
+            }
+            // What can't be read now is read later: nothing was told of it yet.
+            let _ = within_limit(self.tell_followers()).await;
+            if self.all.receiver_count() > 0 {
+                let _ = within_limit(self.tell_all(&mut seen)).await;
+            } else {
+                seen = Seen::default();
+            }
+        }
+    }
+
+    async fn tell_followers(&self) -> Result<(), StoreError> {
+        // One question for a saga that many follow, from what the last of them knows.
+        let mut wanted: HashMap<Uuid, i64> = HashMap::new();
+        for follower in self.followed().values() {
+            let known = wanted.entry(follower.saga_id).or_insert(follower.known);
+            *known = (*known).min(follower.known);
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let moves = lists::moves_of(&self.pool, &wanted.into_iter().collect::<Vec<_>>()).await?;
+        let mut by_saga: HashMap<Uuid, Vec<(i64, Bytes)>> = HashMap::new();
+        for m in &moves {
+            by_saga.entry(m.saga_id).or_default().push((m.seq, text(m, &m.seq.to_string()).into()));
+        }
+        let ended: HashSet<Uuid> = moves.iter().filter(|m| is_end(m)).map(|m| m.saga_id).collect();
+        self.followed().retain(|_, follower| {
+            for (seq, text) in by_saga.get(&follower.saga_id).into_iter().flatten() {
+                // A full queue: its reader is slow. What it has not got is read again.
+                if *seq > follower.known && follower.tell.try_send(text.clone()).is_ok() {
+                    follower.known = *seq;
+                } else if *seq > follower.known {
+                    return !follower.tell.is_closed();
+                }
+            }
+            // Dropping its sender ends the stream once all of it is read.
+            !ended.contains(&follower.saga_id) && !follower.tell.is_closed()
+        });
+        Ok(())
+    }
+
+    async fn tell_all(&self, seen: &mut Seen) -> Result<(), StoreError> {
+        let since = *seen.since.get_or_insert_with(service_runtime::now);
+        let moves = lists::moves_since(&self.pool, since - LATE, 5 * MOST as i64).await?;
+        let tick = seen.new_of(moves);
+        if !tick.is_empty() {
+            let _ = self.all.send(tick);
+        }
+        Ok(())
+    }
+
+    fn followed(&self) -> MutexGuard<'_, HashMap<u64, Follower>> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Which moves of late were told.
+#[derive(Default)]
+struct Seen {
+    /// The newest one's time.
+    since: Option<Timestamp>,
+    told: HashMap<(Uuid, i64), Timestamp>,
+}
+
+impl Seen {
+    /// What is new among the newest moves, as the stream of all tells it. They come newest first.
+    fn new_of(&mut self, moves: Vec<Move>) -> Bytes {
+        let first = self.told.is_empty();
+        let started = self.since;
+        let mut new: Vec<Move> = moves.into_iter().filter(|m| !self.told.contains_key(&(m.saga_id, m.seq))).collect();
+        if let Some(newest) = new.iter().map(|m| m.at).max() {
+            self.since = self.since.max(Some(newest));
+        }
+        self.told.extend(new.iter().map(|m| ((m.saga_id, m.seq), m.at)));
+        if let Some(since) = self.since {
+            self.told.retain(|_, at| *at >= since - LATE);
+        }
+        if first {
+            // Before there was a stream.
+            new.retain(|m| Some(m.at) >= started);
+        }
+        let skipped = new.len().saturating_sub(MOST);
+        new.truncate(MOST);
+        let mut tick = String::new();
+        if skipped > 0 {
+            let _ = write!(tick, "event: skipped\ndata: {{\"moves\":{skipped}}}\n\n");
+        }
+        for m in new.iter().rev() {
+            tick += &text(m, &m.at.timestamp_micros().to_string());
+        }
+        tick.into()
+    }
+}
+
+/// The data of an event.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MoveBody<'a> {
+    saga_id: Uuid,
+    seq: i64,
+    at: Timestamp,
+    input: &'a str,
+    status: &'a str,
+    step: &'a str,
+    reason: Option<&'a str>,
+}
+
+/// A move in the format of the HTML standard, section 9.2.6.
+fn text(m: &Move, id: &str) -> String {
+    let body = MoveBody {
+        saga_id: m.saga_id,
+        seq: m.seq,
+        at: m.at,
+        input: &m.input,
+        status: &m.status,
+        step: &m.step,
+        reason: m.reason.as_deref(),
+    };
+    // JSON has no line breaks of its own: strings escape them.
+    format!("id: {id}\nevent: move\ndata: {}\n\n", serde_json::to_string(&body).unwrap_or_default())
+}
+
+fn is_end(m: &Move) -> bool {
+    matches!(m.status.as_str(), "COMPLETED" | "FAILED")
+}
+
+/// The moves of one saga, from the first, or from the one after `Last-Event-ID` (its `seq`). Ends with the saga's end.
+/// 404 for an unknown saga; 503 when there are too many streams.
+pub async fn of_saga(
+    State(views): State<Views>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let saga_id = parse_id(&id)?;
+    let known = last_event_id(&headers)?.unwrap_or(0);
+    if store::read(&views.pool, saga_id).await?.is_none() {
+        return Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no saga {saga_id}")));
+    }
+    let (place, shared) = (views.feed.place()?, views.feed.shared.clone());
+    let (tell, told) = mpsc::channel(64);
+    let mut first = Vec::new();
+    let (mut known, mut ended) = (known, false);
+    for m in lists::moves_of(&views.pool, &[(saga_id.as_uuid(), 0)]).await? {
+        ended |= is_end(&m);
+        if m.seq > known {
+            known = m.seq;
+            first.push(Bytes::from(text(&m, &m.seq.to_string())));
+        }
+    }
+    if !ended {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed) as u64;
+        shared.followed().insert(number, Follower { saga_id: saga_id.into(), known, tell });
+        shared.someone.notify_one();
+    }
+    let stop = shared.stop.clone();
+    let live = stream::unfold((told, place, stop), async |(mut told, place, stop)| {
+        let next = tokio::select! {
+            () = stop.cancelled() => None,
+            next = tokio::time::timeout(QUIET, told.recv()) => match next {
+                Ok(next) => next,
+                Err(_) => Some(Bytes::from_static(b": quiet\n\n")),
+            },
+        };
+        next.map(|bytes| (bytes, (told, place, stop)))
+    });
+    Ok(event_stream(stream::StreamExt::chain(stream::iter(first), live)))
+}
+
+/// The moves of all sagas from now on, or from `Last-Event-ID` (a time in microseconds since 1970) on as far as they
+/// are the newest 100. 503 when there are too many streams.
+pub async fn of_all(State(views): State<Views>, headers: HeaderMap) -> Result<Response, Problem> {
+    let last = last_event_id(&headers)?;
+    let (place, shared) = (views.feed.place()?, views.feed.shared.clone());
+    let told = shared.all.subscribe();
+    shared.someone.notify_one();
+    let mut first = Bytes::from_static(b"retry: 1000\n\n");
+    if let Some(after) = last.and_then(DateTime::from_timestamp_micros) {
+        let mut missed = lists::moves_since(&views.pool, after, MOST as i64).await?;
+        missed.reverse();
+        first = missed.iter().map(|m| text(m, &m.at.timestamp_micros().to_string())).collect::<String>().into();
+    }
+    let stop = shared.stop.clone();
+    let live = stream::unfold((told, place, stop), async |(mut told, place, stop)| {
+        let next = tokio::select! {
+            () = stop.cancelled() => None,
+            next = tokio::time::timeout(QUIET, told.recv()) => match next {
+                Ok(Ok(tick)) => Some(tick),
+                Ok(Err(broadcast::error::RecvError::Lagged(ticks))) => {
+                    Some(Bytes::from(format!("event: skipped\ndata: {{\"ticks\":{ticks}}}\n\n")))
+                }
+                Ok(Err(broadcast::error::RecvError::Closed)) => None,
+                Err(_) => Some(Bytes::from_static(b": quiet\n\n")),
+            },
+        };
+        next.map(|bytes| (bytes, (told, place, stop)))
+    });
+    Ok(event_stream(stream::StreamExt::chain(stream::iter([first]), live)))
+}
+
+fn event_stream(bytes: impl futures::Stream<Item = Bytes> + Send + 'static) -> Response {
+    let body = Body::from_stream(stream::StreamExt::map(bytes, Ok::<_, Infallible>));
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        // For proxies that would collect the answer first (nginx).
+        (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ];
+    (headers, body).into_response()
+}
+
+/// 400 for what is no id of ours.
+fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
+    let Some(id) = headers.get("last-event-id") else { return Ok(None) };
+    let number = id.to_str().ok().and_then(|id| id.parse().ok()).filter(|number| *number >= 0);
+    let wrong = || Problem::new(StatusCode::BAD_REQUEST, "`Last-Event-ID` must be the id of an event of this stream");
+    number.map(Some).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn a_move(saga: u128, seq: i64, ms: i64) -> Move {
+        let at = DateTime::from_timestamp_millis(1_700_000_000_000 + ms).unwrap();
+        let (input, status, step) = ("payment.charged".into(), "RUNNING".into(), "INVENTORY_RESERVE".into());
+        Move { saga_id: Uuid::from_u128(saga), seq, at, input, status, step, reason: Some("line\nbreak".into()) }
+    }
+
+    fn told(tick: &Bytes) -> Vec<String> {
+        let text = std::str::from_utf8(tick).unwrap();
+        text.lines().filter(|line| line.starts_with("data: ")).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn each_move_is_told_once_also_one_that_becomes_visible_late() {
+        let mut seen = Seen { since: Some(a_move(0, 0, 0).at), told: HashMap::new() };
+        let first = seen.new_of(vec![a_move(2, 1, 20), a_move(1, 1, 10), a_move(9, 1, -500)]);
+        assert_eq!(told(&first).len(), 2, "what was before the stream is not told: {first:?}");
+        assert!(told(&first)[0].contains("00000001\""), "oldest first: {first:?}");
+        let second = seen.new_of(vec![a_move(2, 1, 20), a_move(3, 1, 15), a_move(1, 1, 10)]);
+        assert_eq!(told(&second).len(), 1, "{second:?}");
+        assert!(told(&second)[0].contains("00000003\""));
+        assert!(seen.new_of(vec![a_move(3, 1, 15)]).is_empty());
+    }
+
+    #[test]
+    fn what_is_too_much_is_left_out_and_counted() {
+        let mut seen = Seen { since: Some(a_move(0, 0, 0).at), told: HashMap::new() };
+        let tick = seen.new_of((0..130).rev().map(|n| a_move(n, 1, n as i64)).collect());
+        let lines = told(&tick);
+        assert_eq!((lines.len(), lines[0].as_str()), (MOST + 1, r#"data: {"moves":30}"#));
+    }
+
+    #[test]
+    fn what_was_told_long_ago_is_forgotten() {
+        let mut seen = Seen { since: Some(a_move(0, 0, 0).at), told: HashMap::new() };
+        for n in 0..100 {
+            seen.new_of(vec![a_move(n, 1, n as i64 * 1000)]);
+        }
+        assert!(seen.told.len() <= 3, "{}", seen.told.len());
+    }
+
+    #[test]
+    fn a_line_break_in_a_reason_does_not_break_the_stream() {
+        let text = text(&a_move(1, 7, 0), "7");
+        assert_eq!(text.lines().count(), 4, "{text}");
+        assert!(text.starts_with("id: 7\nevent: move\ndata: {"), "{text}");
+    }
+}

@@ -1,0 +1,206 @@
+//! `GET /sagas`: the newest sagas that fit a filter, page by page.
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use messages::Timestamp;
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use service_runtime::database::StoreError;
+use service_runtime::http::Problem;
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use super::Views;
+use super::saga::AttentionBody;
+use crate::saga::Cause;
+use crate::saga::definition::DEFINITIONS;
+use crate::store::lists::{self, Filter, Listed};
+
+const STATUSES: [&str; 4] = ["RUNNING", "COMPENSATING", "COMPLETED", "FAILED"];
+
+/// How many sagas a page has: unless asked otherwise, and at most.
+const PAGE: (i64, i64) = (50, 500);
+
+/// The query of `GET /sagas`. All of it is optional; what is given must all hold.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ListQuery {
+    /// One or more of RUNNING, COMPENSATING, COMPLETED, FAILED, with commas between.
+    pub status: Option<String>,
+    /// What is pending (PAYMENT_CHARGE, ...), or how it ended (COMPLETED, INVENTORY_FAILED, ...).
+    pub step: Option<String>,
+    /// `true`: only those that a person should look at.
+    pub needs_attention: Option<bool>,
+    pub user_id: Option<String>,
+    pub order_id: Option<Uuid>,
+    /// Begun at this time or later (RFC 3339).
+    pub since: Option<Timestamp>,
+    /// Begun before this time.
+    pub until: Option<Timestamp>,
+    /// How many, 1 to 500; 50 unless given.
+    pub limit: Option<i64>,
+    /// Older than this saga: `next` of the page before.
+    pub before: Option<Uuid>,
+}
+
+/// A page of sagas, newest first.
+#[derive(Serialize)]
+pub struct ListBody {
+    pub sagas: Vec<ListedBody>,
+    /// The next page's `before`; null where this is the last.
+    pub next: Option<Uuid>,
+}
+
+/// A saga in a list.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListedBody {
+    pub saga_id: Uuid,
+    pub order_id: Uuid,
+    pub status: String,
+    pub step: String,
+    pub reason: Option<String>,
+    pub user_id: String,
+    #[serde(with = "rust_decimal::serde::arbitrary_precision")]
+    pub total_amount: Decimal,
+    pub currency: String,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub needs_attention: Option<AttentionBody>,
+}
+
+/// 200 with a page; 400 for a query that makes no sense, naming what is wrong.
+pub async fn list(
+    State(views): State<Views>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Json<ListBody>, Problem> {
+    let Query(query) = query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    Ok(Json(page(&views.pool, &query).await?))
+}
+
+/// The page that `query` asks for.
+///
+/// # Errors
+/// 400 naming the parameter that is wrong; 503 or 500 for the database's.
+pub async fn page(pool: &PgPool, query: &ListQuery) -> Result<ListBody, Problem> {
+    let (filter, limit) = (filter(query)?, limit(query)?);
+    let mut sagas = lists::list(pool, &filter, limit + 1).await.map_err(|error: StoreError| Problem::from(error))?;
+    let more = sagas.len() as i64 > limit;
+    sagas.truncate(usize::try_from(limit).unwrap_or_default());
+    let next = sagas.last().filter(|_| more).map(|saga| saga.saga_id);
+    Ok(ListBody { sagas: sagas.into_iter().map(ListedBody::from).collect(), next })
+}
+
+impl From<Listed> for ListedBody {
+    fn from(saga: Listed) -> Self {
+        let reason = saga.attention_reason.unwrap_or_default();
+        Self {
+            saga_id: saga.saga_id,
+            order_id: saga.order_id,
+            status: saga.status,
+            step: saga.step,
+            reason: saga.reason,
+            user_id: saga.user_id,
+            total_amount: saga.total_amount,
+            currency: saga.currency,
+            created_at: saga.created_at,
+            updated_at: saga.updated_at,
+            needs_attention: saga.needs_attention_since.map(|since| AttentionBody { since, reason }),
+        }
+    }
+}
+
+fn wrong(parameter: &str, rule: impl std::fmt::Display) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, format!("`{parameter}` {rule}")).with_field(parameter)
+}
+
+fn limit(query: &ListQuery) -> Result<i64, Problem> {
+    let limit = query.limit.unwrap_or(PAGE.0);
+    let permitted = (1..=PAGE.1).contains(&limit);
+    permitted.then_some(limit).ok_or_else(|| wrong("limit", format_args!("must be 1 to {}", PAGE.1)))
+}
+
+fn filter(query: &ListQuery) -> Result<Filter, Problem> {
+    let mut statuses = Vec::new();
+    for wanted in query.status.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|text| !text.is_empty()) {
+        let known = STATUSES.into_iter().find(|status| status.eq_ignore_ascii_case(wanted));
+        statuses.push(known.ok_or_else(|| wrong("status", format_args!("must be of {}", STATUSES.join(", "))))?);
+    }
+    let step = query.step.as_deref().map(str::trim).filter(|step| !step.is_empty()).map(known_step).transpose()?;
+    if let (Some((_, status)), []) = (step, &statuses[..]) {
+        // It says the same, and has an index.
+        statuses.push(status);
+    }
+    Ok(Filter {
+        statuses,
+        step: step.map(|(name, _)| name),
+        needs_attention: query.needs_attention.unwrap_or_default(),
+        user_id: query.user_id.clone().filter(|user_id| !user_id.is_empty()),
+        order_id: query.order_id,
+        since: query.since,
+        until: query.until,
+        before: query.before,
+    })
+}
+
+/// A step as it is stored, and the status that sagas at it have.
+fn known_step(wanted: &str) -> Result<(&'static str, &'static str), Problem> {
+    let known = known_steps();
+    let found = known.iter().find(|(step, _)| step.eq_ignore_ascii_case(wanted)).copied();
+    found.ok_or_else(|| {
+        let names: Vec<_> = known.iter().map(|(step, _)| *step).collect();
+        wrong("step", format_args!("must be one of {}", names.join(", ")))
+    })
+}
+
+/// What may stand in `sagas.step`, with the status beside it.
+pub fn known_steps() -> Vec<(&'static str, &'static str)> {
+    let steps = || DEFINITIONS.iter().flat_map(|definition| definition.steps);
+    let forward = steps().map(|step| (step.name, "RUNNING"));
+    let back = steps().filter_map(|step| Some((step.compensation.as_ref()?.name, "COMPENSATING")));
+    let ends = Cause::ALL.into_iter().map(|cause| (cause.as_str(), "FAILED"));
+    forward.chain(back).chain([("COMPLETED", "COMPLETED")]).chain(ends).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(query: &str) -> Result<Filter, String> {
+        let uri = format!("http://x/sagas?{query}").parse().unwrap();
+        let Query(query) = Query::<ListQuery>::try_from_uri(&uri).map_err(|error| error.body_text())?;
+        filter(&query).and_then(|filter| limit(&query).map(|_| filter)).map_err(|problem| {
+            assert_eq!(problem.status(), StatusCode::BAD_REQUEST);
+            serde_json::to_string(&problem).unwrap()
+        })
+    }
+
+    #[test]
+    fn a_step_tells_the_status_that_has_an_index() {
+        let statuses = |query| asked(query).unwrap().statuses;
+        assert_eq!(statuses("step=timed_out"), ["FAILED"]);
+        assert_eq!(statuses("step=PAYMENT_REFUND"), ["COMPENSATING"]);
+        assert_eq!(statuses("step=ORDER_CONFIRM"), ["RUNNING"]);
+        assert_eq!(statuses("status=failed,%20COMPLETED"), ["FAILED", "COMPLETED"]);
+        assert_eq!(statuses(""), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (query, name) in [
+            ("status=DONE", "RUNNING, COMPENSATING, COMPLETED, FAILED"),
+            ("step=PAY", "PAYMENT_CHARGE"),
+            ("limit=0", "`limit` must be 1 to 500"),
+            ("limit=501", "`limit` must be 1 to 500"),
+            ("user=u1", "user"),
+            ("orderId=7", "orderId"),
+            ("since=yesterday", "since"),
+        ] {
+            let error = asked(query).map(|_| ()).unwrap_err();
+            assert!(error.contains(name), "{query}: {error}");
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! What people and programs may see of sagas: lists, one saga with its history, streams of moves, figures, and what the
+//! other services have stored about an order. Nothing in here changes anything.
+
+mod events;
+mod list;
+mod saga;
+mod services;
+mod stats;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::get;
+use service_runtime::{CancellationToken, Fatal};
+use sqlx::PgPool;
+
+pub use self::events::Feed;
+pub use self::list::{ListBody, page};
+pub use self::saga::{SagaBody, one};
+pub use self::services::{Participants, RowsBody};
+pub use self::stats::{Figures, StatsBody};
+use crate::SagaSettings;
+
+/// What the views read from. Clones share it.
+#[derive(Clone)]
+pub struct Views {
+    pub pool: PgPool,
+    pub feed: Feed,
+    pub figures: Arc<Figures>,
+    pub participants: Participants,
+}
+
+impl Views {
+    /// Prepares the clients of the other services, and the task that follows the moves until `stop`.
+    pub fn open(pool: PgPool, settings: &SagaSettings, stop: CancellationToken) -> Result<Self, Fatal> {
+        Ok(Self {
+            feed: Feed::start(pool.clone(), settings.event_streams_max, stop),
+            figures: Arc::new(Figures::new(pool.clone())),
+            participants: Participants::new(settings)?,
+            pool,
+        })
+    }
+}
+
+pub fn router(views: Views) -> Router {
+    Router::new()
+        .route("/sagas", get(list::list))
+        .route("/sagas/{id}", get(saga::saga))
+        .route("/sagas/{id}/events", get(events::of_saga))
+        .route("/sagas/{id}/rows", get(services::rows))
+        .route("/events", get(events::of_all))
+        .route("/stats", get(stats::stats))
+        .with_state(views)
+}

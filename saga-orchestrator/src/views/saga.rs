@@ -1,0 +1,242 @@
+//! `GET /sagas/{id}`: where a saga stands, how it got there, and what happens next.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use messages::{Currency, EventId, OrderId, SagaId, Timestamp};
+use rust_decimal::Decimal;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use service_runtime::http::Problem;
+use sqlx::PgPool;
+
+use super::Views;
+use crate::outcome::{Outcome, parse_id};
+use crate::saga::{Effect, OrderCall, Saga, State as SagaState};
+use crate::store::history::{self, Entry, Repetition};
+use crate::store::{self, Stored};
+
+/// The outcome's fields, then how it came about. (Written out: `flatten` would lose the amount's exact digits.)
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SagaBody {
+    pub saga_id: SagaId,
+    pub order_id: OrderId,
+    pub status: &'static str,
+    pub step: &'static str,
+    pub reason: Option<String>,
+    pub user_id: String,
+    #[serde(with = "rust_decimal::serde::arbitrary_precision")]
+    pub total_amount: Decimal,
+    pub currency: Currency,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+    pub definition: String,
+    /// From its beginning to its end, or till now.
+    pub duration_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub needs_attention: Option<AttentionBody>,
+    pub resolved_by_hand: bool,
+    /// What happens next. Absent once it has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pending: Option<PendingBody>,
+    pub history: Vec<HistoryBody>,
+    pub ignored: Vec<IgnoredBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+}
+
+/// Why a person should look at it, and since when.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AttentionBody {
+    pub since: Timestamp,
+    pub reason: String,
+}
+
+/// What is asked of another service, and repeated until it answers.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PendingBody {
+    #[serde(flatten)]
+    pub effect: EffectBody,
+    /// How often it was repeated.
+    pub attempts: i32,
+    /// When it is repeated, unless it is answered before.
+    pub next_attempt_at: Timestamp,
+    /// When the step counts as timed out. Absent where nothing times out: it is repeated for ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_at: Option<Timestamp>,
+    /// The command as it is sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<Box<RawValue>>,
+}
+
+/// A command on Kafka, or a call of the order service.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EffectBody {
+    /// The command's topic, or the call's method and path.
+    pub effect: String,
+    /// The command's `eventId`: a repetition carries the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command_id: Option<EventId>,
+}
+
+/// A move: what happened, where it led to, and what was asked for then.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryBody {
+    pub seq: i64,
+    pub at: Timestamp,
+    /// How long it stood here: until the next move, or till now. Absent for an end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<f64>,
+    pub input: String,
+    /// The event that told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_id: Option<EventId>,
+    pub status: String,
+    pub step: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub effect: Option<EffectBody>,
+    /// The operator who made this move, and what proves it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<String>,
+}
+
+/// An input that did not count: it came late, or twice.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IgnoredBody {
+    pub input: String,
+    pub state: String,
+    pub count: i64,
+    pub first_at: Timestamp,
+    pub last_at: Timestamp,
+}
+
+/// 200 with state and history; 400 for what is no id; 404.
+pub async fn saga(State(views): State<Views>, Path(id): Path<String>) -> Result<Json<SagaBody>, Problem> {
+    Ok(Json(one(&views.pool, parse_id(&id)?).await?))
+}
+
+/// All that is known of a saga here.
+///
+/// # Errors
+/// 404; 500 for one of a newer release's definition; 503 or 500 for the database's.
+pub async fn one(pool: &PgPool, saga_id: SagaId) -> Result<SagaBody, Problem> {
+    let saga = match store::read(pool, saga_id).await? {
+        Some(Stored::Saga(saga)) => *saga,
+        Some(Stored::UnknownDefinition { name, version, .. }) => {
+            let detail = format!("the saga runs by {name} v{version}, which this release does not know");
+            return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail));
+        }
+        None => return Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no saga {saga_id}"))),
+    };
+    let now = service_runtime::now();
+    let ended = saga.state.has_ended();
+    let repetition = if ended { None } else { history::repetition(pool, saga_id).await? };
+    let entries = history::entries(pool, saga_id).await?;
+    let ignored = history::ignored(pool, saga_id).await?.into_iter();
+    let outcome = Outcome::from(&saga);
+    Ok(SagaBody {
+        saga_id,
+        order_id: outcome.order_id,
+        status: outcome.status,
+        step: outcome.step,
+        reason: outcome.reason,
+        user_id: outcome.user_id,
+        total_amount: outcome.total_amount,
+        currency: outcome.currency,
+        created_at: outcome.created_at,
+        updated_at: outcome.updated_at,
+        definition: format!("{} v{}", saga.definition.name, saga.definition.version),
+        duration_ms: milliseconds(saga.created_at, if ended { saga.updated_at } else { now }),
+        needs_attention: saga
+            .attention
+            .as_ref()
+            .map(|attention| AttentionBody { since: attention.since, reason: attention.reason.clone() }),
+        resolved_by_hand: saga.resolved_by_hand,
+        pending: repetition.and_then(|repetition| pending(&saga, repetition)),
+        history: history_of(&saga, entries, now),
+        ignored: ignored
+            .map(|ignored| IgnoredBody {
+                input: ignored.input,
+                state: ignored.state,
+                count: ignored.count,
+                first_at: ignored.first_at,
+                last_at: ignored.last_at,
+            })
+            .collect(),
+        traceparent: saga.traceparent,
+    })
+}
+
+fn pending(saga: &Saga, repetition: Repetition) -> Option<PendingBody> {
+    let effect = saga.effect();
+    let message = match &effect {
+        Effect::Send(record) => std::str::from_utf8(&record.body).ok().map(|body| RawValue::from_string(body.to_owned())),
+        Effect::Call(_) | Effect::Wake => None,
+    };
+    Some(PendingBody {
+        effect: told(saga, &effect)?,
+        attempts: repetition.attempts,
+        next_attempt_at: repetition.next_attempt_at,
+        deadline_at: saga.deadline,
+        message: message.and_then(Result::ok),
+    })
+}
+
+/// An effect in a few words. `None` for the end, which asks for nothing.
+fn told(saga: &Saga, effect: &Effect) -> Option<EffectBody> {
+    let call = |effect: String| Some(EffectBody { effect, command_id: None });
+    let patch = |status| call(format!("PATCH /orders/{}/status {status}", saga.order_id));
+    match effect {
+        Effect::Send(record) => Some(EffectBody {
+            effect: record.topic.to_owned(),
+            command_id: Some(EventId::derived(saga.saga_id, record.topic)),
+        }),
+        Effect::Call(OrderCall::Create { .. }) => call("POST /orders".to_owned()),
+        Effect::Call(OrderCall::Confirm { .. }) => patch("CONFIRMED"),
+        Effect::Call(OrderCall::Cancel { .. }) => patch("CANCELLED"),
+        Effect::Wake => None,
+    }
+}
+
+/// The moves, each with what the state that it led to asked for.
+fn history_of(saga: &Saga, entries: Vec<Entry>, now: Timestamp) -> Vec<HistoryBody> {
+    let mut next: Vec<Option<Timestamp>> = entries.iter().skip(1).map(|entry| Some(entry.at)).collect();
+    next.push((!saga.state.has_ended()).then_some(now));
+    let cause = saga.state.cause().map(|cause| cause.as_str());
+    entries
+        .into_iter()
+        .zip(next)
+        .map(|(entry, next)| {
+            let state = SagaState::parse(saga.definition, &entry.status, &entry.step, cause).ok();
+            let then = state.map(|state| Saga { state, ..saga.clone() });
+            HistoryBody {
+                seq: entry.seq,
+                at: entry.at,
+                duration_ms: next.map(|next| milliseconds(entry.at, next)),
+                input: entry.input,
+                event_id: entry.event_id.map(EventId::from),
+                status: entry.status,
+                step: entry.step,
+                reason: entry.reason,
+                effect: then.and_then(|then| told(&then, &then.effect())),
+                by: entry.actor,
+                evidence: entry.evidence,
+            }
+        })
+        .collect()
+}
+
+/// Clocks of several processes may disagree a little: never less than 0.
+fn milliseconds(from: Timestamp, to: Timestamp) -> f64 {
+    (to - from).num_microseconds().unwrap_or(i64::MAX).max(0) as f64 / 1000.0
+}

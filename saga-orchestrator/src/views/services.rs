@@ -1,0 +1,106 @@
+//! `GET /sagas/{id}/rows`: what the other three services have stored about the saga's order, as they report it.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use messages::{OrderId, SagaId};
+use reqwest::{Client, Url};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use service_runtime::Fatal;
+use service_runtime::http::Problem;
+
+use super::Views;
+use crate::SagaSettings;
+use crate::orders::client;
+use crate::outcome::parse_id;
+use crate::store::{self, Stored};
+
+/// How long a service may take: a person is waiting.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// What the other services tell of one order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RowsBody {
+    pub saga_id: SagaId,
+    pub order_id: OrderId,
+    pub order: Told,
+    pub payment: Told,
+    pub reservation: Told,
+}
+
+/// A service's answer.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Told {
+    /// What was asked: `GET http://localhost:4002/payments/…`.
+    pub request: String,
+    /// Its row, or null where it has none.
+    pub row: Option<Box<RawValue>>,
+    /// Why it could not be asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The three other services.
+#[derive(Clone)]
+pub struct Participants {
+    order: (Client, Url),
+    payment: (Client, Url),
+    inventory: (Client, Url),
+}
+
+impl Participants {
+    /// Prepares the clients; nothing is asked yet.
+    pub fn new(settings: &SagaSettings) -> Result<Self, Fatal> {
+        let participant = |variable, url, resource| {
+            let (builder, url) = client(variable, url, resource)?;
+            let client = builder.timeout(LIMIT).build();
+            let client = client.map_err(|error| Fatal::new(format!("the HTTP client can't be made: {error}")))?;
+            Ok::<_, Fatal>((client, url))
+        };
+        Ok(Self {
+            order: participant("ORDER_SERVICE_URL", &settings.order_service_url, "orders")?,
+            payment: participant("PAYMENT_SERVICE_URL", &settings.payment_service_url, "payments")?,
+            inventory: participant("INVENTORY_SERVICE_URL", &settings.inventory_service_url, "reservations")?,
+        })
+    }
+
+    /// Asks all three at once. One that does not answer is told of as such.
+    pub async fn rows(&self, saga_id: SagaId, order_id: OrderId) -> RowsBody {
+        let (order, payment, reservation) =
+            tokio::join!(ask(&self.order, order_id), ask(&self.payment, order_id), ask(&self.inventory, order_id));
+        RowsBody { saga_id, order_id, order, payment, reservation }
+    }
+}
+
+async fn ask((client, collection): &(Client, Url), order_id: OrderId) -> Told {
+    let url = format!("{}/{order_id}", collection.as_str().trim_end_matches('/'));
+    let request = format!("GET {url}");
+    let answer = async {
+        let answer = client.get(&url).send().await.map_err(|error| error.without_url().to_string())?;
+        let status = answer.status();
+        let body = answer.text().await.map_err(|error| error.without_url().to_string())?;
+        match status {
+            StatusCode::OK => RawValue::from_string(body).map(Some).map_err(|_| "its answer is not JSON".to_owned()),
+            StatusCode::NOT_FOUND => Ok(None),
+            status => Err(format!("it answered {status}: {body}")),
+        }
+    };
+    match answer.await {
+        Ok(row) => Told { request, row, error: None },
+        Err(error) => Told { request, row: None, error: Some(error) },
+    }
+}
+
+/// 200 with what each service has; a service that is away has an `error` instead of a row. 404 for an unknown saga.
+pub async fn rows(State(views): State<Views>, Path(id): Path<String>) -> Result<Json<RowsBody>, Problem> {
+    let saga_id = parse_id(&id)?;
+    match store::read(&views.pool, saga_id).await? {
+        Some(Stored::Saga(saga)) => Ok(Json(views.participants.rows(saga_id, saga.order_id).await)),
+        _ => Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no saga {saga_id}"))),
+    }
+}
