@@ -5,8 +5,8 @@
 //! and in whatever order: see [`reservation`] for the rules.
 
 mod handler;
-pub mod reservation;
 mod reading;
+pub mod reservation;
 mod retention;
 mod store;
 

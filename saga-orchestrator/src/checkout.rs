@@ -20,9 +20,9 @@ use tokio::time::Instant;
 use crate::coordinator::{ApplyError, Begun, Coordinator};
 use crate::idempotency::IdempotencyKey;
 use crate::intake::{Intake, NOT_STORED, Place};
+use crate::outcome::Outcome;
 use crate::saga::definition::PAY_FIRST;
 use crate::saga::{Cause, Checkout, Saga, State as SagaState, start};
-use crate::outcome::Outcome;
 use crate::store::NewSaga;
 use crate::waiters::Waiter;
 

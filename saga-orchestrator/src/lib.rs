@@ -140,9 +140,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         .with("intake", move || Box::pin(std::future::ready(watched_gate.check())));
 
     let intake = intake::Intake::new(coordinator.clone(), group, gate.clone(), &config.saga, stop.clone());
-    let routes = checkout::router(intake)
-        .merge(views::router(views))
-        .merge(operator::router(coordinator.clone(), gate.clone()));
+    let routes =
+        checkout::router(intake).merge(views::router(views)).merge(operator::router(coordinator.clone(), gate.clone()));
     let handler = replies::Replies { coordinator: coordinator.clone(), unknown: AtomicU64::new(0) };
     let retention = config.saga.idempotency_retention;
     let (consumed, served, (), (), (), ()) = tokio::join!(

@@ -14,8 +14,8 @@ use tracing::info;
 
 use crate::coordinator::{Applied, ApplyError, Coordinator};
 use crate::gate::{Gate, Seen};
-use crate::saga::{Input, InputKind, Operator, Settled};
 use crate::outcome::{Outcome, parse_id};
+use crate::saga::{Input, InputKind, Operator, Settled};
 
 /// The most characters of a name, and of a reason or evidence.
 const MOST: (usize, usize) = (128, 1000);

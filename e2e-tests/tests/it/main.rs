@@ -20,4 +20,5 @@ mod shutdown;
 mod slow_gateway;
 mod startup_errors;
 mod structure;
+mod views;
 mod waiting;

@@ -49,8 +49,8 @@ pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<List
         "SELECT saga_id, order_id, user_id, total_amount, currency, status, step, reason, needs_attention_since,
                 attention_reason, created_at, updated_at FROM ",
     );
-    let wants_unfinished =
-        !filter.statuses.is_empty() && filter.statuses.iter().all(|status| matches!(*status, "RUNNING" | "COMPENSATING"));
+    let wants_unfinished = !filter.statuses.is_empty()
+        && filter.statuses.iter().all(|status| matches!(*status, "RUNNING" | "COMPENSATING"));
     // Few, with an index of their own. The fence (OFFSET 0) keeps Postgres from walking through all the others in the
     // order of their ids instead, which is cheaper only where many are wanted.
     if filter.needs_attention {
@@ -61,10 +61,10 @@ pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<List
         select.push("sagas WHERE true");
     }
     // Written out, not bound: a partial index is used only where its condition stands in the statement.
-    match filter.statuses[..] {
-        [] => {}
-        [status] => drop(select.push(format_args!(" AND status = '{status}'"))),
-        _ => drop(select.push(format_args!(" AND status IN ('{}')", filter.statuses.join("', '")))),
+    if let [status] = filter.statuses[..] {
+        select.push(format_args!(" AND status = '{status}'"));
+    } else if !filter.statuses.is_empty() {
+        select.push(format_args!(" AND status IN ('{}')", filter.statuses.join("', '")));
     }
     if let Some(step) = filter.step {
         select.push(" AND step = ").push_bind(step);
@@ -161,4 +161,3 @@ pub async fn moves_of(pool: &PgPool, known: &[(Uuid, i64)]) -> Result<Vec<Move>,
     let (ids, seqs): (Vec<_>, Vec<_>) = known.iter().copied().unzip();
     Ok(moves.bind(ids).bind(seqs).fetch_all(pool).await?)
 }
-

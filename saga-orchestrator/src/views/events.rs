@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,8 +28,8 @@ use uuid::Uuid;
 
 use super::Views;
 use crate::outcome::parse_id;
-use crate::store::lists::{self, Move};
 use crate::store;
+use crate::store::lists::{self, Move};
 
 /// How often moves are read.
 const TICK: Duration = Duration::from_millis(500);
@@ -270,8 +270,8 @@ pub async fn of_saga(
         }
     }
     if !ended {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed) as u64;
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         shared.followed().insert(number, Follower { saga_id: saga_id.into(), known, tell });
         shared.someone.notify_one();
     }

@@ -7,7 +7,6 @@ use axum::http::StatusCode;
 use messages::Timestamp;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
-use service_runtime::database::StoreError;
 use service_runtime::http::Problem;
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -87,7 +86,7 @@ pub async fn list(
 /// 400 naming the parameter that is wrong; 503 or 500 for the database's.
 pub async fn page(pool: &PgPool, query: &ListQuery) -> Result<ListBody, Problem> {
     let (filter, limit) = (filter(query)?, limit(query)?);
-    let mut sagas = lists::list(pool, &filter, limit + 1).await.map_err(|error: StoreError| Problem::from(error))?;
+    let mut sagas = lists::list(pool, &filter, limit + 1).await?;
     let more = sagas.len() as i64 > limit;
     sagas.truncate(usize::try_from(limit).unwrap_or_default());
     let next = sagas.last().filter(|_| more).map(|saga| saga.saga_id);

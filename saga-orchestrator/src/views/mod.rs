@@ -1,11 +1,11 @@
 //! What people and programs may see of sagas: lists, one saga with its history, streams of moves, figures, and what the
 //! other services have stored about an order. Nothing in here changes anything.
 
-mod events;
-mod list;
-mod saga;
-mod services;
-mod stats;
+pub mod events;
+pub mod list;
+pub mod saga;
+pub mod services;
+pub mod stats;
 
 use std::sync::Arc;
 
@@ -14,11 +14,9 @@ use axum::routing::get;
 use service_runtime::{CancellationToken, Fatal};
 use sqlx::PgPool;
 
-pub use self::events::Feed;
-pub use self::list::{ListBody, page};
-pub use self::saga::{SagaBody, one};
-pub use self::services::{Participants, RowsBody};
-pub use self::stats::{Figures, StatsBody};
+use self::events::Feed;
+use self::services::Participants;
+use self::stats::Figures;
 use crate::SagaSettings;
 
 /// What the views read from. Clones share it.

@@ -180,7 +180,9 @@ pub async fn one(pool: &PgPool, saga_id: SagaId) -> Result<SagaBody, Problem> {
 fn pending(saga: &Saga, repetition: Repetition) -> Option<PendingBody> {
     let effect = saga.effect();
     let message = match &effect {
-        Effect::Send(record) => std::str::from_utf8(&record.body).ok().map(|body| RawValue::from_string(body.to_owned())),
+        Effect::Send(record) => {
+            std::str::from_utf8(&record.body).ok().map(|body| RawValue::from_string(body.to_owned()))
+        }
         Effect::Call(_) | Effect::Wake => None,
     };
     Some(PendingBody {

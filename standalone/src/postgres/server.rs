@@ -197,8 +197,6 @@ fn settings(database: &Database, addresses: &str, major: u32) -> Vec<String> {
     let fixed = [
         "unix_socket_directories=",
         "max_connections=50",
-        "shared_buffers=32MB",
-        "max_wal_size=256MB",
         "max_worker_processes=2",
         "max_parallel_workers=0",
         "max_logical_replication_workers=0",
