@@ -107,13 +107,12 @@ impl Feed {
 
 impl Shared {
     async fn read(self: Arc<Self>) {
-        let mut seen = Seen::default();
+        let mut seen = Seen::from_now();
         loop {
             if self.streams.load(Ordering::Relaxed) == 0 {
-                seen = Seen::default();
                 tokio::select! {
                     () = self.stop.cancelled() => return,
-                    () = self.someone.notified() => {}
+                    () = self.someone.notified() => seen = Seen::from_now(),
                 }
             }
             tokio::select! {
@@ -125,7 +124,7 @@ impl Shared {
             if self.all.receiver_count() > 0 {
                 let _ = within_limit(self.tell_all(&mut seen)).await;
             } else {
-                seen = Seen::default();
+                seen = Seen::from_now();
             }
         }
     }
@@ -162,8 +161,7 @@ impl Shared {
     }
 
     async fn tell_all(&self, seen: &mut Seen) -> Result<(), StoreError> {
-        let since = *seen.since.get_or_insert_with(service_runtime::now);
-        let moves = lists::moves_since(&self.pool, since - LATE, 5 * MOST as i64).await?;
+        let moves = lists::moves_since(&self.pool, seen.newest - LATE, 5 * MOST as i64).await?;
         let tick = seen.new_of(moves);
         if !tick.is_empty() {
             let _ = self.all.send(tick);
@@ -177,30 +175,27 @@ impl Shared {
 }
 
 /// Which moves of late were told.
-#[derive(Default)]
 struct Seen {
+    /// What happened before is not told.
+    from: Timestamp,
     /// The newest one's time.
-    since: Option<Timestamp>,
+    newest: Timestamp,
     told: HashMap<(Uuid, i64), Timestamp>,
 }
 
 impl Seen {
+    fn from_now() -> Self {
+        let now = service_runtime::now();
+        Self { from: now, newest: now, told: HashMap::new() }
+    }
+
     /// What is new among the newest moves, as the stream of all tells it. They come newest first.
     fn new_of(&mut self, moves: Vec<Move>) -> Bytes {
-        let first = self.told.is_empty();
-        let started = self.since;
-        let mut new: Vec<Move> = moves.into_iter().filter(|m| !self.told.contains_key(&(m.saga_id, m.seq))).collect();
-        if let Some(newest) = new.iter().map(|m| m.at).max() {
-            self.since = self.since.max(Some(newest));
-        }
+        let is_new = |m: &Move| m.at >= self.from && !self.told.contains_key(&(m.saga_id, m.seq));
+        let mut new: Vec<Move> = moves.into_iter().filter(is_new).collect();
+        self.newest = new.iter().map(|m| m.at).fold(self.newest, Timestamp::max);
         self.told.extend(new.iter().map(|m| ((m.saga_id, m.seq), m.at)));
-        if let Some(since) = self.since {
-            self.told.retain(|_, at| *at >= since - LATE);
-        }
-        if first {
-            // Before there was a stream.
-            new.retain(|m| Some(m.at) >= started);
-        }
+        self.told.retain(|_, at| *at >= self.newest - LATE);
         let skipped = new.len().saturating_sub(MOST);
         new.truncate(MOST);
         let mut tick = String::new();
@@ -349,6 +344,11 @@ mod tests {
         Move { saga_id: Uuid::from_u128(saga), seq, at, input, status, step, reason: Some("line\nbreak".into()) }
     }
 
+    fn from(ms: i64) -> Seen {
+        let at = a_move(0, 0, ms).at;
+        Seen { from: at, newest: at, told: HashMap::new() }
+    }
+
     fn told(tick: &Bytes) -> Vec<String> {
         let text = std::str::from_utf8(tick).unwrap();
         text.lines().filter(|line| line.starts_with("data: ")).map(str::to_owned).collect()
@@ -356,7 +356,7 @@ mod tests {
 
     #[test]
     fn each_move_is_told_once_also_one_that_becomes_visible_late() {
-        let mut seen = Seen { since: Some(a_move(0, 0, 0).at), told: HashMap::new() };
+        let mut seen = from(0);
         let first = seen.new_of(vec![a_move(2, 1, 20), a_move(1, 1, 10), a_move(9, 1, -500)]);
         assert_eq!(told(&first).len(), 2, "what was before the stream is not told: {first:?}");
         assert!(told(&first)[0].contains("00000001\""), "oldest first: {first:?}");
@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn what_is_too_much_is_left_out_and_counted() {
-        let mut seen = Seen { since: Some(a_move(0, 0, 0).at), told: HashMap::new() };
+        let mut seen = from(0);
         let tick = seen.new_of((0..130).rev().map(|n| a_move(n, 1, n as i64)).collect());
         let lines = told(&tick);
         assert_eq!((lines.len(), lines[0].as_str()), (MOST + 1, r#"data: {"moves":30}"#));
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn what_was_told_long_ago_is_forgotten() {
-        let mut seen = Seen { since: Some(a_move(0, 0, 0).at), told: HashMap::new() };
+        let mut seen = from(0);
         for n in 0..100 {
             seen.new_of(vec![a_move(n, 1, n as i64 * 1000)]);
         }
