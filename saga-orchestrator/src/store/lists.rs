@@ -60,14 +60,15 @@ pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<List
     } else {
         select.push("sagas WHERE true");
     }
-    // Written out, not bound: a partial index is used only where its condition stands in the statement.
+    // Written out, not bound: a partial index is used only where its condition stands in the statement, and how rare a
+    // step is can be told only of one that is known.
     if let [status] = filter.statuses[..] {
         select.push(format_args!(" AND status = '{status}'"));
     } else if !filter.statuses.is_empty() {
         select.push(format_args!(" AND status IN ('{}')", filter.statuses.join("', '")));
     }
     if let Some(step) = filter.step {
-        select.push(" AND step = ").push_bind(step);
+        select.push(format_args!(" AND step = '{step}'"));
     }
     if let Some(user_id) = &filter.user_id {
         select.push(" AND user_id = ").push_bind(user_id);
@@ -144,10 +145,12 @@ pub struct Move {
 
 /// The newest moves after a time, at most `limit`, newest first.
 pub async fn moves_since(pool: &PgPool, after: Timestamp, limit: i64) -> Result<Vec<Move>, StoreError> {
-    let moves = sqlx::query_as(
-        "SELECT saga_id, seq, at, input, status, step, reason FROM saga_events WHERE at > $1 ORDER BY at DESC LIMIT $2",
+    let mut select = QueryBuilder::<Postgres>::new(
+        "SELECT saga_id, seq, at, input, status, step, reason FROM saga_events WHERE at > ",
     );
-    Ok(moves.bind(after).bind(limit).persistent(false).fetch_all(pool).await?)
+    // Written out: that a time is near the end can be told only of one that is known.
+    select.push(format_args!("'{}'", after.to_rfc3339())).push(" ORDER BY at DESC LIMIT ").push_bind(limit);
+    Ok(select.build_query_as().persistent(false).fetch_all(pool).await?)
 }
 
 /// The moves of these sagas after the last one that is known of each.
