@@ -6,13 +6,15 @@
 //! - `coordinator`: stores what the core decides, then carries out what the stored row asks for;
 //! - `replies`, `orders`, `sweeper`, `checkout`, `operator`: where inputs come from: Kafka, the order service, time,
 //!   clients, people;
-//! - `retention`: removes what has long ended, in every service.
+//! - `retention`: removes what has long ended, in every service;
+//! - `metrics`: what of all this is counted.
 
 mod checkout;
 mod coordinator;
 mod gate;
 mod idempotency;
 mod intake;
+mod metrics;
 mod operator;
 mod orders;
 mod replies;
@@ -114,11 +116,12 @@ impl SagaSettings {
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
     let server = HttpServer::bind(&config.http, &shutdown).await?;
     let (metrics, stop) = (Metrics::of(NAME), server.drained());
-    let pool = database::open(&config.database, &sqlx::migrate!()).await?;
+    let pool = database::open(&config.database, &sqlx::migrate!(), &metrics).await?;
     require_topics(&config.kafka, NAME, &messages::TOPICS.map(str::to_owned)).await?;
     let consumer = Consumer::open(&config.kafka, NAME, &messages::Event::TOPICS, &metrics).await?;
     let producer = Producer::open(&config.kafka, NAME, &metrics)?;
     let group = consumer.state();
+    metrics::standing::show(&metrics, pool.clone());
 
     let gate = gate::Gate::at(pool.clone(), config.saga.checkout_max_unfinished).await;
     let gate = Arc::new(gate.map_err(|error| Fatal::new(error.to_string()))?);
