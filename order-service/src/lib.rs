@@ -41,7 +41,7 @@ impl TryFrom<&Settings> for Config {
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
     let server = HttpServer::bind(&config.http, &shutdown).await?;
     let (metrics, stop) = (Metrics::of("order-service"), server.drained());
-    let pool = database::open(&config.database, &sqlx::migrate!()).await?;
+    let pool = database::open(&config.database, &sqlx::migrate!(), &metrics).await?;
     let orders = routes::Orders {
         creates: Batcher::start(ConditionalWrites(store::Creates(Session::beside(&pool))), &metrics),
         transitions: Batcher::start(ConditionalWrites(store::Transitions(Session::beside(&pool))), &metrics),

@@ -55,7 +55,7 @@ impl TryFrom<&Settings> for Config {
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
     let metrics = Metrics::of(NAME);
     let server = HttpServer::bind(&config.http, &shutdown).await?;
-    let pool = database::open(&config.database, &sqlx::migrate!()).await?;
+    let pool = database::open(&config.database, &sqlx::migrate!(), &metrics).await?;
     let consumer = Consumer::open(&config.kafka, NAME, &messages::PaymentCommand::TOPICS, &metrics).await?;
     let producer = Producer::open(&config.kafka, NAME, &metrics)?;
     let group = consumer.state();

@@ -22,6 +22,7 @@ use tracing::{debug, error, info};
 
 use crate::SagaSettings;
 use crate::idempotency::IdempotencyKey;
+use crate::metrics::SagaMetrics;
 use crate::orders::OrderService;
 use crate::saga::{Effect, Ignored, Input, OrderCall, Saga, State, advance};
 use crate::store::{Identity, IgnoredInputs, NewSaga, NewSagas, Sagas, Stored};
@@ -43,6 +44,7 @@ pub struct Coordinator {
     producer: Producer,
     orders: OrderService,
     pub waiters: Arc<Waiters>,
+    pub counts: SagaMetrics,
     tasks: TaskTracker,
 }
 
@@ -97,6 +99,7 @@ impl Coordinator {
             producer,
             orders,
             waiters: Arc::new(Waiters::new(metrics)),
+            counts: SagaMetrics::new(metrics),
             tasks: TaskTracker::new(),
         }
     }
@@ -113,6 +116,7 @@ impl Coordinator {
                 Outcome::Stored(_) => {
                     faults::reached("orchestrator.stored", saga.step_name());
                     debug!(saga_id = %saga.saga_id, order_id = %saga.order_id, "saga started");
+                    self.counts.started();
                     self.remember(&saga);
                     self.perform(&saga);
                     return Ok(Begun::Started);
@@ -172,12 +176,13 @@ impl Coordinator {
             })?;
             match outcome {
                 Outcome::Stored(stored) => {
-                    let saga = known(saga_id, Some(stored))?;
-                    faults::reached("orchestrator.stored", saga.step_name());
-                    log_move(&saga);
-                    self.remember(&saga);
-                    self.perform(&saga);
-                    return Ok(Applied::Moved(Box::new(saga)));
+                    let stored = known(saga_id, Some(stored))?;
+                    faults::reached("orchestrator.stored", stored.step_name());
+                    log_move(&stored);
+                    self.counts.moved(&saga, &stored);
+                    self.remember(&stored);
+                    self.perform(&stored);
+                    return Ok(Applied::Moved(Box::new(stored)));
                 }
                 Outcome::Found(found) => {
                     debug!(%saga_id, "someone else was quicker; deciding again");

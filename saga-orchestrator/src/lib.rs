@@ -6,14 +6,16 @@
 //! - `coordinator`: stores what the core decides, then carries out what the stored row asks for;
 //! - `replies`, `orders`, `sweeper`, `checkout`, `operator`: where inputs come from: Kafka, the order service, time,
 //!   clients, people;
-//! - `views`: what people and programs may see;
-//! - `retention`: removes what has long ended, in every service.
+//! - `retention`: removes what has long ended, in every service;
+//! - `views`: what people and programs may see of all this;
+//! - `metrics`: what of it is counted.
 
 mod checkout;
 mod coordinator;
 mod gate;
 mod idempotency;
 mod intake;
+mod metrics;
 mod operator;
 mod orders;
 mod outcome;
@@ -117,11 +119,12 @@ impl SagaSettings {
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
     let server = HttpServer::bind(&config.http, &shutdown).await?;
     let (metrics, stop) = (Metrics::of(NAME), server.drained());
-    let pool = database::open(&config.database, &sqlx::migrate!()).await?;
+    let pool = database::open(&config.database, &sqlx::migrate!(), &metrics).await?;
     require_topics(&config.kafka, NAME, &messages::TOPICS.map(str::to_owned)).await?;
     let consumer = Consumer::open(&config.kafka, NAME, &messages::Event::TOPICS, &metrics).await?;
     let producer = Producer::open(&config.kafka, NAME, &metrics)?;
     let group = consumer.state();
+    metrics::standing::show(&metrics, pool.clone());
 
     let gate = gate::Gate::at(pool.clone(), config.saga.checkout_max_unfinished).await;
     let gate = Arc::new(gate.map_err(|error| Fatal::new(error.to_string()))?);

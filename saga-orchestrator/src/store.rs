@@ -7,6 +7,7 @@ pub mod history;
 pub mod lists;
 mod new_sagas;
 pub mod old_sagas;
+mod unfinished;
 
 use messages::{Money, SagaId, Timestamp, UserId};
 use rust_decimal::Decimal;
@@ -19,6 +20,7 @@ use sqlx::{PgPool, Postgres, Row as _};
 use uuid::Uuid;
 
 pub use self::new_sagas::{Identity, NewSaga, NewSagas, forget_keys};
+pub use self::unfinished::{Unfinished, unfinished};
 use crate::saga::definition::DEFINITIONS;
 use crate::saga::{Attention, Cause, Checkout, Definition, Ignored, Saga, State, Transition};
 

@@ -72,6 +72,7 @@ fn repeat(coordinator: &Arc<Coordinator>, due: Result<Due, StoreError>) {
     faults::reached("orchestrator.claimed", saga.step_name());
     if !due.deadline_passed {
         debug!(%saga_id, state = %saga, "repeating");
+        coordinator.counts.repeated(&saga);
         return coordinator.perform(&saga);
     }
     let coordinator = coordinator.clone();

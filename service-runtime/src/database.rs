@@ -13,6 +13,7 @@ use tracing::{info, warn};
 mod session;
 
 use crate::Fatal;
+use crate::metrics::Metrics;
 use crate::settings::{Settings, SettingsError, require};
 
 pub use self::session::Session;
@@ -104,7 +105,7 @@ impl fmt::Debug for DatabaseSettings {
 /// # Errors
 /// When the database can't be reached within `startup_timeout_ms`, refuses the login, or was migrated by a newer
 /// release.
-pub async fn open(settings: &DatabaseSettings, migrations: &Migrator) -> Result<PgPool, Fatal> {
+pub async fn open(settings: &DatabaseSettings, migrations: &Migrator, metrics: &Metrics) -> Result<PgPool, Fatal> {
     // No ping before each use: a broken connection shows in the statement itself, which is then repeated.
     let pool = PgPoolOptions::new()
         .max_connections(settings.max_connections)
@@ -135,6 +136,7 @@ pub async fn open(settings: &DatabaseSettings, migrations: &Migrator) -> Result<
         .await
         .map_err(|error| Fatal::new(format!("the schema of {settings} can't be brought up to date: {error}")))?;
     warn_of_another_clock(&pool).await;
+    metrics.watch_pool(&pool);
     info!(database = %settings, "database ready");
     Ok(pool)
 }

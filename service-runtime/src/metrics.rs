@@ -1,15 +1,29 @@
 //! What a service counts, as `GET /metrics` shows it in Prometheus' text format. Each service has a registry of its
 //! own: in `standalone` several share a process. A count is an atomic addition; nothing is allocated for it.
+//!
+//! Names and units are as <https://prometheus.io/docs/practices/naming/> asks: base units, `_total` for what only
+//! grows. Every value of a label stands in the source or in the settings, so that nobody outside can make a series.
 
+mod kafka;
+mod process;
+
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use prometheus::{
-    Counter, Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
-};
-use rustix::time::{ClockId, clock_gettime};
+use futures::future::{BoxFuture, join_all};
+use prometheus::core::Collector;
+use prometheus::{Encoder as _, HistogramOpts, Opts, Registry, TextEncoder};
+use sqlx::PgPool;
 
-pub use prometheus::{IntCounter as Count, IntGauge as Gauge};
+pub use prometheus::{
+    Gauge as Seconds, Histogram, HistogramVec as Histograms, IntCounter as Count, IntCounterVec as Counts,
+    IntGauge as Gauge, IntGaugeVec as Gauges,
+};
+
+pub(crate) use self::kafka::{ConsumerLag, KafkaTraffic, RecordCounts};
+
+use self::kafka::KafkaMetrics;
+use self::process::Process;
 
 /// The type of what [`Metrics::text`] answers.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -17,45 +31,50 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The upper bounds of the `batch_size` buckets: powers of two up to the largest batch.
 const BATCH_SIZES: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
+/// The upper bounds of the `http_request_duration_seconds` buckets: from a read by key to a checkout that waits.
+const HTTP_SECONDS: [f64; 15] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// How long the metrics wait for what has to be looked up for them. Prometheus itself gives up after 10 s.
+const LOOK_LIMIT: Duration = Duration::from_secs(1);
+
+type Look = dyn Fn() -> BoxFuture<'static, ()> + Send + Sync;
+
 /// What one service counts. Clones share the counts.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
-    batch_size: HistogramVec,
-    kafka_requests: IntCounterVec,
-    kafka_sent_bytes: IntCounterVec,
-    kafka_received_bytes: IntCounterVec,
-    cpu_seconds: Counter,
-    resident_bytes: IntGauge,
-}
-
-/// What one Kafka client has exchanged with its brokers.
-pub(crate) struct KafkaTraffic {
-    requests: IntCounter,
-    sent_bytes: IntCounter,
-    received_bytes: IntCounter,
+    looks: Arc<RwLock<Vec<Arc<Look>>>>,
+    batch_size: Histograms,
+    http_requests: Counts,
+    http_seconds: Histograms,
+    kafka: KafkaMetrics,
+    process: Process,
 }
 
 impl Metrics {
     /// The metrics that every service has.
     pub fn of(service: &str) -> Self {
         let registry = Registry::new();
-        let by_client = |name: &str, help: &str| registered(&registry, count_vec(name, help, "client"));
-        let batch_size = HistogramOpts::new("batch_size", "Items done by one run of a batch.");
-        let batch_size = HistogramVec::new(batch_size.buckets(BATCH_SIZES.to_vec()), &["batch", "kind"]);
-        let build =
-            IntGaugeVec::new(Opts::new("build_info", "The program that runs: always 1."), &["service", "version"]);
-        registered(&registry, build.expect(VALID)).with_label_values(&[service, env!("CARGO_PKG_VERSION")]).set(1);
-        let cpu = Counter::new("process_cpu_seconds_total", "Processor time of the whole process, in seconds.");
-        let resident =
-            IntGauge::new("process_resident_memory_bytes", "Resident memory of the whole process, in bytes.");
+        let build = gauges("build_info", "The program that runs: always 1.", &["service", "version"]);
+        registered(&registry, build).with_label_values(&[service, env!("CARGO_PKG_VERSION")]).set(1);
+        let batch_size =
+            histograms("batch_size", "Items done by one run of a batch.", &BATCH_SIZES, &["batch", "kind"]);
+        let requests = "HTTP requests that were answered; 499: the client hung up before.";
+        let seconds = "From a request's head to its answer's, in seconds.";
         Self {
-            batch_size: registered(&registry, batch_size.expect(VALID)),
-            kafka_requests: by_client("kafka_requests_total", "Requests sent to Kafka."),
-            kafka_sent_bytes: by_client("kafka_sent_bytes_total", "Bytes sent to Kafka."),
-            kafka_received_bytes: by_client("kafka_received_bytes_total", "Bytes received from Kafka."),
-            cpu_seconds: registered(&registry, cpu.expect(VALID)),
-            resident_bytes: registered(&registry, resident.expect(VALID)),
+            batch_size: registered(&registry, batch_size),
+            http_requests: registered(
+                &registry,
+                counts("http_requests_total", requests, &["method", "route", "status"]),
+            ),
+            http_seconds: registered(
+                &registry,
+                histograms("http_request_duration_seconds", seconds, &HTTP_SECONDS, &["method", "route"]),
+            ),
+            kafka: KafkaMetrics::in_registry(&registry),
+            process: Process::in_registry(&registry),
+            looks: Arc::default(),
             registry,
         }
     }
@@ -65,8 +84,32 @@ impl Metrics {
     /// # Panics
     /// When the name is taken or not one of Prometheus' (`[a-z_]+_total`).
     pub fn counts<const N: usize>(&self, name: &str, help: &str, label: &str, values: [&str; N]) -> [Count; N] {
-        let counts = registered(&self.registry, count_vec(name, help, label));
+        let counts = self.counts_by(name, help, label);
         values.map(|value| counts.with_label_values(&[value]))
+    }
+
+    /// Counts of one kind, one for each value of a label that is asked of it. To be called once for a name.
+    ///
+    /// # Panics
+    /// As [`Metrics::counts`].
+    pub fn counts_by(&self, name: &str, help: &str, label: &str) -> Counts {
+        registered(&self.registry, counts(name, help, &[label]))
+    }
+
+    /// A count that stands alone. To be called once for a name.
+    ///
+    /// # Panics
+    /// As [`Metrics::counts`].
+    pub fn count(&self, name: &str, help: &str) -> Count {
+        registered(&self.registry, Count::new(name, help).expect(VALID))
+    }
+
+    /// How long something takes, in seconds, with these upper bounds of its buckets. To be called once for a name.
+    ///
+    /// # Panics
+    /// When the name is taken or not one of Prometheus' (`[a-z_]+_seconds`), or the bounds don't rise.
+    pub fn durations_by(&self, name: &str, help: &str, bounds: &[f64], label: &str) -> Histograms {
+        registered(&self.registry, histograms(name, help, bounds, &[label]))
     }
 
     /// A number that goes up and down. To be called once for a name.
@@ -74,16 +117,53 @@ impl Metrics {
     /// # Panics
     /// When the name is taken or not one of Prometheus'.
     pub fn gauge(&self, name: &str, help: &str) -> Gauge {
-        registered(&self.registry, IntGauge::new(name, help).expect(VALID))
+        registered(&self.registry, Gauge::new(name, help).expect(VALID))
+    }
+
+    /// Numbers that go up and down, told apart by labels. To be called once for a name.
+    ///
+    /// # Panics
+    /// When the name is taken or not one of Prometheus'.
+    pub fn gauges_by(&self, name: &str, help: &str, labels: &[&str]) -> Gauges {
+        registered(&self.registry, gauges(name, help, labels))
+    }
+
+    /// An age or a time, in seconds. To be called once for a name.
+    ///
+    /// # Panics
+    /// When the name is taken or not one of Prometheus'.
+    pub fn seconds(&self, name: &str, help: &str) -> Seconds {
+        registered(&self.registry, Seconds::new(name, help).expect(VALID))
+    }
+
+    /// Has `look` bring its metrics up to date whenever they are about to be shown: what costs a question is asked
+    /// only when somebody wants to know. After a second the last values are shown.
+    pub fn before_shown(&self, look: impl Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static) {
+        self.looks.write().unwrap_or_else(PoisonError::into_inner).push(Arc::new(look));
+    }
+
+    /// Shows how far a pool is used.
+    pub(crate) fn watch_pool(&self, pool: &PgPool) {
+        let help = "Connections of the pool, by whether a statement has them. Batches have connections of their own.";
+        let connections = self.gauges_by("database_pool_connections", help, &["state"]);
+        let [in_use, idle] = ["in_use", "idle"].map(|state| connections.with_label_values(&[state]));
+        let most = self.gauge("database_pool_max_connections", "DATABASE_MAX_CONNECTIONS.");
+        let pool = pool.clone();
+        self.before_shown(move || {
+            let (open, unused) = (i64::from(pool.size()), i64::try_from(pool.num_idle()).unwrap_or(i64::MAX));
+            // Two readings: a connection may have been closed in between.
+            in_use.set((open - unused).max(0));
+            idle.set(unused);
+            most.set(pool.options().get_max_connections().into());
+            Box::pin(std::future::ready(()))
+        });
     }
 
     /// All of it, in Prometheus' text format.
-    pub fn text(&self) -> String {
-        // Of the process, so that a look is early enough.
-        self.cpu_seconds.inc_by((cpu_time().as_secs_f64() - self.cpu_seconds.get()).max(0.0));
-        if let Some(bytes) = resident_bytes() {
-            self.resident_bytes.set(bytes);
-        }
+    pub async fn text(&self) -> String {
+        self.process.look();
+        let looks = self.looks.read().unwrap_or_else(PoisonError::into_inner).clone();
+        join_all(looks.iter().map(|look| tokio::time::timeout(LOOK_LIMIT, look()))).await;
         let mut text = Vec::new();
         // It fails for a metric without a name only, which can't be registered.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
@@ -95,66 +175,64 @@ impl Metrics {
         self.batch_size.with_label_values(&[batch, kind])
     }
 
+    /// HTTP requests by method, route and status; and how long they took, by method and route.
+    pub(crate) fn http(&self) -> (Counts, Histograms) {
+        (self.http_requests.clone(), self.http_seconds.clone())
+    }
+
     /// Where this Kafka client's traffic goes: "consumer", "producer".
     pub(crate) fn kafka_traffic(&self, client: &str) -> KafkaTraffic {
-        KafkaTraffic {
-            requests: self.kafka_requests.with_label_values(&[client]),
-            sent_bytes: self.kafka_sent_bytes.with_label_values(&[client]),
-            received_bytes: self.kafka_received_bytes.with_label_values(&[client]),
-        }
+        self.kafka.traffic(client)
     }
-}
 
-impl KafkaTraffic {
-    /// Notes what librdkafka has counted since the client was made.
-    pub(crate) fn so_far(&self, requests: i64, sent_bytes: i64, received_bytes: i64) {
-        for (count, so_far) in
-            [(&self.requests, requests), (&self.sent_bytes, sent_bytes), (&self.received_bytes, received_bytes)]
-        {
-            count.inc_by(u64::try_from(so_far).unwrap_or_default().saturating_sub(count.get()));
-        }
+    /// What becomes of the records of a topic.
+    pub(crate) fn kafka_records(&self, topic: &str) -> RecordCounts {
+        self.kafka.records(topic)
+    }
+
+    /// How far a consumer is behind.
+    pub(crate) fn kafka_lag(&self) -> ConsumerLag {
+        self.kafka.lag()
     }
 }
 
 /// Why making a metric can't fail: its name and labels stand in the source.
 const VALID: &str = "a metric has a valid name of its own";
 
-fn count_vec(name: &str, help: &str, label: &str) -> IntCounterVec {
-    IntCounterVec::new(Opts::new(name, help), &[label]).expect(VALID)
+fn counts(name: &str, help: &str, labels: &[&str]) -> Counts {
+    Counts::new(Opts::new(name, help), labels).expect(VALID)
 }
 
-fn registered<M: prometheus::core::Collector + Clone + 'static>(registry: &Registry, metric: M) -> M {
+fn gauges(name: &str, help: &str, labels: &[&str]) -> Gauges {
+    Gauges::new(Opts::new(name, help), labels).expect(VALID)
+}
+
+fn histograms(name: &str, help: &str, bounds: &[f64], labels: &[&str]) -> Histograms {
+    Histograms::new(HistogramOpts::new(name, help).buckets(bounds.to_vec()), labels).expect(VALID)
+}
+
+fn registered<M: Collector + Clone + 'static>(registry: &Registry, metric: M) -> M {
     registry.register(Box::new(metric.clone())).expect(VALID);
     metric
-}
-
-/// Of all threads, since the process began.
-fn cpu_time() -> Duration {
-    clock_gettime(ClockId::ProcessCPUTime).try_into().unwrap_or_default()
-}
-
-/// `VmRSS` of proc_pid_status(5), which is in KiB. `None` where there is no such file.
-fn resident_bytes() -> Option<i64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(line.trim().strip_suffix(" kB")?.trim().parse::<i64>().ok()? * 1024)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn each_service_shows_what_it_counts_and_nothing_of_another() {
+    #[tokio::test]
+    async fn each_service_shows_what_it_counts_and_nothing_of_another() {
         let (payment, inventory) = (Metrics::of("payment-service"), Metrics::of("inventory-service"));
         let [done, failed] = payment.counts("things_total", "Things.", "outcome", ["done", "failed"]);
         payment.gauge("waiting", "Who waits.").set(3);
         payment.batch_sizes("payments", "write").observe(3.0);
+        let took = payment.durations_by("thing_duration_seconds", "Things.", &[0.5, 1.0], "thing");
+        took.with_label_values(&["one"]).observe(0.75);
 
         done.inc();
         failed.inc_by(2);
 
-        let text = payment.text();
+        let text = payment.text().await;
         for line in [
             "# TYPE things_total counter",
             r#"things_total{outcome="done"} 1"#,
@@ -163,31 +241,37 @@ mod tests {
             r#"batch_size_bucket{batch="payments",kind="write",le="2"} 0"#,
             r#"batch_size_bucket{batch="payments",kind="write",le="4"} 1"#,
             r#"batch_size_sum{batch="payments",kind="write"} 3"#,
+            r#"thing_duration_seconds_bucket{thing="one",le="0.5"} 0"#,
+            r#"thing_duration_seconds_bucket{thing="one",le="1"} 1"#,
         ] {
             assert!(text.lines().any(|found| found == line), "no {line} in:\n{text}");
         }
-        assert!(!inventory.text().contains("things_total"));
-        assert!(inventory.text().contains(r#"build_info{service="inventory-service""#));
+        let text = inventory.text().await;
+        assert!(!text.contains("things_total"));
+        assert!(text.contains(r#"build_info{service="inventory-service""#));
     }
 
-    #[test]
-    fn kafka_traffic_is_counted_from_its_running_totals() {
+    #[tokio::test]
+    async fn what_is_looked_up_is_looked_up_when_it_is_shown() {
         let metrics = Metrics::of("s");
-        let traffic = metrics.kafka_traffic("producer");
-        traffic.so_far(5, 500, 50);
-        traffic.so_far(7, 700, 70);
-        assert!(metrics.text().contains(r#"kafka_requests_total{client="producer"} 7"#), "{}", metrics.text());
+        let looks = metrics.count("looks_total", "Looks.");
+        metrics.before_shown(move || {
+            looks.inc();
+            Box::pin(std::future::ready(()))
+        });
+
+        assert!(metrics.text().await.contains("\nlooks_total 1\n"));
+        assert!(metrics.text().await.contains("\nlooks_total 2\n"));
     }
 
-    #[test]
-    fn the_process_is_measured() {
+    #[tokio::test]
+    async fn a_look_that_hangs_is_not_waited_for() {
         let metrics = Metrics::of("s");
-        let text = metrics.text();
-        let value = |name: &str| -> f64 {
-            let line = text.lines().find(|line| line.starts_with(name)).unwrap();
-            line.split(' ').nth(1).unwrap().parse().unwrap()
-        };
-        assert!(value("process_cpu_seconds_total") > 0.0, "{text}");
-        assert!(value("process_resident_memory_bytes") > 100_000.0, "{text}");
+        metrics.gauge("last", "The last value.").set(7);
+        metrics.before_shown(|| Box::pin(std::future::pending()));
+
+        let shown = tokio::time::timeout(2 * LOOK_LIMIT, metrics.text()).await;
+
+        assert!(shown.unwrap().contains("\nlast 7\n"));
     }
 }

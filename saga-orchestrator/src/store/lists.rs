@@ -90,30 +90,6 @@ pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<List
     Ok(select.build_query_as().persistent(false).fetch_all(pool).await?)
 }
 
-/// Unfinished sagas that stand at the same step.
-#[derive(Debug, Clone, FromRow)]
-pub struct Standing {
-    pub status: String,
-    pub step: String,
-    pub sagas: i64,
-    pub oldest: Timestamp,
-}
-
-/// How many unfinished sagas there are at each step.
-pub async fn unfinished(pool: &PgPool) -> Result<Vec<Standing>, StoreError> {
-    Ok(sqlx::query_as(
-        "SELECT status, step, count(*) AS sagas, min(created_at) AS oldest
-         FROM sagas WHERE status IN ('RUNNING', 'COMPENSATING') GROUP BY status, step ORDER BY status DESC, step",
-    )
-    .fetch_all(pool)
-    .await?)
-}
-
-/// How many sagas need attention.
-pub async fn needing_attention(pool: &PgPool) -> Result<i64, StoreError> {
-    Ok(sqlx::query_scalar("SELECT count(*) FROM sagas WHERE needs_attention_since IS NOT NULL").fetch_one(pool).await?)
-}
-
 /// A saga's times and where it stands.
 #[derive(Debug, Clone, FromRow)]
 pub struct Recent {

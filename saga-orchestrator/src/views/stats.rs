@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::Views;
 use crate::store::lists::{self, Recent};
+use crate::store::{self, Unfinished};
 
 /// The most sagas that are read for the figures of a time.
 const MOST: i64 = 10_000;
@@ -59,8 +60,14 @@ pub struct StandingBody {
     pub status: String,
     pub step: String,
     pub sagas: i64,
-    /// When the oldest of them began.
-    pub oldest: Timestamp,
+    /// How long ago the oldest of them began.
+    pub oldest_age_seconds: f64,
+}
+
+impl From<Unfinished> for StandingBody {
+    fn from(at: Unfinished) -> Self {
+        Self { status: at.status, step: at.step, sagas: at.count, oldest_age_seconds: at.oldest_age_seconds }
+    }
 }
 
 /// The sagas that began since a time.
@@ -125,13 +132,11 @@ impl Figures {
         }
         let now = service_runtime::now();
         let since = now - TimeDelta::minutes(minutes);
-        let unfinished = lists::unfinished(&self.pool).await?.into_iter();
+        let unfinished = store::unfinished(&self.pool).await?;
         let figures = Arc::new(StatsBody {
             at: now,
-            unfinished: unfinished
-                .map(|at| StandingBody { status: at.status, step: at.step, sagas: at.sagas, oldest: at.oldest })
-                .collect(),
-            needing_attention: lists::needing_attention(&self.pool).await?,
+            needing_attention: unfinished.iter().map(|at| at.needing_attention).sum(),
+            unfinished: unfinished.into_iter().map(StandingBody::from).collect(),
             recent: recent(&lists::recent(&self.pool, since, MOST).await?, since, now),
         });
         last.insert(minutes, (Instant::now(), figures.clone()));

@@ -3,9 +3,11 @@
 pub mod batch;
 mod health;
 mod json_body;
+mod measured;
 mod problem;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -113,7 +115,8 @@ impl HttpServer {
         shutdown: CancellationToken,
     ) -> Result<(), Fatal> {
         let health = health.with_stop(self.told_to_stop.clone());
-        let show_metrics = || async move { ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics.text()) };
+        let requests = Arc::new(measured::Requests::new(&metrics));
+        let show_metrics = || async move { ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics.text().await) };
         let app = Router::new()
             .route("/health/live", get(|| async { "live\n" }))
             .route("/health/ready", get(health::ready).with_state(health))
@@ -128,6 +131,7 @@ impl HttpServer {
             })
             .layer(DefaultBodyLimit::max(MAX_BODY))
             .layer(CatchPanicLayer::custom(problem::from_panic))
+            .layer(middleware::from_fn_with_state(requests, measured::measure))
             .layer(middleware::from_fn_with_state(self.told_to_stop, close_when_stopping));
         info!(address = %self.address, "HTTP ready");
 

@@ -5,6 +5,7 @@
 //! the dead-letter topic, is acknowledged by the broker. Everything may therefore come again, and nothing is lost.
 //! While a dead letter is not acknowledged, its partition is paused, and only that one.
 
+use std::collections::HashMap;
 use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use super::producer::{Delivery, Producer};
 use super::{KafkaSettings, Record, require_topics};
 use crate::batch::{Backoff, panic_text};
 use crate::database::StoreError;
-use crate::metrics::Metrics;
+use crate::metrics::{Count, Metrics, RecordCounts};
 use crate::{CancellationToken, Fatal};
 
 /// How often a record may fail by its own fault before it is set aside.
@@ -97,6 +98,7 @@ pub struct Consumer {
     inner: Arc<Member>,
     offsets: Arc<Offsets>,
     state: Arc<GroupState>,
+    counts: HashMap<String, RecordCounts>,
     settings: KafkaSettings,
     service: &'static str,
 }
@@ -115,8 +117,14 @@ impl Consumer {
 
         let offsets = Arc::new(Offsets::default());
         let state = Arc::new(GroupState::new(settings.prefixed(topics[0]), partitions));
-        let traffic = metrics.kafka_traffic("consumer");
-        let context = GroupContext { offsets: offsets.clone(), state: state.clone(), traffic };
+        let counts = topics.iter().map(|topic| ((*topic).to_owned(), metrics.kafka_records(topic))).collect();
+        let context = GroupContext {
+            offsets: offsets.clone(),
+            state: state.clone(),
+            traffic: metrics.kafka_traffic("consumer"),
+            lag: metrics.kafka_lag(),
+            topic_prefix: settings.kafka_topic_prefix.clone(),
+        };
         // A member learns by its next heartbeat that the group parts the partitions anew, and all wait for the last.
         let heartbeat = (settings.kafka_session_timeout_ms / 3).min(500);
         let mut config = settings.client(service);
@@ -146,7 +154,8 @@ impl Consumer {
         inner
             .subscribe(&names.iter().map(String::as_str).collect::<Vec<_>>())
             .map_err(|e| Fatal::new(format!("can't subscribe to {names:?}: {e}")))?;
-        Ok(Self { inner: Arc::new(Member(Some(inner))), offsets, state, settings: settings.clone(), service })
+        let inner = Arc::new(Member(Some(inner)));
+        Ok(Self { inner, offsets, state, counts, settings: settings.clone(), service })
     }
 
     /// Membership and owned partitions, kept up to date while the consumer runs.
@@ -170,6 +179,7 @@ impl Consumer {
             producer,
             consumer: self.inner.clone(),
             offsets: self.offsets,
+            counts: self.counts,
             service: self.service,
             shutdown: shutdown.clone(),
         });
@@ -244,6 +254,8 @@ struct Shared<H> {
     producer: Producer,
     consumer: Arc<Member>,
     offsets: Arc<Offsets>,
+    /// By topic.
+    counts: HashMap<String, RecordCounts>,
     service: &'static str,
     shutdown: CancellationToken,
 }
@@ -277,6 +289,11 @@ async fn process<H: Handler>(shared: Arc<Shared<H>>, record: Record, place: Plac
     if acknowledged.is_none() {
         return;
     }
+    shared.count(&record, |counts| match handled {
+        Handled::Done => &counts.done,
+        Handled::Reply(_) => &counts.replied,
+        Handled::DeadLetter(_) => &counts.dead_lettered,
+    });
     let Place { partition, epoch } = &place;
     shared.offsets.finished(partition, record.offset, *epoch, |position| {
         // rdkafka stores the given offset plus one. It fails for a partition that is no longer ours: rightly.
@@ -310,7 +327,15 @@ impl<H: Handler> Shared<H> {
                     return Some(Handled::DeadLetter(why));
                 }
             }
+            self.count(record, |counts| &counts.retries);
             self.pause(place, &mut backoff).await?;
+        }
+    }
+
+    fn count(&self, record: &Record, which: impl FnOnce(&RecordCounts) -> &Count) {
+        // Only subscribed topics are consumed.
+        if let Some(counts) = self.counts.get(&record.topic) {
+            which(counts).inc();
         }
     }
 

@@ -7,13 +7,14 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
+use rdkafka::statistics::Partition;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Statistics, TopicPartitionList};
 use tracing::{debug, info, warn};
 
 use super::offsets::Offsets;
 use crate::http::Check;
-use crate::metrics::KafkaTraffic;
+use crate::metrics::{ConsumerLag, KafkaTraffic};
 
 /// Whether a consumer is a member of its group, and which partitions it owns. A member without partitions is
 /// healthy: there may be more instances than partitions.
@@ -88,6 +89,8 @@ pub(super) struct GroupContext {
     pub(super) offsets: Arc<Offsets>,
     pub(super) state: Arc<GroupState>,
     pub(super) traffic: KafkaTraffic,
+    pub(super) lag: ConsumerLag,
+    pub(super) topic_prefix: String,
 }
 
 impl ClientContext for GroupContext {
@@ -101,6 +104,10 @@ impl ClientContext for GroupContext {
         self.state.set_broker_up(up);
         if let Some(group) = statistics.cgrp {
             self.state.joined.store(group.state == "up" && group.join_state == "steady", Ordering::Relaxed);
+        }
+        for (name, topic) in &statistics.topics {
+            let name = name.strip_prefix(&self.topic_prefix).unwrap_or(name);
+            topic.partitions.values().for_each(|each| self.lag.show(name, each.partition, lag(each)));
         }
     }
 
@@ -131,5 +138,49 @@ impl ConsumerContext for GroupContext {
             Rebalance::Revoke(_) => self.state.joined.store(false, Ordering::Relaxed),
             Rebalance::Error(error) => warn!(%error, "rebalance failed"),
         }
+    }
+}
+
+/// How many of a partition's records are not done. Unlike librdkafka's own `consumer_lag` it counts those in hand.
+/// `None` if the partition is not consumed here, or not yet.
+fn lag(partition: &Partition) -> Option<i64> {
+    let known = |offset: i64| (offset >= 0).then_some(offset);
+    let end = known(partition.hi_offset).filter(|_| partition.fetch_state == "active")?;
+    // Stored offsets are committed twice a second. A group that has done nothing yet begins with the first record.
+    let done = known(partition.stored_offset.max(partition.committed_offset)).or(known(partition.lo_offset))?;
+    Some((end - done).max(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn partition(stored: i64, committed: i64) -> Partition {
+        Partition {
+            fetch_state: "active".to_owned(),
+            lo_offset: 10,
+            hi_offset: 100,
+            app_offset: 100,
+            stored_offset: stored,
+            committed_offset: committed,
+            ..Partition::default()
+        }
+    }
+
+    #[test]
+    fn the_lag_is_counted_from_what_is_done_not_from_what_was_received() {
+        const UNKNOWN: i64 = -1001;
+        assert_eq!(lag(&partition(95, 90)), Some(5));
+        assert_eq!(lag(&partition(UNKNOWN, 90)), Some(10), "nothing done since the assignment");
+        assert_eq!(lag(&partition(UNKNOWN, UNKNOWN)), Some(90), "a new group");
+        assert_eq!(lag(&partition(100, 100)), Some(0));
+    }
+
+    #[test]
+    fn a_partition_of_another_member_has_no_lag_here() {
+        for state in ["none", "stopping", "stopped", "offset-query"] {
+            assert_eq!(lag(&Partition { fetch_state: state.to_owned(), ..partition(95, 90) }), None, "{state}");
+        }
+        assert_eq!(lag(&Partition { hi_offset: -1001, ..partition(95, 90) }), None);
     }
 }
