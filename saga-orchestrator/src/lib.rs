@@ -8,10 +8,12 @@
 //!   clients, people;
 //! - `retention`: removes what has long ended, in every service;
 //! - `views`: what people and programs may see of all this;
+//! - `dashboard`: the same in a browser;
 //! - `metrics`: what of it is counted.
 
 mod checkout;
 mod coordinator;
+mod dashboard;
 mod gate;
 mod idempotency;
 mod intake;
@@ -143,8 +145,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         .with("intake", move || Box::pin(std::future::ready(watched_gate.check())));
 
     let intake = intake::Intake::new(coordinator.clone(), group, gate.clone(), &config.saga, stop.clone());
-    let routes =
-        checkout::router(intake).merge(views::router(views)).merge(operator::router(coordinator.clone(), gate.clone()));
+    let routes = checkout::router(intake)
+        .merge(views::router(views.clone()))
+        .merge(dashboard::router(dashboard::Dashboard { views, gate: gate.clone() }))
+        .merge(operator::router(coordinator.clone(), gate.clone()));
     let handler = replies::Replies { coordinator: coordinator.clone(), unknown: AtomicU64::new(0) };
     let retention = config.saga.idempotency_retention;
     let (consumed, served, (), (), (), ()) = tokio::join!(

@@ -3,6 +3,7 @@
 mod audit;
 mod checkout_input;
 mod crashes;
+mod dashboard;
 mod dead_letter_outage;
 mod dead_letters;
 mod duplicates;

@@ -68,7 +68,9 @@ pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<List
         select.push(format_args!(" AND status IN ('{}')", filter.statuses.join("', '")));
     }
     if let Some(step) = filter.step {
-        select.push(format_args!(" AND step = '{step}'"));
+        // The step of those that failed is their cause, which has an index.
+        let column = if filter.statuses == ["FAILED"] { "cause" } else { "step" };
+        select.push(format_args!(" AND {column} = '{step}'"));
     }
     if let Some(user_id) = &filter.user_id {
         select.push(" AND user_id = ").push_bind(user_id);

@@ -129,9 +129,13 @@ fn filter(query: &ListQuery) -> Result<Filter, Problem> {
         statuses.push(known.ok_or_else(|| wrong("status", format_args!("must be of {}", STATUSES.join(", "))))?);
     }
     let step = query.step.as_deref().map(str::trim).filter(|step| !step.is_empty()).map(known_step).transpose()?;
-    if let (Some((_, status)), []) = (step, &statuses[..]) {
-        // It says the same, and has an index.
-        statuses.push(status);
+    if let Some((_, status)) = step {
+        // It says the same, and has an index. With another status there is none.
+        let contradicts = !statuses.is_empty() && !statuses.contains(&status);
+        if contradicts {
+            return Err(wrong("step", format_args!("is one of status {status}: no saga has it with another")));
+        }
+        statuses = vec![status];
     }
     Ok(Filter {
         statuses,
@@ -192,6 +196,7 @@ mod tests {
         for (query, name) in [
             ("status=DONE", "RUNNING, COMPENSATING, COMPLETED, FAILED"),
             ("step=PAY", "PAYMENT_CHARGE"),
+            ("step=TIMED_OUT&status=RUNNING", "`step` is one of status FAILED"),
             ("limit=0", "`limit` must be 1 to 500"),
             ("limit=501", "`limit` must be 1 to 500"),
             ("user=u1", "user"),

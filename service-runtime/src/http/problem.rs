@@ -64,6 +64,11 @@ impl Problem {
         self.status
     }
 
+    /// What was wrong, in words.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// Names the request's field that the problem is about.
     #[must_use]
     pub fn with_field(self, name: &str) -> Self {

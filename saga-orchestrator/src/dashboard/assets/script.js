@@ -1,0 +1,133 @@
+// Keeps a page fresh while moves come in, and sends what its forms ask for. All that is shown is made by the server:
+// the parts marked with data-fresh are taken from the page as it is now.
+"use strict";
+
+const $ = (selector, within = document) => within.querySelector(selector);
+const $$ = (selector, within = document) => [...within.querySelectorAll(selector)];
+
+function toast(text) {
+  const toast = $("#toast");
+  toast.textContent = text;
+  toast.classList.add("shown");
+  setTimeout(() => toast.classList.remove("shown"), 4000);
+}
+
+// ---- what is fresh -------------------------------------------------------------------------------------------
+
+let refreshing = false, again = false;
+
+async function refresh() {
+  if (refreshing) { again = true; return; }
+  refreshing = true;
+  try {
+    const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+    if (answer.ok) {
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      for (const part of $$("[data-fresh]")) {
+        const fresh = page.getElementById(part.id);
+        if (fresh && fresh.outerHTML !== part.outerHTML) replace(part, fresh);
+      }
+      countDown();
+      if ($("[data-ended]")) stopListening();
+    }
+  } catch { /* The orchestrator is away: the next move, or a minute, tries again. */ }
+  // Not more often than once a second, whatever happens.
+  setTimeout(() => { refreshing = false; if (again) { again = false; refresh(); } }, 1000);
+}
+
+// Keeps what is open open, and the focus where it is.
+function replace(part, fresh) {
+  const open = $$("details", part).map((details) => details.open);
+  const focused = part.contains(document.activeElement) ? document.activeElement.dataset.open || document.activeElement.getAttribute("href") : null;
+  const adopted = document.adoptNode(fresh);
+  $$("details", adopted).forEach((details, at) => { details.open = open[at] || details.open; });
+  part.replaceWith(adopted);
+  if (focused) $$("[data-open], [href]", adopted).find((element) => element.dataset.open === focused || element.getAttribute("href") === focused)?.focus();
+}
+
+let source = null;
+
+function stopListening() {
+  source?.close();
+  source = null;
+}
+
+const live = document.body.dataset.live;
+if (live) {
+  source = new EventSource(live);
+  source.addEventListener("move", refresh);
+  source.addEventListener("skipped", refresh);
+  // Durations and countdowns go on even while nothing moves.
+  setInterval(() => { if (source && !document.hidden) refresh(); }, 5000);
+}
+
+// ---- how long until ------------------------------------------------------------------------------------------
+
+function countDown() {
+  for (const element of $$(".countdown")) {
+    const seconds = Math.round((new Date(element.dataset.until) - Date.now()) / 1000);
+    element.textContent = seconds > 0 ? `in ${seconds} s` : "now";
+  }
+}
+countDown();
+setInterval(countDown, 1000);
+
+// ---- dialogs and forms ---------------------------------------------------------------------------------------
+
+document.addEventListener("click", (event) => {
+  const opener = event.target.closest("[data-open]");
+  if (opener) { const dialog = document.getElementById(opener.dataset.open); dialog?.showModal(); show(dialog); }
+  if (event.target.closest("[data-close]")) event.target.closest("dialog").close();
+});
+
+// The request that a form sends: what is shown is what is sent.
+function request(form) {
+  const fields = Object.fromEntries(new FormData(form));
+  if (form.hasAttribute("data-checkout")) {
+    const { force, ...body } = fields;
+    if (force) body[force] = true;
+    return { path: "/checkout", headers: { "Content-Type": "application/json", Prefer: "respond-async" }, body };
+  }
+  return { path: form.dataset.post, headers: { "Content-Type": "application/json" }, body: fields };
+}
+
+function show(within) {
+  const form = within?.matches?.("form") ? within : $("form[data-post], form[data-checkout]", within || document);
+  const preview = form && $("[data-request]", form);
+  if (!preview) return;
+  const { path, headers, body } = request(form);
+  const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}`);
+  preview.textContent = `POST ${path}\n${lines.join("\n")}\n\n${JSON.stringify(body, null, 2)}`;
+}
+
+document.addEventListener("input", (event) => { const form = event.target.closest("form"); if (form) show(form); });
+$$("form[data-checkout]").forEach(show);
+
+document.addEventListener("submit", async (event) => {
+  const form = event.target;
+  if (!form.matches("[data-post], [data-checkout]")) return;
+  event.preventDefault();
+  const { path, headers, body } = request(form);
+  const wrong = $(".error", form);
+  wrong.hidden = true;
+  const send = $("button[type=submit]", form);
+  send.disabled = true;
+  try {
+    const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
+    const told = await answer.json();
+    if (!answer.ok && !(form.hasAttribute("data-checkout") && told.sagaId)) throw new Error(`${answer.status}: ${told.detail || told.title}`);
+    if (form.hasAttribute("data-checkout")) {
+      location.href = `/dashboard/sagas/${told.sagaId}`;
+      return;
+    }
+    form.closest("dialog")?.close();
+    toast(`${answer.status}: done`);
+    again = false; refreshing = false;
+    refresh();
+  } catch (error) {
+    wrong.textContent = error.message;
+    wrong.hidden = false;
+  } finally {
+    send.disabled = false;
+  }
+});

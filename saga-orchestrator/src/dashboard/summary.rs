@@ -1,0 +1,149 @@
+//! What happened to a checkout, and what happens next, in sentences.
+
+use crate::views::saga::{HistoryBody, SagaBody};
+
+use super::format::duration;
+
+/// The sentences, oldest first; the last one tells what happens next, or how it ended.
+pub fn sentences(saga: &SagaBody) -> Vec<String> {
+    let money = format!("{} {}", saga.total_amount, saga.currency);
+    let mut sentences: Vec<String> = Vec::new();
+    for (at, entry) in saga.history.iter().enumerate() {
+        let before = at.checked_sub(1).and_then(|at| saga.history.get(at));
+        sentences.extend(sentence(entry, before, &money));
+    }
+    sentences.push(next(saga, &money));
+    sentences
+}
+
+fn sentence(entry: &HistoryBody, before: Option<&HistoryBody>, money: &str) -> Option<String> {
+    let at = entry.at.format("%H:%M:%S%.3f");
+    let why = entry.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let by = entry.by.as_deref().unwrap_or("an operator");
+    let step = before.map_or("", |before| &before.step);
+    Some(match entry.input.as_str() {
+        "started" => format!("Taken at {at}."),
+        "order.create-refused" => format!("The order was refused at {at}{why}."),
+        "payment.charged" => format!("{money} were charged at {at}."),
+        "payment.failed" => format!("The payment was refused at {at}{why}. Nothing was charged."),
+        "payment.refunded" => format!("The money went back at {at}."),
+        "inventory.reserved" => format!("The goods were set aside at {at}."),
+        "inventory.failed" => format!("The goods were refused at {at}{why}."),
+        "inventory.released" => format!("The goods were released at {at}."),
+        "order.confirm-refused" => format!("The confirmation was refused at {at}{why}."),
+        "deadline.passed" => {
+            format!("{step} had no answer in time at {at}: whether it happened is unknown, so it is undone.")
+        }
+        "operator.cancelled" => format!("{by} cancelled it at {at}{why}."),
+        "operator.retried" => format!("{by} had {step} repeated at {at}{why}."),
+        "operator.resolved" => format!(
+            "{by} settled {step} by hand at {at}{why} (evidence: {}).",
+            entry.evidence.as_deref().unwrap_or("none")
+        ),
+        // What the order service did goes without saying; the end is told last.
+        _ => return None,
+    })
+}
+
+fn next(saga: &SagaBody, money: &str) -> String {
+    let took = duration(saga.duration_ms);
+    match (&saga.pending, saga.status) {
+        (Some(pending), _) => {
+            let repeated = match pending.attempts {
+                0 => String::new(),
+                1 => ", repeated once".to_owned(),
+                times => format!(", repeated {times} times"),
+            };
+            let again = pending.next_attempt_at.format("%H:%M:%S");
+            format!(
+                "Now it waits for {} ({}{repeated}); without an answer it is asked for again at {again}.",
+                saga.step, pending.effect.effect
+            )
+        }
+        (None, "COMPLETED") => format!("Completed after {took}: {money} charged, goods set aside, order confirmed."),
+        (None, _) if saga.resolved_by_hand => {
+            format!(
+                "Ended after {took} as {}, settled by hand: the services' rows show what may still be held.",
+                saga.step
+            )
+        }
+        (None, _) => {
+            format!("Failed after {took} ({}): no money and no goods are held, the order is cancelled.", saga.step)
+        }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use messages::{Currency, OrderId, SagaId};
+    use rust_decimal::Decimal;
+
+    use super::*;
+
+    fn entry(seq: i64, input: &str, status: &str, step: &str, reason: Option<&str>) -> HistoryBody {
+        HistoryBody {
+            seq,
+            at: format!("2026-01-01T12:00:00.{:03}Z", seq * 10).parse().unwrap(),
+            duration_ms: Some(10.0),
+            input: input.to_owned(),
+            event_id: None,
+            status: status.to_owned(),
+            step: step.to_owned(),
+            reason: reason.map(str::to_owned),
+            effect: None,
+            by: None,
+            evidence: None,
+        }
+    }
+
+    fn sold_out() -> SagaBody {
+        let at = "2026-01-01T12:00:00Z".parse().unwrap();
+        SagaBody {
+            saga_id: SagaId::new(),
+            order_id: OrderId::new(),
+            status: "FAILED",
+            step: "INVENTORY_FAILED",
+            reason: Some("out of stock".to_owned()),
+            user_id: "u1".to_owned(),
+            total_amount: Decimal::new(50_050, 2),
+            currency: Currency::USD,
+            created_at: at,
+            updated_at: at,
+            definition: "pay-first v1".to_owned(),
+            duration_ms: 60.0,
+            needs_attention: None,
+            resolved_by_hand: false,
+            pending: None,
+            history: vec![
+                entry(1, "started", "RUNNING", "ORDER_CREATE", None),
+                entry(2, "order.created", "RUNNING", "PAYMENT_CHARGE", None),
+                entry(3, "payment.charged", "RUNNING", "INVENTORY_RESERVE", None),
+                entry(4, "inventory.failed", "COMPENSATING", "PAYMENT_REFUND", Some("out of stock")),
+                entry(5, "payment.refunded", "COMPENSATING", "ORDER_CANCEL", None),
+                entry(6, "order.cancelled", "FAILED", "INVENTORY_FAILED", None),
+            ],
+            ignored: vec![],
+            traceparent: None,
+        }
+    }
+
+    #[test]
+    fn a_sold_out_checkout_tells_when_the_money_came_and_went() {
+        assert_eq!(
+            sentences(&sold_out()),
+            [
+                "Taken at 12:00:00.010.",
+                "500.50 USD were charged at 12:00:00.030.",
+                "The goods were refused at 12:00:00.040: out of stock.",
+                "The money went back at 12:00:00.050.",
+                "Failed after 60 ms (INVENTORY_FAILED): no money and no goods are held, the order is cancelled.",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_was_settled_by_hand_is_not_said_to_hold_nothing() {
+        let saga = SagaBody { resolved_by_hand: true, ..sold_out() };
+        assert!(sentences(&saga).last().unwrap().contains("may still be held"));
+    }
+}
