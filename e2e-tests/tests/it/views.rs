@@ -216,6 +216,27 @@ async fn the_stream_of_all_tells_each_move_of_each_saga_once() -> Result<()> {
     Answer::read(not_an_id.send().await?).await?.is_problem(400, &["Last-Event-ID"])
 }
 
+/// A move that changes an indexed column has a new entry put in every index of the table: docs/growth.md.
+#[tokio::test]
+async fn no_index_of_sagas_is_on_what_each_move_changes() -> Result<()> {
+    let client = shared().await?;
+    let pool = sqlx::PgPool::connect(&client.database_url(Service::Orchestrator)?).await?;
+    let indexed: Vec<String> = sqlx::query_scalar(
+        "SELECT DISTINCT attname::text FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY (indkey)
+         WHERE indrelid = 'sagas'::regclass ORDER BY 1",
+    )
+    .fetch_all(&pool)
+    .await?;
+    let set_once =
+        ["cause", "created_at", "idempotency_key", "needs_attention_since", "order_id", "saga_id", "user_id"];
+    // Where it changes is told in the migration that made it.
+    let seldom = ["sweep_at"];
+    let unexpected: Vec<_> =
+        indexed.iter().filter(|c| !set_once.contains(&&***c) && !seldom.contains(&&***c)).collect();
+    assert!(indexed.len() > 5 && unexpected.is_empty(), "{indexed:?}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn too_many_streams_are_refused_and_an_ended_one_makes_room() -> Result<()> {
     let services = Services::start(&[("EVENT_STREAMS_MAX", "1")]).await?;

@@ -74,7 +74,7 @@ fn figures(stats: &StatsBody) -> Markup {
                 span.number { (failures.iter().map(|(_, count)| **count).sum::<u64>()) } span.what { "failed" }
                 span.more {
                     @if failures.is_empty() { "since " (since.format("%H:%M")) " UTC" }
-                    @for (name, count) in &failures { (count) " " (name) " " }
+                    @for ((name, count), at) in failures.iter().zip(0..) { @if at > 0 { ", " } (count) " " (name) }
                 }
             }
             div.charts { (charts::throughput(&stats.recent)) (charts::latency(&stats.recent)) }
