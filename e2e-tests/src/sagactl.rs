@@ -36,6 +36,7 @@ impl Client {
             let variable = format!("{}_DATABASE_URL", service.database().to_uppercase());
             command.env(variable, self.database_url(service)?);
         }
+        command.env("ORCHESTRATOR_URL", format!("http://127.0.0.1:{}", self.ports.orchestrator));
         command.env("KAFKA_BOOTSTRAP_SERVERS", self.kafka.address()).env("KAFKA_TOPIC_PREFIX", self.kafka.prefix());
         command.envs(environment.iter().copied());
         let output = tokio::task::spawn_blocking(move || command.output()).await??;

@@ -1,8 +1,14 @@
-//! `sagactl`, the operators' program: it proves that the four databases agree about everybody's money ([`audit`]),
-//! and looks through, and sends back, what was set aside on the dead-letter topics ([`dlq`]).
+//! `sagactl`, the operators' program: it tells where a customer's money is and what happens next ([`show`], [`sagas`]),
+//! steps in ([`acts`]), proves that the four databases agree about everybody's money ([`audit`]), and looks through, and
+//! sends back, what was set aside on the dead-letter topics ([`dlq`]).
 //!
 //! A library first, so that the end-to-end tests judge by the very same invariants.
 
+pub mod acts;
+pub mod api;
 pub mod audit;
 pub mod databases;
 pub mod dlq;
+pub mod paint;
+pub mod sagas;
+pub mod show;

@@ -4,26 +4,141 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
+use sagactl::acts::{self, Act, CheckoutRequest, Intake, StepIn, Went};
+use sagactl::api::{Api, OrchestratorAddress};
 use sagactl::audit::{Options, audit};
 use sagactl::databases::{Database, DatabaseUrls, Databases, OrchestratorUrl, Unreadable};
 use sagactl::dlq::Mailbox;
 use sagactl::dlq::look::{list, show};
 use sagactl::dlq::redrive::{Outcome, Sending};
+use sagactl::paint::{Color, Paint};
+use sagactl::sagas::{self, Wanted};
+use sagactl::show::show as show_saga;
 use service_runtime::Fatal;
+use uuid::Uuid;
 
-/// Looks after the checkout platform: proves that its databases agree, sends dead letters back
+/// Looks after the checkout platform: where each customer's money is, and what happens next
+///
+/// Exit codes: 0 done; 1 refused, or not as wanted; 2 it could not be done; 3 (checkout) it still runs.
 #[derive(Debug, Parser)]
 #[command(name = "sagactl", version)]
 struct Arguments {
+    #[command(flatten)]
+    orchestrator: OrchestratorAddress,
+    /// When to use colour
+    #[arg(long, value_enum, default_value_t, global = true)]
+    color: Color,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Send a checkout and print its outcome
+    ///
+    /// Exit codes: 0 completed; 1 failed, all undone; 3 still running; 2 nothing was stored, or nobody knows.
+    Checkout {
+        #[command(flatten)]
+        checkout: CheckoutRequest,
+        /// Print the answer's JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// The newest sagas, or those that fit
+    List {
+        #[command(flatten)]
+        wanted: Wanted,
+        /// Print an object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// All about one saga: what happened, what happens next, what each service has stored
+    Show {
+        /// A saga's id, or an order's
+        id: Uuid,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Moves as they happen: of one saga until it has ended, or of all
+    Watch {
+        saga: Option<Uuid>,
+        /// Print an object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// How many sagas stand where, and how the newest fared
+    Stats {
+        /// How far to look back
+        #[arg(long, default_value_t = 15)]
+        minutes: u32,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Undo a saga that has not been confirmed
+    Cancel {
+        saga: Uuid,
+        #[command(flatten)]
+        act: Act,
+        /// Print the answer's JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have what is pending asked for now
+    Retry {
+        saga: Uuid,
+        #[command(flatten)]
+        act: Act,
+        /// Print the answer's JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Count a compensation that is refused for good as settled by hand
+    Resolve {
+        saga: Uuid,
+        #[command(flatten)]
+        act: Act,
+        /// Which compensation: PAYMENT_REFUND, ...
+        #[arg(long)]
+        step: String,
+        /// What proves it, such as a bank transfer's number
+        #[arg(long)]
+        evidence: String,
+        /// Print the answer's JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Whether new checkouts are taken; pause or resume it, for all instances
+    Intake {
+        #[command(subcommand)]
+        change: Option<IntakeCommand>,
+        /// Print the answer's JSON
+        #[arg(long, global = true)]
+        json: bool,
+    },
     Audit(AuditArguments),
     Dlq(DlqArguments),
+    /// Print completions for a shell: sagactl completions bash > /etc/bash_completion.d/sagactl
+    Completions {
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum IntakeCommand {
+    /// Take no new checkouts; running ones finish
+    Pause {
+        #[command(flatten)]
+        act: Act,
+    },
+    /// Take new checkouts again
+    Resume {
+        #[command(flatten)]
+        act: Act,
+    },
 }
 
 /// Proves that the four databases agree about every order, and tells the money at risk where they do not
@@ -93,17 +208,61 @@ enum DlqCommand {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let outcome = match Arguments::parse().command {
-        Command::Audit(arguments) => run_audit(arguments).await,
-        Command::Dlq(arguments) => run_dlq(arguments.command).await,
+    let Arguments { orchestrator, color, command } = Arguments::parse();
+    let outcome = match command {
+        Command::Audit(arguments) => run_audit(arguments).await.map(code),
+        Command::Dlq(arguments) => run_dlq(arguments.command).await.map(code),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "sagactl", &mut std::io::stdout());
+            Ok(0)
+        }
+        command => ask(&orchestrator, Paint::new(color), command).await,
     };
     match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("sagactl: {error}");
             ExitCode::from(2)
         }
+    }
+}
+
+/// 0 for what was done as wanted, else 1.
+fn code(done: bool) -> u8 {
+    (!done).into()
+}
+
+/// What the orchestrator is asked for. The exit code.
+async fn ask(orchestrator: &OrchestratorAddress, paint: Paint, command: Command) -> Result<u8, Fatal> {
+    let (api, out) = (Api::at(orchestrator)?, &mut std::io::stdout());
+    match command {
+        Command::Checkout { checkout, json } => Ok(match acts::checkout(&api, &checkout, json, paint, out).await? {
+            Went::Completed => 0,
+            Went::Failed => 1,
+            Went::Running => 3,
+        }),
+        Command::List { wanted, json } => sagas::list(&api, &wanted, json, paint, out).await.map(|()| 0),
+        Command::Show { id, json } => show_saga(&api, id, json, paint, out).await.map(|()| 0),
+        Command::Watch { saga, json } => sagas::watch(&api, saga, json, paint, out).await.map(|()| 0),
+        Command::Stats { minutes, json } => sagas::stats(&api, minutes, json, paint, out).await.map(|()| 0),
+        Command::Cancel { saga, act, json } => {
+            acts::step_in(&api, saga, &StepIn::Cancel, &act, json, paint, out).await.map(code)
+        }
+        Command::Retry { saga, act, json } => {
+            acts::step_in(&api, saga, &StepIn::Retry, &act, json, paint, out).await.map(code)
+        }
+        Command::Resolve { saga, act, step, evidence, json } => {
+            acts::step_in(&api, saga, &StepIn::Resolve { step, evidence }, &act, json, paint, out).await.map(code)
+        }
+        Command::Intake { change, json } => {
+            let change = change.as_ref().map(|change| match change {
+                IntakeCommand::Pause { act } => (Intake::Pause, act),
+                IntakeCommand::Resume { act } => (Intake::Resume, act),
+            });
+            acts::intake(&api, change, json, out).await.map(|()| 0)
+        }
+        // Those are answered without the orchestrator.
+        Command::Audit(_) | Command::Dlq(_) | Command::Completions { .. } => Ok(0),
     }
 }
 
@@ -159,8 +318,6 @@ async fn run_dlq(command: DlqCommand) -> Result<bool, Fatal> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

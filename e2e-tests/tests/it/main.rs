@@ -16,6 +16,7 @@ mod poison;
 mod readme;
 mod redrive;
 mod retention;
+mod sagactl;
 mod scenarios;
 mod shutdown;
 mod slow_gateway;

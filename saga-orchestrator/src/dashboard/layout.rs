@@ -116,7 +116,7 @@ pub async fn dead_letters(State(dashboard): State<Dashboard>) -> Page {
             li { "What is there:" pre { "sagactl dlq list" } }
             li { "One in full:" pre { "sagactl dlq show --saga <sagaId>" } }
             li { "What would be sent back (a dry run):" pre { "sagactl dlq redrive --topic payment.charge.command" } }
-            li { "Send it back:" pre { "sagactl dlq redrive --topic payment.charge.command --execute" } }
+            li { "Send it back:" pre { "sagactl dlq redrive --topic payment.charge.command --execute --by ann --reason \"it is mended\"" } }
         }
         p { "Their number is the metric " code { "kafka_records_total{outcome=\"dead_lettered\"}" } " of each service." }
     };

@@ -8,7 +8,6 @@ mod layout;
 mod new_checkout;
 mod overview;
 mod saga_page;
-mod summary;
 mod timeline;
 
 use std::sync::Arc;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::format::{badge, date_time, duration, time};
 use super::layout::{Place, dialog, page};
-use super::{Dashboard, Page, summary, timeline};
+use super::{Dashboard, Page, timeline};
 use crate::outcome::parse_id;
 use crate::store::lists::{self, Filter};
 use crate::views::saga::{self, HistoryBody, SagaBody};
@@ -25,7 +25,7 @@ pub async fn show(State(dashboard): State<Dashboard>, Path(id): Path<String>) ->
         div id="saga" data-fresh data-ended[saga.pending.is_none()] {
             (head(&saga))
             (attention(&saga))
-            section.card { h2 { "What happened" } ul.story { @for sentence in summary::sentences(&saga) { li { (sentence) } } } }
+            section.card { h2 { "What happened" } ul.story { @for sentence in &saga.summary { li { (sentence) } } } }
             section.card { h2 { "Timeline" } div.scroll { (timeline::draw(&saga)) }
                 p.legend { span.key.ahead { "forward" } span.key.back { "being undone" } "Drawn to scale; the shortest are widened." }
             }

@@ -6,6 +6,7 @@ pub mod list;
 pub mod saga;
 pub mod services;
 pub mod stats;
+mod summary;
 
 use std::sync::Arc;
 

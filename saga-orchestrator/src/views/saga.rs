@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use service_runtime::http::Problem;
 use sqlx::PgPool;
 
-use super::Views;
+use super::{Views, summary};
 use crate::outcome::{Outcome, parse_id};
 use crate::saga::{Effect, OrderCall, Saga, State as SagaState};
 use crate::store::history::{self, Entry, Repetition};
@@ -44,6 +44,8 @@ pub struct SagaBody {
     pub ignored: Vec<IgnoredBody>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+    /// What happened, and what happens next, in sentences.
+    pub summary: Vec<String>,
 }
 
 /// Why a person should look at it, and since when.
@@ -144,7 +146,7 @@ pub async fn one(pool: &PgPool, saga_id: SagaId) -> Result<SagaBody, Problem> {
     let entries = history::entries(pool, saga_id).await?;
     let ignored = history::ignored(pool, saga_id).await?.into_iter();
     let outcome = Outcome::from(&saga);
-    Ok(SagaBody {
+    let mut body = SagaBody {
         saga_id,
         order_id: outcome.order_id,
         status: outcome.status,
@@ -174,7 +176,10 @@ pub async fn one(pool: &PgPool, saga_id: SagaId) -> Result<SagaBody, Problem> {
             })
             .collect(),
         traceparent: saga.traceparent,
-    })
+        summary: Vec::new(),
+    };
+    body.summary = summary::sentences(&body);
+    Ok(body)
 }
 
 fn pending(saga: &Saga, repetition: Repetition) -> Option<PendingBody> {

@@ -2,13 +2,13 @@
 //! only with what was sent back.
 
 use std::collections::HashMap;
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
 use clap::Args;
 use messages::{SagaId, TOPICS, dead_letter_topic};
 use service_runtime::Fatal;
 use service_runtime::kafka::{KafkaSettings, TopicReader};
+
+use crate::sagas::moment;
 
 use super::letter::{Belongs, Letter, Marker, Place};
 
@@ -37,7 +37,7 @@ pub struct Mailbox {
     #[arg(long, value_name = "PARTITION:OFFSET", requires = "topic")]
     letter: Option<Place>,
     /// Only letters that were set aside since then: 90s, 2h (ago), or 2026-01-31T12:00:00Z
-    #[arg(long, value_name = "TIME", value_parser = since)]
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<DateTime<Utc>>,
 }
 
@@ -45,14 +45,6 @@ fn topic(name: &str) -> Result<&'static str, String> {
     let name = name.strip_suffix(".dlq").unwrap_or(name);
     let known = TOPICS.into_iter().find(|topic| *topic == name);
     known.ok_or_else(|| format!("the topics are {}", TOPICS.join(", ")))
-}
-
-fn since(text: &str) -> Result<DateTime<Utc>, String> {
-    let ago = humantime::parse_duration(text)
-        .ok()
-        .and_then(|ago: Duration| Utc::now().checked_sub_signed(chrono::Duration::from_std(ago).ok()?));
-    ago.or_else(|| Some(DateTime::parse_from_rfc3339(text).ok()?.to_utc()))
-        .ok_or_else(|| "expected a duration such as 90s or 2h, or a time such as 2026-01-31T12:00:00Z".to_owned())
 }
 
 impl Mailbox {

@@ -1,8 +1,6 @@
 //! What happened to a checkout, and what happens next, in sentences.
 
-use crate::views::saga::{HistoryBody, SagaBody};
-
-use super::format::duration;
+use super::saga::{HistoryBody, SagaBody};
 
 /// The sentences, oldest first; the last one tells what happens next, or how it ended.
 pub fn sentences(saga: &SagaBody) -> Vec<String> {
@@ -46,7 +44,7 @@ fn sentence(entry: &HistoryBody, before: Option<&HistoryBody>, money: &str) -> O
 }
 
 fn next(saga: &SagaBody, money: &str) -> String {
-    let took = duration(saga.duration_ms);
+    let took = format!("{:.3} s", saga.duration_ms / 1000.0);
     match (&saga.pending, saga.status) {
         (Some(pending), _) => {
             let repeated = match pending.attempts {
@@ -74,7 +72,7 @@ fn next(saga: &SagaBody, money: &str) -> String {
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
     use messages::{Currency, OrderId, SagaId};
     use rust_decimal::Decimal;
 
@@ -124,6 +122,7 @@ pub mod tests {
             ],
             ignored: vec![],
             traceparent: None,
+            summary: vec![],
         }
     }
 
@@ -136,7 +135,7 @@ pub mod tests {
                 "500.50 USD were charged at 12:00:00.030.",
                 "The goods were refused at 12:00:00.040: out of stock.",
                 "The money went back at 12:00:00.050.",
-                "Failed after 60 ms (INVENTORY_FAILED): no money and no goods are held, the order is cancelled.",
+                "Failed after 0.060 s (INVENTORY_FAILED): no money and no goods are held, the order is cancelled.",
             ]
         );
     }

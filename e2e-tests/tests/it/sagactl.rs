@@ -1,0 +1,121 @@
+//! `sagactl`, as an operator uses it.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use e2e_tests::{Ran, Services, id, shared};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+const SOON: Duration = Duration::from_secs(15);
+
+fn tells(ran: &Ran, code: i32, words: &[&str]) -> Result<()> {
+    ensure!(ran.code == code, "{ran:?}");
+    for word in words {
+        ensure!(
+            ran.stdout.contains(word) || ran.stderr.contains(word),
+            "no {word:?} in\n{}\n{}",
+            ran.stdout,
+            ran.stderr
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_sold_out_checkout_is_sent_listed_and_shown_with_where_its_money_went() -> Result<()> {
+    let client = shared().await?;
+    let user = format!("user-{}", Uuid::now_v7());
+    let sold_out = ["checkout", "--user", &user, "--amount", "500.50", "--force-inventory-fail"];
+    tells(&client.sagactl(&sold_out).await?, 1, &["FAILED/INVENTORY_FAILED", "out of stock"])?;
+    tells(&client.sagactl(&["checkout", "--user", &user, "--amount", "7"]).await?, 0, &["COMPLETED"])?;
+
+    let listed = client.sagactl(&["list", "--user", &user, "--since", "10m", "--json"]).await?;
+    let sagas: Vec<Value> = listed.stdout.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let steps: Vec<&str> = sagas.iter().map(|saga| saga["step"].as_str().unwrap_or_default()).collect();
+    assert_eq!(steps, ["COMPLETED", "INVENTORY_FAILED"]);
+    let failed = ["list", "--user", &user, "--status", "FAILED"];
+    tells(&client.sagactl(&failed).await?, 0, &["SAGA", "INVENTORY_FAILED", "500.50 USD", "out of stock"])?;
+
+    // By its order's id as well as by its own.
+    for field in ["sagaId", "orderId"] {
+        let shown = client.sagactl(&["show", &id(&sagas[1], field)?.to_string()]).await?;
+        tells(
+            &shown,
+            0,
+            &[
+                "500.50 USD were charged at",
+                "The goods were refused at",
+                "The money went back at",
+                "no money and no goods are held",
+                "payment.refund.command",
+                "payment: REFUNDED",
+                "CHARGE 500.50 USD",
+                "REFUND 500.50 USD",
+                "reservation: FAILED",
+            ],
+        )?;
+        ensure!(!shown.stdout.contains('\x1b'), "colour where there is no terminal: {}", shown.stdout);
+    }
+    let whole = client.sagactl(&["show", &id(&sagas[1], "sagaId")?.to_string(), "--json"]).await?.json()?;
+    assert_eq!(whole["rows"]["payment"]["row"]["status"], "REFUNDED");
+    tells(&client.sagactl(&["stats"]).await?, 0, &["Unfinished", "COMPLETED", "p50"])
+}
+
+#[tokio::test]
+async fn a_running_saga_is_watched_cancelled_and_ends_and_what_is_refused_is_told() -> Result<()> {
+    let services = Services::start(&[("PAYMENT_PROCESSING_MS", "60000")]).await?;
+    let client = services.client()?;
+    let begun = client.sagactl(&["checkout", "--user", "u1", "--amount", "500", "--no-wait", "--json"]).await?;
+    ensure!(begun.code == 3, "{begun:?}");
+    let saga = id(&begun.json()?, "sagaId")?.to_string();
+    let at_charge =
+        async || Ok(client.sagactl(&["show", &saga]).await?.stdout.contains("pending: payment.charge").then_some(()));
+    e2e_tests::eventually("the charge is pending", SOON, at_charge).await?;
+
+    let by = ["--by", "ann", "--reason", "she called"];
+    tells(&client.sagactl(&[&["retry", &saga][..], &by].concat()).await?, 0, &["RUNNING/PAYMENT_CHARGE"])?;
+    let early = [&["resolve", &saga, "--step", "PAYMENT_REFUND", "--evidence", "4711"][..], &by].concat();
+    tells(&client.sagactl(&early).await?, 1, &["409", "needs attention"])?;
+    tells(&client.sagactl(&[&["cancel", &saga][..], &by].concat()).await?, 0, &["COMPENSATING/PAYMENT_REFUND"])?;
+    tells(&client.sagactl(&["show", &saga]).await?, 0, &["ann cancelled it at", "she called"])?;
+
+    tells(
+        &client.sagactl(&[&["intake", "pause"][..], &by].concat()).await?,
+        0,
+        &["intake paused, by ann: she called"],
+    )?;
+    tells(&client.sagactl(&["checkout", "--user", "u1", "--amount", "5"]).await?, 2, &["503", "paused"])?;
+    tells(&client.sagactl(&[&["intake", "resume"][..], &by].concat()).await?, 0, &["intake open"])?;
+    tells(&client.sagactl(&["intake"]).await?, 0, &["intake open, by ann"])
+}
+
+#[tokio::test]
+async fn watching_a_saga_tells_its_moves_and_ends_with_it() -> Result<()> {
+    let client = shared().await?;
+    let saga = id(&client.checkout(&json!({"userId": "u1", "totalAmount": 500})).await?.json()?, "sagaId")?.to_string();
+    let watched = client.sagactl(&["watch", &saga, "--json"]).await?;
+    tells(&watched, 0, &[])?;
+    let inputs: Vec<Value> = watched
+        .stdout
+        .lines()
+        .map(|line| Ok(serde_json::from_str::<Value>(line)?["input"].clone()))
+        .collect::<Result<_>>()?;
+    assert_eq!(inputs, ["started", "order.created", "payment.charged", "inventory.reserved", "order.confirmed"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_can_not_be_done_is_told_in_one_line_that_says_why() -> Result<()> {
+    let client = shared().await?;
+    let unknown = Uuid::now_v7().to_string();
+    tells(&client.sagactl(&["show", &unknown]).await?, 2, &["there is no saga"])?;
+    tells(&client.sagactl(&["cancel", &unknown, "--by", "ann", "--reason", "x"]).await?, 2, &["404"])?;
+    tells(&client.sagactl(&["list", "--step", "NOWHERE"]).await?, 2, &["PAYMENT_CHARGE"])?;
+    let nobody = format!("http://127.0.0.1:{}", e2e_tests::free_port()?);
+    let away = client.sagactl_with(&["stats"], &[("ORCHESTRATOR_URL", &nobody)]).await?;
+    tells(&away, 2, &["the orchestrator can't be reached", &nobody, "--orchestrator-url"])?;
+    ensure!(away.stderr.lines().count() == 1, "{}", away.stderr);
+    let completions = client.sagactl(&["completions", "bash"]).await?;
+    completions.stdout.find("complete -F").map(|_| ()).context("completions")
+}

@@ -1,0 +1,184 @@
+//! `show`: one saga for people: what happened in words, its steps drawn to scale, what happens next, and what each
+//! service has stored about its order.
+
+use std::io::Write;
+
+use serde_json::{Value, json};
+use service_runtime::Fatal;
+use uuid::Uuid;
+
+use crate::api::{Api, Entry, Saga};
+use crate::paint::{Paint, duration, harmless};
+use crate::sagas::print;
+
+/// The width of the longest bar, in characters.
+const BARS: usize = 48;
+
+/// Prints all about the saga that has this id, or whose order has it.
+///
+/// # Errors
+/// When there is none, or the orchestrator can't be asked.
+pub async fn show(api: &Api, id: Uuid, as_json: bool, paint: Paint, out: &mut dyn Write) -> Result<(), Fatal> {
+    let page: Value = api.get(&format!("/sagas?orderId={id}&limit=1")).await?.ok()?;
+    let saga_id = page["sagas"][0]["sagaId"].as_str().and_then(|saga| saga.parse().ok()).unwrap_or(id);
+    let body: Value = api.get(&format!("/sagas/{saga_id}")).await?.ok()?;
+    let rows: Value = api.get(&format!("/sagas/{saga_id}/rows")).await?.ok()?;
+    if as_json {
+        return print(out, &json!({"saga": body, "rows": rows}).to_string());
+    }
+    let summary: Vec<String> =
+        body["summary"].as_array().into_iter().flatten().filter_map(Value::as_str).map(harmless).collect();
+    let saga: Saga = serde_json::from_value(body)
+        .map_err(|error| Fatal::new(format!("an answer that is not understood: {error}")))?;
+    print(out, &text(&saga, &summary, paint))?;
+    for (title, name) in [("order", "order"), ("payment", "payment"), ("reservation", "reservation")] {
+        print(out, &stored(title, &rows[name], paint))?;
+    }
+    Ok(())
+}
+
+/// All but the services' rows.
+fn text(saga: &Saga, summary: &[String], paint: Paint) -> String {
+    let mut lines = vec![
+        format!(
+            "{}  {} {}  user {}",
+            paint.state(&saga.status, &paint.bold(&format!("{}/{}", saga.status, saga.step))),
+            saga.total_amount,
+            saga.currency,
+            harmless(&saga.user_id)
+        ),
+        paint.dim(&format!(
+            "saga {}  order {}  began {}",
+            saga.saga_id,
+            saga.order_id,
+            saga.created_at.format("%Y-%m-%d %H:%M:%S%.3f UTC")
+        )),
+        String::new(),
+    ];
+    lines.extend(summary.iter().map(|sentence| format!("  {sentence}")));
+    if let Some(attention) = &saga.needs_attention {
+        let since = attention.since.format("%Y-%m-%d %H:%M:%S UTC");
+        lines.push(
+            paint.state(
+                "FAILED",
+                &format!("  A person should look at it since {since}: {}", harmless(&attention.reason)),
+            ),
+        );
+    }
+    if saga.resolved_by_hand {
+        lines.push(paint.state("FAILED", "  A compensation was settled by hand: money or goods may still be held."));
+    }
+    lines.push(String::new());
+    lines.extend(timeline(&saga.history, paint));
+    if let Some(pending) = &saga.pending {
+        let id = pending.command_id.map(|id| format!(" {id}")).unwrap_or_default();
+        let deadline =
+            pending.deadline_at.map_or_else(|| "never".to_owned(), |at| at.format("%H:%M:%S UTC").to_string());
+        lines.push(format!(
+            "\npending: {}{id}, repeated {} times, again at {}, times out {deadline}",
+            pending.effect,
+            pending.attempts,
+            pending.next_attempt_at.format("%H:%M:%S UTC"),
+        ));
+    }
+    for ignored in &saga.ignored {
+        lines.push(paint.dim(&format!("ignored: {} in {}, {} times", ignored.input, ignored.state, ignored.count)));
+    }
+    lines.join("\n")
+}
+
+/// The moves, each with a bar for how long the saga stood there, drawn to scale.
+fn timeline(history: &[Entry], paint: Paint) -> Vec<String> {
+    let whole: f64 = history.iter().filter_map(|entry| entry.duration_ms).sum();
+    let mut before = 0.0;
+    let mut lines = Vec::new();
+    for entry in history {
+        let by = entry.by.as_deref().map(|by| format!(" by {}", harmless(by))).unwrap_or_default();
+        let why = entry.reason.as_deref().map(|why| format!(": {}", harmless(why))).unwrap_or_default();
+        let evidence =
+            entry.evidence.as_deref().map(|text| format!(" (evidence: {})", harmless(text))).unwrap_or_default();
+        let event = entry.event_id.map(|id| paint.dim(&format!("  {id}"))).unwrap_or_default();
+        lines.push(format!(
+            "{:>3}  {}  {}{by}{why}{evidence}{event}",
+            entry.seq,
+            entry.at.format("%H:%M:%S%.3f"),
+            entry.input
+        ));
+        let Some(ms) = entry.duration_ms else {
+            lines.push(format!("     {}", paint.state(&entry.status, &format!("{}/{}", entry.status, entry.step))));
+            continue;
+        };
+        let (from, width) = bar(before, ms, whole);
+        before += ms;
+        let bar = format!("{}{}", " ".repeat(from), "█".repeat(width));
+        let effect = entry.effect.as_deref().map(|effect| format!("  {effect}")).unwrap_or_default();
+        let id = entry.command_id.map(|id| paint.dim(&format!(" {id}"))).unwrap_or_default();
+        lines.push(format!(
+            "     {:<18} {} {:>9}{effect}{id}",
+            entry.step,
+            paint.state(&entry.status, &format!("{bar:<BARS$}")),
+            duration(ms)
+        ));
+    }
+    lines
+}
+
+/// Where a bar begins, and its width: at least one, and never past the end.
+fn bar(before: f64, ms: f64, whole: f64) -> (usize, usize) {
+    let scale = if whole > 0.0 { BARS as f64 / whole } else { 0.0 };
+    let from = ((before * scale).floor() as usize).min(BARS - 1);
+    let width = ((ms * scale).round() as usize).clamp(1, BARS - from);
+    (from, width)
+}
+
+/// What a service has stored, as it tells it.
+fn stored(title: &str, told: &Value, paint: Paint) -> String {
+    if let Some(error) = told["error"].as_str() {
+        return format!("\n{}: can't be asked ({})", paint.bold(title), harmless(error));
+    }
+    let Some(row) = told["row"].as_object() else { return format!("\n{}: no row", paint.bold(title)) };
+    let status = row.get("status").and_then(Value::as_str).unwrap_or_default();
+    let mut lines = vec![format!("\n{}: {}", paint.bold(title), paint.state(status, status))];
+    let plain = |value: &Value| harmless(&value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+    let fields = row.iter().filter(|(key, value)| !value.is_null() && !value.is_array() && key.as_str() != "status");
+    lines.extend(fields.map(|(key, value)| format!("  {key:<12} {}", plain(value))));
+    for entry in row.get("ledger").and_then(Value::as_array).into_iter().flatten() {
+        let at: String = plain(&entry["createdAt"]).replace('T', " ").chars().take(23).collect();
+        lines.push(format!(
+            "  ledger       {at}  {} {} {}",
+            plain(&entry["kind"]),
+            plain(&entry["amount"]),
+            plain(&entry["currency"])
+        ));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::paint::Color;
+
+    use super::*;
+
+    #[test]
+    fn bars_follow_one_another_to_scale_and_the_shortest_can_be_seen() {
+        assert_eq!(bar(0.0, 50.0, 100.0), (0, 24));
+        assert_eq!(bar(50.0, 50.0, 100.0), (24, 24));
+        assert_eq!(bar(99.9, 0.1, 100.0), (47, 1));
+        assert_eq!(bar(0.0, 0.0, 0.0), (0, 1));
+    }
+
+    #[test]
+    fn a_service_that_is_away_or_has_no_row_is_told_as_such() {
+        let paint = Paint::new(Color::Never);
+        assert_eq!(
+            stored("payment", &json!({"error": "refused", "row": null}), paint),
+            "\npayment: can't be asked (refused)"
+        );
+        assert_eq!(stored("payment", &json!({"row": null}), paint), "\npayment: no row");
+        let ledger =
+            json!([{"kind": "CHARGE", "amount": 5, "currency": "USD", "createdAt": "2026-01-01T00:00:00.123456Z"}]);
+        let told = stored("payment", &json!({"row": {"status": "CHARGED", "amount": 5, "ledger": ledger}}), paint);
+        assert_eq!(told, "\npayment: CHARGED\n  amount       5\n  ledger       2026-01-01 00:00:00.123  CHARGE 5 USD");
+    }
+}
