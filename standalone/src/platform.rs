@@ -210,6 +210,7 @@ impl Platform {
         let body = r#"{"userId":"u1","totalAmount":500}"#;
         let _ = writeln!(text, "\nSend a checkout:");
         let _ = writeln!(text, "  curl -i {checkout} -H 'Content-Type: application/json' -d '{body}'\n");
+        let _ = writeln!(text, "Look at it in a browser:\n  http://localhost:{}/\n", self.ports.orchestrator);
         let _ = writeln!(text, "Look at the rows:");
         for server in self.servers.iter() {
             let Database { port, user, password, database, .. } = server.database();
