@@ -1,12 +1,12 @@
 //! The letters on Kafka, and which of them are meant. Read one by one: memory does not grow with what was set aside,
 //! only with what was sent back.
 
-use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 use clap::Args;
 use messages::{SagaId, TOPICS, dead_letter_topic};
 use service_runtime::Fatal;
 use service_runtime::kafka::{KafkaSettings, TopicReader};
+use std::collections::HashMap;
 
 use crate::sagas::moment;
 
