@@ -1,5 +1,5 @@
 //! `sagactl`, the operators' program: it tells where a customer's money is and what happens next ([`show`], [`sagas`]),
-//! steps in ([`acts`]), proves that the four databases agree about everybody's money ([`audit`]), and looks through, and
+//! steps in ([`acts`]), tells how full the topics are ([`topics`]), proves that the four databases agree about everybody's money ([`audit`]), and looks through, and
 //! sends back, what was set aside on the dead-letter topics ([`dlq`]).
 //!
 //! A library first, so that the end-to-end tests judge by the very same invariants.
@@ -12,3 +12,5 @@ pub mod dlq;
 pub mod paint;
 pub mod sagas;
 pub mod show;
+pub mod timeline;
+pub mod topics;

@@ -1,11 +1,11 @@
 //! The program: arguments, and an exit code.
 
-use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
+use indicatif::{HumanCount, ProgressBar};
 use sagactl::acts::{self, Act, CheckoutRequest, Intake, StepIn, Went};
 use sagactl::api::{Api, OrchestratorAddress};
 use sagactl::audit::{Options, audit};
@@ -16,6 +16,7 @@ use sagactl::dlq::redrive::{Outcome, Sending};
 use sagactl::paint::{Color, Paint};
 use sagactl::sagas::{self, Wanted};
 use sagactl::show::show as show_saga;
+use sagactl::topics::{KafkaAddress, topics};
 use service_runtime::Fatal;
 use uuid::Uuid;
 
@@ -119,6 +120,14 @@ enum Command {
         #[arg(long, global = true)]
         json: bool,
     },
+    /// How many records each topic keeps, how far its readers lag behind, and what was set aside
+    Topics {
+        #[command(flatten)]
+        kafka: KafkaAddress,
+        /// Print an object a line, with the offsets of each partition
+        #[arg(long)]
+        json: bool,
+    },
     Audit(AuditArguments),
     Dlq(DlqArguments),
     /// Print completions for a shell: sagactl completions bash > /etc/bash_completion.d/sagactl
@@ -129,6 +138,8 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum IntakeCommand {
+    /// Tell whether they are; the same as without a word
+    Status,
     /// Take no new checkouts; running ones finish
     Pause {
         #[command(flatten)]
@@ -211,6 +222,9 @@ async fn main() -> ExitCode {
     let Arguments { orchestrator, color, command } = Arguments::parse();
     let outcome = match command {
         Command::Audit(arguments) => run_audit(arguments).await.map(code),
+        Command::Topics { kafka, json } => {
+            topics(&kafka, json, Paint::new(color), &mut std::io::stdout()).await.map(|()| 0)
+        }
         Command::Dlq(arguments) => run_dlq(arguments.command).await.map(code),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "sagactl", &mut std::io::stdout());
@@ -255,14 +269,15 @@ async fn ask(orchestrator: &OrchestratorAddress, paint: Paint, command: Command)
             acts::step_in(&api, saga, &StepIn::Resolve { step, evidence }, &act, json, paint, out).await.map(code)
         }
         Command::Intake { change, json } => {
-            let change = change.as_ref().map(|change| match change {
-                IntakeCommand::Pause { act } => (Intake::Pause, act),
-                IntakeCommand::Resume { act } => (Intake::Resume, act),
-            });
+            let change = match &change {
+                None | Some(IntakeCommand::Status) => None,
+                Some(IntakeCommand::Pause { act }) => Some((Intake::Pause, act)),
+                Some(IntakeCommand::Resume { act }) => Some((Intake::Resume, act)),
+            };
             acts::intake(&api, change, json, out).await.map(|()| 0)
         }
         // Those are answered without the orchestrator.
-        Command::Audit(_) | Command::Dlq(_) | Command::Completions { .. } => Ok(0),
+        Command::Audit(_) | Command::Topics { .. } | Command::Dlq(_) | Command::Completions { .. } => Ok(0),
     }
 }
 
@@ -274,17 +289,14 @@ fn fatal(error: Unreadable) -> Fatal {
 async fn run_audit(arguments: AuditArguments) -> Result<bool, Fatal> {
     let AuditArguments { grace, recheck, json, databases } = arguments;
     let databases = Databases::connect(&databases).await.map_err(fatal)?;
-    let mut terminal = std::io::stderr();
-    let shows = terminal.is_terminal();
+    // Hidden where standard error is no terminal.
+    let bar = ProgressBar::new_spinner();
     let progress = |what: &str, count: u64| {
-        if shows {
-            let _ = write!(terminal, "\r\x1b[K{count} {what}");
-        }
+        bar.set_message(format!("{} {what}", HumanCount(count)));
+        bar.tick();
     };
     let report = audit(&databases, Options { grace, recheck }, progress).await;
-    if shows {
-        eprint!("\r\x1b[K");
-    }
+    bar.finish_and_clear();
     let report = report.map_err(fatal)?;
     let text =
         if json { serde_json::to_string(&report).map_err(|e| Fatal::new(e.to_string()))? } else { report.to_string() };

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 
+use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
 
 /// When to use colour.
@@ -28,26 +29,28 @@ impl Paint {
         })
     }
 
-    /// A status or a step in its colour (ECMA-48): green for what is well, red for what failed, yellow for what is undone.
+    /// A status or a step in its colour: green for what is well, red for what failed, yellow for what is undone.
     pub fn state(self, status: &str, text: &str) -> String {
         match status {
-            "COMPLETED" | "CONFIRMED" | "CHARGED" | "RESERVED" => self.code(32, text),
-            "FAILED" | "CANCELLED" => self.code(31, text),
-            "COMPENSATING" | "REFUNDING" | "REFUNDED" | "RELEASED" | "VOIDED" => self.code(33, text),
-            _ => self.code(34, text),
+            "COMPLETED" | "CONFIRMED" | "CHARGED" | "RESERVED" => self.style(AnsiColor::Green.on_default(), text),
+            "FAILED" | "CANCELLED" => self.style(AnsiColor::Red.on_default(), text),
+            "COMPENSATING" | "REFUNDING" | "REFUNDED" | "RELEASED" | "VOIDED" => {
+                self.style(AnsiColor::Yellow.on_default(), text)
+            }
+            _ => self.style(AnsiColor::Blue.on_default(), text),
         }
     }
 
     pub fn bold(self, text: &str) -> String {
-        self.code(1, text)
+        self.style(Style::new().bold(), text)
     }
 
     pub fn dim(self, text: &str) -> String {
-        self.code(2, text)
+        self.style(Style::new().dimmed(), text)
     }
 
-    fn code(self, code: u8, text: &str) -> String {
-        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    fn style(self, style: Style, text: &str) -> String {
+        if self.0 { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }
 }
 
@@ -102,6 +105,20 @@ mod tests {
     #[test]
     fn what_a_customer_wrote_gives_the_terminal_no_orders() {
         assert_eq!(harmless("a\x1b[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
+    }
+
+    #[test]
+    fn a_duration_has_the_units_that_people_would_choose() {
+        for (ms, told) in [
+            (1.25, "1.2 ms"),
+            (999.0, "999 ms"),
+            (1250.0, "1.25 s"),
+            (185_000.0, "3 min 5 s"),
+            (7_800_000.0, "2 h 10 min"),
+            (352_800_000.0, "4 d 2 h"),
+        ] {
+            assert_eq!(duration(ms), told);
+        }
     }
 
     #[test]

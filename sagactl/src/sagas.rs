@@ -41,6 +41,9 @@ pub struct Wanted {
     /// At most so many, the newest
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: u32,
+    /// However many they are
+    #[arg(long, conflicts_with = "limit")]
+    pub all: bool,
 }
 
 /// A time, or how long ago it was.
@@ -82,7 +85,7 @@ fn encoded(text: &str) -> String {
 /// # Errors
 /// When the orchestrator can't be asked, or refuses.
 pub async fn list(api: &Api, wanted: &Wanted, json: bool, paint: Paint, out: &mut dyn Write) -> Result<(), Fatal> {
-    let most = wanted.limit as usize;
+    let most = if wanted.all { usize::MAX } else { wanted.limit as usize };
     let mut sagas: Vec<Value> = Vec::new();
     let mut before: Option<String> = None;
     while sagas.len() < most {
@@ -104,16 +107,35 @@ pub async fn list(api: &Api, wanted: &Wanted, json: bool, paint: Paint, out: &mu
             let attention = saga["needsAttention"]["reason"].as_str().map(|reason| format!("ATTENTION: {reason}"));
             let why = attention.map_or_else(|| text(saga, "reason"), |why| harmless(&why));
             let money = format!("{} {}", saga["totalAmount"], text(saga, "currency"));
-            let at = text(saga, "createdAt").replace('T', " ").chars().take(19).collect();
-            vec![text(saga, "sagaId"), text(saga, "status"), text(saga, "step"), text(saga, "userId"), money, at, why]
+            let began = text(saga, "createdAt").replace('T', " ").chars().take(19).collect();
+            vec![
+                text(saga, "sagaId"),
+                text(saga, "status"),
+                text(saga, "step"),
+                text(saga, "userId"),
+                money,
+                began,
+                age(saga),
+                why,
+            ]
         })
         .collect();
-    let titles = ["SAGA", "STATUS", "STEP", "USER", "AMOUNT", "BEGAN (UTC)", "WHY"];
+    let titles = ["SAGA", "STATUS", "STEP", "USER", "AMOUNT", "BEGAN (UTC)", "TOOK", "WHY"];
     let painted = |row: usize, column: usize, cell: String| match column {
         1 | 2 => paint.state(&rows[row][1], &cell),
         _ => cell,
     };
     print(out, &table(&titles, &rows, painted))
+}
+
+/// How long it took to its end; for one that runs, how long it is running.
+fn age(saga: &Value) -> String {
+    let moment = |field: &str| saga[field].as_str().and_then(|at| at.parse::<Timestamp>().ok());
+    let (Some(began), Some(moved)) = (moment("createdAt"), moment("updatedAt")) else { return String::new() };
+    let ended = matches!(saga["status"].as_str(), Some("COMPLETED" | "FAILED"));
+    let until = if ended { moved } else { Utc::now() };
+    let took = duration((until - began).num_milliseconds().max(0) as f64);
+    if ended { took } else { format!("{took} so far") }
 }
 
 /// Prints how many sagas stand where, and how the newest fared.
@@ -172,6 +194,7 @@ pub async fn watch(api: &Api, saga: Option<Uuid>, json: bool, paint: Paint, out:
             Ok(None) if ended => return Ok(()),
             Ok(None) | Err(_) => {
                 buffer.clear();
+                eprintln!("sagactl: the connection was lost; trying to go on after the last move");
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 if let Ok(again) = api.stream(&path, last.as_deref()).await {
                     stream = again;
@@ -241,6 +264,7 @@ mod tests {
             since: None,
             until: None,
             limit: 10,
+            all: false,
         };
         assert_eq!(
             wanted.query(10, Some("x")),

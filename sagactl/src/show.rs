@@ -7,12 +7,10 @@ use serde_json::{Value, json};
 use service_runtime::Fatal;
 use uuid::Uuid;
 
-use crate::api::{Api, Entry, Saga};
-use crate::paint::{Paint, duration, harmless};
+use crate::api::{Api, Saga};
+use crate::paint::{Paint, harmless};
 use crate::sagas::print;
-
-/// The width of the longest bar, in characters.
-const BARS: usize = 48;
+use crate::timeline::timeline;
 
 /// Prints all about the saga that has this id, or whose order has it.
 ///
@@ -87,50 +85,6 @@ fn text(saga: &Saga, summary: &[String], paint: Paint) -> String {
     lines.join("\n")
 }
 
-/// The moves, each with a bar for how long the saga stood there, drawn to scale.
-fn timeline(history: &[Entry], paint: Paint) -> Vec<String> {
-    let whole: f64 = history.iter().filter_map(|entry| entry.duration_ms).sum();
-    let mut before = 0.0;
-    let mut lines = Vec::new();
-    for entry in history {
-        let by = entry.by.as_deref().map(|by| format!(" by {}", harmless(by))).unwrap_or_default();
-        let why = entry.reason.as_deref().map(|why| format!(": {}", harmless(why))).unwrap_or_default();
-        let evidence =
-            entry.evidence.as_deref().map(|text| format!(" (evidence: {})", harmless(text))).unwrap_or_default();
-        let event = entry.event_id.map(|id| paint.dim(&format!("  {id}"))).unwrap_or_default();
-        lines.push(format!(
-            "{:>3}  {}  {}{by}{why}{evidence}{event}",
-            entry.seq,
-            entry.at.format("%H:%M:%S%.3f"),
-            entry.input
-        ));
-        let Some(ms) = entry.duration_ms else {
-            lines.push(format!("     {}", paint.state(&entry.status, &format!("{}/{}", entry.status, entry.step))));
-            continue;
-        };
-        let (from, width) = bar(before, ms, whole);
-        before += ms;
-        let bar = format!("{}{}", " ".repeat(from), "█".repeat(width));
-        let effect = entry.effect.as_deref().map(|effect| format!("  {effect}")).unwrap_or_default();
-        let id = entry.command_id.map(|id| paint.dim(&format!(" {id}"))).unwrap_or_default();
-        lines.push(format!(
-            "     {:<18} {} {:>9}{effect}{id}",
-            entry.step,
-            paint.state(&entry.status, &format!("{bar:<BARS$}")),
-            duration(ms)
-        ));
-    }
-    lines
-}
-
-/// Where a bar begins, and its width: at least one, and never past the end.
-fn bar(before: f64, ms: f64, whole: f64) -> (usize, usize) {
-    let scale = if whole > 0.0 { BARS as f64 / whole } else { 0.0 };
-    let from = ((before * scale).floor() as usize).min(BARS - 1);
-    let width = ((ms * scale).round() as usize).clamp(1, BARS - from);
-    (from, width)
-}
-
 /// What a service has stored, as it tells it.
 fn stored(title: &str, told: &Value, paint: Paint) -> String {
     if let Some(error) = told["error"].as_str() {
@@ -159,14 +113,6 @@ mod tests {
     use crate::paint::Color;
 
     use super::*;
-
-    #[test]
-    fn bars_follow_one_another_to_scale_and_the_shortest_can_be_seen() {
-        assert_eq!(bar(0.0, 50.0, 100.0), (0, 24));
-        assert_eq!(bar(50.0, 50.0, 100.0), (24, 24));
-        assert_eq!(bar(99.9, 0.1, 100.0), (47, 1));
-        assert_eq!(bar(0.0, 0.0, 0.0), (0, 1));
-    }
 
     #[test]
     fn a_service_that_is_away_or_has_no_row_is_told_as_such() {

@@ -37,6 +37,9 @@ async fn a_sold_out_checkout_is_sent_listed_and_shown_with_where_its_money_went(
     let failed = ["list", "--user", &user, "--status", "FAILED"];
     tells(&client.sagactl(&failed).await?, 0, &["SAGA", "INVENTORY_FAILED", "500.50 USD", "out of stock"])?;
 
+    let all = client.sagactl(&["list", "--user", &user, "--all"]).await?;
+    ensure!(all.code == 0 && all.stdout.lines().count() == 3, "{all:?}");
+
     // By its order's id as well as by its own.
     for field in ["sagaId", "orderId"] {
         let shown = client.sagactl(&["show", &id(&sagas[1], field)?.to_string()]).await?;
@@ -87,7 +90,7 @@ async fn a_running_saga_is_watched_cancelled_and_ends_and_what_is_refused_is_tol
     )?;
     tells(&client.sagactl(&["checkout", "--user", "u1", "--amount", "5"]).await?, 2, &["503", "paused"])?;
     tells(&client.sagactl(&[&["intake", "resume"][..], &by].concat()).await?, 0, &["intake open"])?;
-    tells(&client.sagactl(&["intake"]).await?, 0, &["intake open, by ann"])
+    tells(&client.sagactl(&["intake", "status"]).await?, 0, &["intake open, by ann"])
 }
 
 #[tokio::test]
@@ -118,4 +121,30 @@ async fn what_can_not_be_done_is_told_in_one_line_that_says_why() -> Result<()> 
     ensure!(away.stderr.lines().count() == 1, "{}", away.stderr);
     let completions = client.sagactl(&["completions", "bash"]).await?;
     completions.stdout.find("complete -F").map(|_| ()).context("completions")
+}
+
+#[tokio::test]
+async fn topics_are_told_with_their_records_and_where_their_readers_are() -> Result<()> {
+    let client = shared().await?;
+    let completed = client.checkout(&json!({"userId": "u1", "totalAmount": 500})).await?;
+    ensure!(completed.status == 200, "{}", completed.status);
+    tells(&client.sagactl(&["topics"]).await?, 0, &["TOPIC", "payment.charge.command", "saga-orchestrator"])?;
+    let told = client.sagactl(&["topics", "--json"]).await?;
+    let topics: Vec<Value> = told.stdout.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    assert_eq!(topics.len(), 10);
+    for used in ["payment.charge.command", "payment.charged", "inventory.reserved"] {
+        let topic = topics.iter().find(|topic| topic["topic"] == used).context(used)?;
+        ensure!(topic["records"].as_u64() > Some(0), "{topic}");
+    }
+    // Offsets are committed twice a second.
+    let committed = async || {
+        let told = client.sagactl(&["topics", "--json"]).await?.stdout;
+        let topics: Vec<Value> = told.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let charged = topics.iter().find(|topic| topic["topic"] == "payment.charged").context("payment.charged")?;
+        let partitions = charged["partitions"].as_array().context("partitions")?;
+        Ok(partitions.iter().any(|partition| partition["committed"].as_i64() > Some(0)).then_some(()))
+    };
+    e2e_tests::eventually("the group has committed", SOON, committed).await?;
+    let nowhere = client.sagactl_with(&["topics"], &[("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")]).await?;
+    tells(&nowhere, 2, &["Kafka can't be asked at 127.0.0.1:1", "KAFKA_BOOTSTRAP_SERVERS"])
 }

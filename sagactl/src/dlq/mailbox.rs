@@ -1,29 +1,26 @@
 //! The letters on Kafka, and which of them are meant. Read one by one: memory does not grow with what was set aside,
 //! only with what was sent back.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use clap::Args;
 use messages::{SagaId, TOPICS, dead_letter_topic};
 use service_runtime::Fatal;
 use service_runtime::kafka::{KafkaSettings, TopicReader};
-use std::collections::HashMap;
 
 use crate::sagas::moment;
+use crate::topics::KafkaAddress;
 
 use super::letter::{Belongs, Letter, Marker, Place};
 
-/// By which name the broker knows us.
-pub(super) const CLIENT: &str = "sagactl";
+pub(super) use crate::topics::CLIENT;
 
 /// Where the dead letters are, and which are meant. Without a filter all are
 #[derive(Debug, Clone, Args)]
 pub struct Mailbox {
-    /// Where Kafka is: one or more brokers
-    #[arg(long, env = "KAFKA_BOOTSTRAP_SERVERS", value_name = "HOST:PORT", default_value = "localhost:9092")]
-    kafka: String,
-    /// What the topics' names begin with
-    #[arg(long, env = "KAFKA_TOPIC_PREFIX", value_name = "PREFIX", default_value = "", hide_default_value = true)]
-    topic_prefix: String,
+    #[command(flatten)]
+    kafka: KafkaAddress,
     /// Only letters that came from this topic, such as payment.charge.command
     #[arg(long, value_parser = topic)]
     topic: Option<&'static str>,
@@ -49,7 +46,7 @@ fn topic(name: &str) -> Result<&'static str, String> {
 
 impl Mailbox {
     pub(super) fn kafka(&self) -> Result<KafkaSettings, Fatal> {
-        Ok(KafkaSettings::at(&self.kafka, &self.topic_prefix)?)
+        self.kafka.settings()
     }
 
     /// Calls `each` for every letter that is meant, with the newest marker behind it, in the order of its partition.

@@ -7,6 +7,7 @@ mod offsets;
 mod producer;
 mod reader;
 mod topics;
+mod watermarks;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
@@ -19,6 +20,7 @@ pub use group::GroupState;
 pub use producer::{Delivery, Producer};
 pub use reader::TopicReader;
 pub use topics::require_topics;
+pub use watermarks::{PartitionMarks, watermarks};
 
 /// How to reach Kafka. See `defaults/kafka.toml` for what each setting means.
 #[derive(Debug, Clone, Deserialize)]

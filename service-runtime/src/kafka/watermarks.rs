@@ -1,0 +1,110 @@
+//! How far topics reach, and how far a group has come: what `kafka-topics` and `kafka-consumer-groups --describe` tell.
+//! No group is joined and nothing is committed.
+
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::KafkaSettings;
+use super::producer::QuietContext;
+use crate::Fatal;
+
+/// How long the broker may take for an answer.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// One partition of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionMarks {
+    pub partition: i32,
+    /// The oldest record that is kept.
+    pub low: i64,
+    /// The next record's offset.
+    pub high: i64,
+    /// Up to where the group has committed. `None` without a group, or before its first commit.
+    pub committed: Option<i64>,
+}
+
+impl PartitionMarks {
+    /// How many records are kept. A compacted topic, or one with transactions, has fewer.
+    pub fn records(&self) -> u64 {
+        (self.high - self.low).max(0).unsigned_abs()
+    }
+
+    /// How many records the group has not committed yet: all that are kept, if it never committed any.
+    pub fn lag(&self) -> u64 {
+        let done = self.committed.unwrap_or(self.low).max(self.low);
+        (self.high - done).max(0).unsigned_abs()
+    }
+}
+
+/// Asks how far each of `topics` reaches, and how far `group` has come in them. A topic that is missing has no
+/// partitions. `client` is the name by which the broker knows who asks. Names are without the installation's prefix.
+///
+/// # Errors
+/// When Kafka can't be reached, or does not answer within 10 s.
+pub async fn watermarks(
+    settings: &KafkaSettings,
+    client: &str,
+    group: Option<&str>,
+    topics: &[&str],
+) -> Result<Vec<Vec<PartitionMarks>>, Fatal> {
+    let servers = settings.kafka_bootstrap_servers.clone();
+    let topics: Vec<String> = topics.iter().map(|topic| settings.prefixed(topic)).collect();
+    let mut config = settings.client(client);
+    // librdkafka wants a group of every consumer: it names whose offsets are asked for, and is not joined.
+    config.set("group.id", settings.prefixed(group.unwrap_or(client))).set("enable.auto.commit", "false");
+    let with_group = group.is_some();
+    let asked = tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer<QuietContext> = config.create_with_context(QuietContext)?;
+        topics.iter().map(|topic| marks(&consumer, topic, with_group)).collect::<Result<_, KafkaError>>()
+    });
+    let answer = asked.await.map_err(|error| Fatal::new(format!("the question about the topics failed: {error}")))?;
+    answer.map_err(|error| {
+        Fatal::new(format!(
+            "Kafka can't be asked at {servers}: {error}. Is it running? KAFKA_BOOTSTRAP_SERVERS says where it is"
+        ))
+    })
+}
+
+fn marks(
+    consumer: &BaseConsumer<QuietContext>,
+    topic: &str,
+    with_group: bool,
+) -> Result<Vec<PartitionMarks>, KafkaError> {
+    let metadata = consumer.fetch_metadata(Some(topic), LIMIT)?;
+    let partitions = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
+    let mut ids: Vec<i32> = partitions.iter().map(|partition| partition.id()).collect();
+    ids.sort_unstable();
+    let mut wanted = TopicPartitionList::new();
+    for id in &ids {
+        wanted.add_partition(topic, *id);
+    }
+    let committed = if with_group && !ids.is_empty() { consumer.committed_offsets(wanted, LIMIT)? } else { wanted };
+    let marks = ids.into_iter().map(|partition| {
+        let (low, high) = consumer.fetch_watermarks(topic, partition, LIMIT)?;
+        let committed = match committed.find_partition(topic, partition).map(|found| found.offset()) {
+            Some(Offset::Offset(offset)) => Some(offset),
+            _ => None,
+        };
+        Ok(PartitionMarks { partition, low, high, committed })
+    });
+    marks.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_that_never_committed_lags_by_all_that_is_kept() {
+        let marks = |committed| PartitionMarks { partition: 0, low: 10, high: 15, committed };
+        assert_eq!(marks(None).lag(), 5);
+        assert_eq!(marks(Some(12)).lag(), 3);
+        assert_eq!(marks(Some(15)).lag(), 0);
+        // What it had not done was removed meanwhile.
+        assert_eq!(marks(Some(4)).lag(), 5);
+        assert_eq!(marks(None).records(), 5);
+    }
+}
