@@ -22,7 +22,7 @@ pub async fn show(State(dashboard): State<Dashboard>, Path(id): Path<String>) ->
     let saga = saga::one(&dashboard.views.pool, saga_id).await.map_err(Page::from)?;
     let rows = dashboard.views.participants.rows(saga_id, saga.order_id).await;
     let body = html! {
-        div id="saga" data-fresh data-ended[saga.pending.is_none()] {
+        div id="saga" data-fresh data-step=(saga.step) data-ended[saga.pending.is_none()] {
             (head(&saga))
             (attention(&saga))
             section.card { h2 { "What happened" } ul.story { @for sentence in &saga.summary { li { (sentence) } } } }

@@ -76,7 +76,14 @@ setInterval(countDown, 1000);
 
 document.addEventListener("click", (event) => {
   const opener = event.target.closest("[data-open]");
-  if (opener) { const dialog = document.getElementById(opener.dataset.open); dialog?.showModal(); show(dialog); }
+  const dialog = opener && document.getElementById(opener.dataset.open);
+  if (dialog) {
+    // The saga may have moved since the page was made.
+    const step = $("input[name=step]", dialog), saga = $("#saga");
+    if (step && saga) step.value = saga.dataset.step;
+    dialog.showModal();
+    show(dialog);
+  }
   if (event.target.closest("[data-close]")) event.target.closest("dialog").close();
 });
 
