@@ -10,6 +10,7 @@ mod answer;
 mod broker;
 mod client;
 pub mod clients;
+pub mod collector;
 mod commands;
 mod databases;
 pub mod forwarder;

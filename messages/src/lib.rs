@@ -11,6 +11,7 @@ mod ids;
 mod money;
 mod record;
 mod topics;
+mod trace_context;
 mod user;
 
 pub use commands::{
@@ -24,6 +25,7 @@ pub use ids::{EventId, OrderId, SagaId};
 pub use money::{AmountText, Currency, MAX_AMOUNT, Money, MoneyError};
 pub use record::OutgoingRecord;
 pub use topics::{Message, TOPICS, Topic, dead_letter_topic, partition_for_key};
+pub use trace_context::{NotATraceContext, TRACEPARENT, TraceContext};
 pub use user::{UserId, UserIdError};
 
 /// A point in time, UTC. In JSON an RFC 3339 string.

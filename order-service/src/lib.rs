@@ -16,6 +16,7 @@ use service_runtime::http::{Health, HttpServer, HttpSettings};
 use service_runtime::metrics::Metrics;
 use service_runtime::retention::{Retention, router};
 use service_runtime::settings::{SERVICE_DEFAULTS, Settings, SettingsError};
+use service_runtime::trace::{TraceSettings, Tracer};
 use service_runtime::{CancellationToken, Fatal};
 
 /// Every setting with its default.
@@ -25,6 +26,7 @@ pub const DEFAULTS: [&str; 2] = [include_str!("../default.toml"), SERVICE_DEFAUL
 #[derive(Debug, Clone)]
 pub struct Config {
     http: HttpSettings,
+    trace: TraceSettings,
     database: DatabaseSettings,
     retention: Retention,
 }
@@ -33,7 +35,12 @@ impl TryFrom<&Settings> for Config {
     type Error = SettingsError;
 
     fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
-        Ok(Self { http: settings.try_into()?, database: settings.try_into()?, retention: settings.try_into()? })
+        Ok(Self {
+            http: settings.try_into()?,
+            trace: settings.try_into()?,
+            database: settings.try_into()?,
+            retention: settings.try_into()?,
+        })
     }
 }
 
@@ -41,6 +48,7 @@ impl TryFrom<&Settings> for Config {
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
     let server = HttpServer::bind(&config.http, &shutdown).await?;
     let (metrics, stop) = (Metrics::of("order-service"), server.drained());
+    let tracer = Tracer::open(&config.trace, "order-service")?;
     let pool = database::open(&config.database, &sqlx::migrate!(), &metrics).await?;
     let orders = routes::Orders {
         creates: Batcher::start(ConditionalWrites(store::Creates(Session::beside(&pool))), &metrics),
@@ -48,9 +56,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         pool: pool.clone(),
     };
     let removal = router("/orders", retention::Orders(pool.clone()), config.retention);
-    let routes = routes::router(orders).merge(removal);
+    let routes = routes::router(orders, tracer.clone()).merge(removal);
     let health = Health::default().with_database(pool.clone());
-    let served = server.serve(routes, health, metrics, stop).await;
+    let served = server.serve(routes, health, metrics, tracer.clone(), stop).await;
     database::close(pool).await;
+    tracer.close().await;
     served
 }

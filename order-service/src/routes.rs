@@ -12,6 +12,7 @@ use service_runtime::conditional::{ConditionalWrites, Outcome};
 use service_runtime::database::StoreError;
 use service_runtime::http::batch::batched;
 use service_runtime::http::{JsonBody, Problem};
+use service_runtime::trace::Tracer;
 use sqlx::PgPool;
 
 use crate::answers::OrderBody;
@@ -26,13 +27,13 @@ pub struct Orders {
     pub pool: PgPool,
 }
 
-pub fn router(orders: Orders) -> Router {
+pub fn router(orders: Orders, tracer: Tracer) -> Router {
     let routes = Router::new()
         .route("/orders", post(create))
         .route("/orders/{id}", get(read))
         .route("/orders/{id}/status", patch(transition))
         .with_state(orders);
-    batched(routes)
+    batched(routes, tracer)
 }
 
 #[derive(Deserialize)]

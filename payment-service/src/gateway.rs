@@ -11,6 +11,7 @@ use service_runtime::batch::{Answers, Batch, Batcher};
 use service_runtime::database::{Session, StoreError};
 use service_runtime::metrics::Metrics;
 use service_runtime::settings::Share;
+use service_runtime::trace::{self, Kind};
 use sqlx::Row as _;
 
 use crate::payment::{Answer, Call};
@@ -51,6 +52,14 @@ impl SimulatedGateway {
     /// # Errors
     /// When it can't be decided now. It may have been decided all the same: ask again.
     pub async fn call(&self, call: Call) -> Result<Answer, CallError> {
+        let span = trace::child(Kind::Client, || match call {
+            Call::Charge { .. } => "gateway charge".into(),
+            Call::Refund { .. } => "gateway refund".into(),
+        });
+        span.around(self.answer(call)).await.inspect_err(|error| span.fail(&error.to_string()))
+    }
+
+    async fn answer(&self, call: Call) -> Result<Answer, CallError> {
         let GatewaySettings { payment_failure_rate, payment_refund_refusal_rate, .. } = self.settings;
         let happens = |share: Share| rand::random::<f64>() < share.get();
         if self.settings.payment_processing_ms > 0 {

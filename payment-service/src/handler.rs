@@ -65,7 +65,8 @@ impl Handler for Payments {
                     stored = self.write(stored, row).await?;
                     if let (true, Some(row)) = (refused, &stored) {
                         let (order_id, reason) = (row.order_id, row.reason.as_deref().unwrap_or_default());
-                        warn!(saga_id = %row.saga_id, %order_id, reason, "a refund can't be made; no reply");
+                        let trace_id = record.trace_id();
+                        warn!(saga_id = %row.saga_id, %order_id, trace_id, reason, "a refund can't be made; no reply");
                         return Ok(Handled::Done);
                     }
                 }

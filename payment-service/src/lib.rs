@@ -20,6 +20,7 @@ use service_runtime::metrics::Metrics;
 use service_runtime::program::stop_when_done;
 use service_runtime::retention::{Retention, router};
 use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError};
+use service_runtime::trace::{TraceSettings, Tracer};
 use service_runtime::{CancellationToken, Fatal};
 
 /// Every setting with its default.
@@ -31,6 +32,7 @@ const NAME: &str = "payment-service";
 #[derive(Debug, Clone)]
 pub struct Config {
     http: HttpSettings,
+    trace: TraceSettings,
     database: DatabaseSettings,
     kafka: KafkaSettings,
     gateway: gateway::GatewaySettings,
@@ -43,6 +45,7 @@ impl TryFrom<&Settings> for Config {
     fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
         Ok(Self {
             http: settings.try_into()?,
+            trace: settings.try_into()?,
             database: settings.try_into()?,
             kafka: settings.try_into()?,
             gateway: settings.section()?,
@@ -55,8 +58,9 @@ impl TryFrom<&Settings> for Config {
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
     let metrics = Metrics::of(NAME);
     let server = HttpServer::bind(&config.http, &shutdown).await?;
+    let tracer = Tracer::open(&config.trace, NAME)?;
     let pool = database::open(&config.database, &sqlx::migrate!(), &metrics).await?;
-    let consumer = Consumer::open(&config.kafka, NAME, &messages::PaymentCommand::TOPICS, &metrics).await?;
+    let consumer = Consumer::open(&config.kafka, NAME, &messages::PaymentCommand::TOPICS, &metrics, &tracer).await?;
     let producer = Producer::open(&config.kafka, NAME, &metrics)?;
     let group = consumer.state();
     let health = Health::default()
@@ -78,8 +82,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let stop = shutdown.child_token();
     let (consumed, served) = tokio::join!(
         stop_when_done(&stop, consumer.run(handler, producer, stop.clone())),
-        stop_when_done(&stop, server.serve(routes, health, metrics, stop.clone())),
+        stop_when_done(&stop, server.serve(routes, health, metrics, tracer.clone(), stop.clone())),
     );
     database::close(pool).await;
+    tracer.close().await;
     consumed.and(served)
 }

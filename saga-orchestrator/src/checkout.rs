@@ -9,11 +9,12 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use axum::{Json, Router};
-use messages::{AmountText, Currency, Money, OrderId, SagaId, UserIdError};
+use messages::{AmountText, Currency, Money, OrderId, SagaId, TRACEPARENT, TraceContext, UserIdError};
 use serde::Deserialize;
 use service_runtime::batch::Backoff;
 use service_runtime::database::StoreError;
 use service_runtime::http::{JsonBody, Problem};
+use service_runtime::trace;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
@@ -92,11 +93,13 @@ async fn checkout(
     let expires_at = now + intake.saga_timeout;
     let transition = start(&PAY_FIRST, saga_id, OrderId::new(), checkout.clone(), expires_at, Some(trace), now);
     let started = transition.saga.clone();
+    trace::set("saga.id", || saga_id.to_string().into());
     let waiter = intake.coordinator.waiters.register(saga_id);
 
     // In a task of its own: a client that hangs up now must not leave the effect undone. It keeps the place.
     let (coordinator, new) = (intake.coordinator.clone(), NewSaga { transition, idempotency_key });
-    let begun = tokio::spawn(async move { store(coordinator, new, until).await.map(|begun| (begun, place)) }).await;
+    let stored = async move { store(coordinator, new, until).await.map(|begun| (begun, place)) };
+    let begun = tokio::spawn(trace::carried(stored)).await;
     let (begun, place) = begun
         .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "an error of ours, which is in the log"))??;
     match begun {
@@ -241,18 +244,7 @@ fn prefers_async(headers: &HeaderMap) -> bool {
 
 /// The request's own W3C trace context if it has a valid one, else a new one.
 fn traceparent(headers: &HeaderMap) -> String {
-    let given = headers.get("traceparent").and_then(|value| value.to_str().ok());
-    match given {
-        Some(given) if is_traceparent(given) => given.to_owned(),
-        _ => format!("00-{:032x}-{:016x}-01", rand::random::<u128>().max(1), rand::random::<u64>().max(1)),
-    }
-}
-
-/// W3C Trace Context, section 3.2: version 00, then trace id, parent id and flags, in lower-case hex.
-fn is_traceparent(text: &str) -> bool {
-    let parts: Vec<&str> = text.split('-').collect();
-    let hex = |part: &str, digits| part.len() == digits && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    let nonzero = |part: &str| part.bytes().any(|b| b != b'0');
-    matches!(parts[..], ["00", trace, parent, flags]
-        if hex(trace, 32) && nonzero(trace) && hex(parent, 16) && nonzero(parent) && hex(flags, 2))
+    let given = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
+    let given = given.filter(|given| given.parse::<TraceContext>().is_ok());
+    given.map_or_else(|| trace::new_trace(true).to_string(), str::to_owned)
 }

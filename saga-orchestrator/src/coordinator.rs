@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use dashmap::{DashMap, DashSet};
 use faults::Bug;
-use messages::{SagaId, Timestamp, UserId};
+use messages::{SagaId, Timestamp, TraceContext, UserId};
 use service_runtime::batch::{Backoff, Batcher};
 use service_runtime::conditional::{ConditionalWrites, Outcome, Reads};
 use service_runtime::database::{Session, StoreError};
 use service_runtime::kafka::Producer;
 use service_runtime::metrics::Metrics;
+use service_runtime::trace::{self, Kind, Span, Tracer};
 use sqlx::PgPool;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info};
@@ -45,6 +46,7 @@ pub struct Coordinator {
     orders: OrderService,
     pub waiters: Arc<Waiters>,
     pub counts: SagaMetrics,
+    tracer: Tracer,
     tasks: TaskTracker,
 }
 
@@ -83,6 +85,7 @@ impl Coordinator {
         orders: OrderService,
         settings: &SagaSettings,
         metrics: &Metrics,
+        tracer: &Tracer,
     ) -> Self {
         let resend_first = Duration::from_millis(settings.resend_first_ms.into());
         let session = || Session::beside(pool);
@@ -100,6 +103,7 @@ impl Coordinator {
             orders,
             waiters: Arc::new(Waiters::new(metrics)),
             counts: SagaMetrics::new(metrics),
+            tracer: tracer.clone(),
             tasks: TaskTracker::new(),
         }
     }
@@ -118,7 +122,7 @@ impl Coordinator {
                     debug!(saga_id = %saga.saga_id, order_id = %saga.order_id, "saga started");
                     self.counts.started();
                     self.remember(&saga);
-                    self.perform(&saga);
+                    self.perform_first(&saga);
                     return Ok(Begun::Started);
                 }
                 // The key was forgotten in between: it may be free now, or this saga's own.
@@ -160,7 +164,7 @@ impl Coordinator {
                     continue;
                 }
                 Err(ignored) => {
-                    info!(%saga_id, %ignored, "input ignored");
+                    info!(%saga_id, trace_id = saga.trace_id(), %ignored, "input ignored");
                     self.ignored.submit((saga_id, ignored.clone())).await?;
                     return Ok(Applied::Ignored(ignored));
                 }
@@ -181,7 +185,7 @@ impl Coordinator {
                     log_move(&stored);
                     self.counts.moved(&saga, &stored);
                     self.remember(&stored);
-                    self.perform(&stored);
+                    self.perform_first(&stored);
                     return Ok(Applied::Moved(Box::new(stored)));
                 }
                 Outcome::Found(found) => {
@@ -204,8 +208,55 @@ impl Coordinator {
         known(saga_id, self.reads.submit(saga_id).await?)
     }
 
+    /// Does what a saga that was just stored asks for.
+    fn perform_first(self: &Arc<Self>, saga: &Saga) {
+        self.step_span(saga, false).around_sync(|| self.perform(saga));
+    }
+
+    /// Does again what a stored saga asks for.
+    pub fn repeat(self: &Arc<Self>, saga: &Saga) {
+        self.step_span(saga, true).around_sync(|| self.perform(saga));
+    }
+
+    /// The span of a step's beginning: where it has come to by its trace, else under the request that began the saga.
+    /// Its id follows from the row, so that whoever repeats the step can link to it.
+    fn step_span(&self, saga: &Saga, is_repetition: bool) -> Span {
+        let traceparent = saga.traceparent.as_deref().filter(|_| self.tracer.is_on());
+        let Some(request) = traceparent.and_then(|text| text.parse::<TraceContext>().ok()) else {
+            return Span::none();
+        };
+        let name = || match is_repetition {
+            false => saga.step_name().into(),
+            true => format!("repeat {}", saga.step_name()).into(),
+        };
+        let first = TraceContext { span_id: trace::known_id(saga.saga_id.into(), saga.version), ..request };
+        let (current, same_trace) = (trace::current(), |current: &TraceContext| current.trace_id == request.trace_id);
+        let parent = current.filter(same_trace).unwrap_or(request);
+        let span = match is_repetition {
+            false => self.tracer.span_with_id(first.span_id, Kind::Internal, Some(parent), name),
+            true => self.tracer.span(Kind::Internal, Some(parent), name),
+        };
+        if span.is_recorded() {
+            if is_repetition {
+                span.link(first);
+            }
+            // An operator's own trace, say.
+            if let Some(other) = current.filter(|current| !same_trace(current)) {
+                span.link(other);
+            }
+            span.set("saga.id", saga.saga_id.to_string());
+            span.set("order.id", saga.order_id.to_string());
+            span.set("saga.status", saga.state.status());
+            span.set("saga.version", saga.version);
+            if let Some(reason) = &saga.reason {
+                span.set("saga.reason", reason.clone());
+            }
+        }
+        span
+    }
+
     /// Does what a stored saga asks for, without waiting for the result.
-    pub fn perform(self: &Arc<Self>, saga: &Saga) {
+    fn perform(self: &Arc<Self>, saga: &Saga) {
         match saga.effect() {
             // Not awaited: a command that is lost is sent again by the sweeper.
             Effect::Send(record) => {
@@ -216,10 +267,10 @@ impl Coordinator {
                 let key = (saga.saga_id, discriminant(&call));
                 if self.calling.insert(key) {
                     let this = self.clone();
-                    self.tasks.spawn(async move {
+                    self.tasks.spawn(trace::carried(async move {
                         this.call(key.0, call).await;
                         this.calling.remove(&key);
-                    });
+                    }));
                 }
             }
             Effect::Wake => self.waiters.wake(saga),
@@ -274,12 +325,13 @@ fn of_known_definition(stored: Stored) -> Result<Saga, ApplyError> {
 /// One line for each saga's end, and one when it turns back.
 fn log_move(saga: &Saga) {
     let (saga_id, order_id, status, step) = (saga.saga_id, saga.order_id, saga.state.status(), saga.step_name());
+    let trace_id = saga.trace_id();
     match saga.state {
-        State::Running { .. } => debug!(%saga_id, %order_id, status, step, "saga"),
-        State::Completed => info!(%saga_id, %order_id, status, step, "saga"),
+        State::Running { .. } => debug!(%saga_id, %order_id, trace_id, status, step, "saga"),
+        State::Completed => info!(%saga_id, %order_id, trace_id, status, step, "saga"),
         State::Compensating { .. } | State::Failed { .. } => {
             let reason = saga.reason.as_deref().unwrap_or_default();
-            info!(%saga_id, %order_id, status, step, reason, "saga");
+            info!(%saga_id, %order_id, trace_id, status, step, reason, "saga");
         }
     }
 }

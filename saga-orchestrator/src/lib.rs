@@ -41,6 +41,7 @@ use service_runtime::metrics::Metrics;
 use service_runtime::program::stop_when_done;
 use service_runtime::retention::Retention;
 use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError, require};
+use service_runtime::trace::{TraceSettings, Tracer};
 use service_runtime::{CancellationToken, Fatal};
 
 use crate::coordinator::Coordinator;
@@ -57,6 +58,7 @@ const FINISH_LIMIT: Duration = Duration::from_millis(1000);
 #[derive(Debug, Clone)]
 pub struct Config {
     http: HttpSettings,
+    trace: TraceSettings,
     database: DatabaseSettings,
     kafka: KafkaSettings,
     saga: SagaSettings,
@@ -93,6 +95,7 @@ impl TryFrom<&Settings> for Config {
         require("retention_days", keeps_keys, "must be at least IDEMPOTENCY_RETENTION, or 0 to keep everything")?;
         Ok(Self {
             http: settings.try_into()?,
+            trace: settings.try_into()?,
             database: settings.try_into()?,
             kafka: settings.try_into()?,
             saga,
@@ -121,9 +124,10 @@ impl SagaSettings {
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
     let server = HttpServer::bind(&config.http, &shutdown).await?;
     let (metrics, stop) = (Metrics::of(NAME), server.drained());
+    let tracer = Tracer::open(&config.trace, NAME)?;
     let pool = database::open(&config.database, &sqlx::migrate!(), &metrics).await?;
     require_topics(&config.kafka, NAME, &messages::TOPICS.map(str::to_owned)).await?;
-    let consumer = Consumer::open(&config.kafka, NAME, &messages::Event::TOPICS, &metrics).await?;
+    let consumer = Consumer::open(&config.kafka, NAME, &messages::Event::TOPICS, &metrics, &tracer).await?;
     let producer = Producer::open(&config.kafka, NAME, &metrics)?;
     let group = consumer.state();
     metrics::standing::show(&metrics, pool.clone());
@@ -133,7 +137,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let orders = orders::OrderService::connect(&config.saga, &metrics)?;
     let views = views::Views::open(pool.clone(), &config.saga, stop.clone())?;
     let remover = retention::Remover::new(pool.clone(), config.retention, &config.saga)?;
-    let coordinator = Arc::new(Coordinator::new(&pool, producer.clone(), orders, &config.saga, &metrics));
+    let coordinator = Arc::new(Coordinator::new(&pool, producer.clone(), orders, &config.saga, &metrics, &tracer));
     let (watched, watched_gate) = (group.clone(), gate.clone());
     let health = Health::default()
         .with_database(pool.clone())
@@ -153,7 +157,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let retention = config.saga.idempotency_retention;
     let (consumed, served, (), (), (), ()) = tokio::join!(
         stop_when_done(&stop, consumer.run(handler, producer.clone(), stop.clone())),
-        stop_when_done(&stop, server.serve(routes, health, metrics, stop.clone())),
+        stop_when_done(&stop, server.serve(routes, health, metrics, tracer.clone(), stop.clone())),
         stop_when_done(&stop, sweeper::run(coordinator.clone(), pool.clone(), &config.saga, stop.clone())),
         stop_when_done(&stop, gate.watch(stop.clone())),
         stop_when_done(&stop, idempotency::forget_old_keys(pool.clone(), retention, stop.clone())),
@@ -161,5 +165,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     );
     tokio::join!(coordinator.finish(FINISH_LIMIT), producer.flush(FINISH_LIMIT));
     database::close(pool).await;
+    tracer.close().await;
     consumed.and(served)
 }

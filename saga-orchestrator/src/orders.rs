@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use futures::future::try_join_all;
-use messages::{Currency, OrderId, SagaId};
+use messages::{Currency, OrderId, SagaId, TRACEPARENT};
 use reqwest::{Client, ClientBuilder, Method, StatusCode, Url, header};
 use rust_decimal::Decimal;
 use serde::Serialize;
@@ -15,6 +15,7 @@ use service_runtime::Fatal;
 use service_runtime::batch::{Answers, Backoff, Batch, Batcher};
 use service_runtime::http::batch::{BatchedAnswer, BatchedRequest};
 use service_runtime::metrics::Metrics;
+use service_runtime::trace::{self, Kind, Span};
 use tracing::{debug, warn};
 
 use crate::SagaSettings;
@@ -71,23 +72,35 @@ impl OrderService {
             OrderCall::Create { .. } => &self.creates,
             OrderCall::Confirm { .. } | OrderCall::Cancel { .. } => &self.changes,
         };
+        let span = trace::child(Kind::Client, || span_name(call).into());
+        let traceparent = span.context().map(|context| context.to_string());
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(200));
         for last in (0..TRIES).map(|tried| tried + 1 == TRIES) {
-            let passing = match calls.submit(call.clone()).await {
+            let passing = match calls.submit(Call { call: call.clone(), traceparent: traceparent.clone() }).await {
                 Ok(Answered::With(answer)) if is_passing(answer.status) => answer.body.to_string(),
-                Ok(Answered::With(answer)) => return understood(call, &answer),
+                Ok(Answered::With(answer)) => {
+                    span.set("http.response.status_code", i64::from(answer.status.as_u16()));
+                    return understood(call, &answer);
+                }
                 Ok(Answered::NotSent(why)) => why,
                 // A time-out has used up its time: the sweeper's turn.
-                Ok(Answered::Unknown(why)) => return unknown(call, &why),
-                Err(error) => return unknown(call, &error.to_string()),
+                Ok(Answered::Unknown(why)) => return unknown(call, &span, &why),
+                Err(error) => return unknown(call, &span, &error.to_string()),
             };
             if last {
-                return unknown(call, &passing);
+                return unknown(call, &span, &passing);
             }
             tokio::time::sleep(backoff.delay()).await;
         }
         None
     }
+}
+
+/// A call, and the span that it is made for.
+#[derive(Debug, Clone)]
+struct Call {
+    call: OrderCall,
+    traceparent: Option<String>,
 }
 
 /// What became of a call.
@@ -114,11 +127,12 @@ struct Calls {
 }
 
 impl Batch for Calls {
-    type Item = OrderCall;
+    type Item = Call;
     type Answer = Answered;
     const NAME: &'static str = "order calls";
+    const IS_STATEMENT: bool = false;
 
-    async fn run(&self, calls: &[OrderCall]) -> Answers<Answered> {
+    async fn run(&self, calls: &[Call]) -> Answers<Answered> {
         let answers = match calls {
             [call] => self.one(call).await.map(|answer| vec![answer]),
             calls => self.all(calls).await,
@@ -131,19 +145,19 @@ impl Batch for Calls {
 }
 
 impl Calls {
-    async fn one(&self, call: &OrderCall) -> Result<Answer, Answered> {
-        let BatchedRequest { method, path, body } = request(call)?;
+    async fn one(&self, call: &Call) -> Result<Answer, Answered> {
+        let BatchedRequest { method, path, body, traceparent } = request(call)?;
         let method = method.parse().map_err(|_| Answered::NotSent(format!("{method} is no method")))?;
-        let (status, body) = self.send(method, &path, body.get().to_owned()).await?;
+        let (status, body) = self.send(method, &path, body.get().to_owned(), traceparent).await?;
         // What is not JSON has a status all the same.
         let body = serde_json::from_slice(&body).unwrap_or_else(|_| RawValue::NULL.to_owned());
         Ok(Answer { status, body })
     }
 
-    async fn all(&self, calls: &[OrderCall]) -> Result<Vec<Answer>, Answered> {
+    async fn all(&self, calls: &[Call]) -> Result<Vec<Answer>, Answered> {
         let requests = calls.iter().map(request).collect::<Result<Vec<_>, _>>()?;
         let requests = serde_json::to_string(&requests).map_err(|error| Answered::NotSent(error.to_string()))?;
-        let (status, body) = self.send(Method::POST, "/batch", requests).await?;
+        let (status, body) = self.send(Method::POST, "/batch", requests, None).await?;
         // An older release, or a proxy, knows no batches.
         if matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
             return try_join_all(calls.iter().map(|call| self.one(call))).await;
@@ -167,8 +181,17 @@ impl Calls {
         answers.collect()
     }
 
-    async fn send(&self, method: Method, path: &str, json: String) -> Result<(StatusCode, Vec<u8>), Answered> {
-        let request = self.client.request(method, format!("{}{path}", self.base));
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        json: String,
+        traceparent: Option<String>,
+    ) -> Result<(StatusCode, Vec<u8>), Answered> {
+        let mut request = self.client.request(method, format!("{}{path}", self.base));
+        if let Some(traceparent) = traceparent {
+            request = request.header(TRACEPARENT, traceparent);
+        }
         let answer = request.header(header::CONTENT_TYPE, "application/json").body(json).send().await;
         let answer = answer.map_err(|error| match error.is_connect() {
             true => Answered::NotSent(error.to_string()),
@@ -180,7 +203,7 @@ impl Calls {
     }
 }
 
-fn request(call: &OrderCall) -> Result<BatchedRequest, Answered> {
+fn request(Call { call, traceparent }: &Call) -> Result<BatchedRequest, Answered> {
     let (method, path, body) = match call {
         OrderCall::Create { order_id, saga_id, user_id, money } => {
             let (total_amount, currency) = (money.amount(), money.currency());
@@ -192,7 +215,7 @@ fn request(call: &OrderCall) -> Result<BatchedRequest, Answered> {
         OrderCall::Cancel { order_id, saga_id } => transition(order_id, "CANCELLED", *saga_id),
     };
     let body = body.map_err(|error| Answered::NotSent(error.to_string()))?;
-    Ok(BatchedRequest { method: method.to_owned(), path, body })
+    Ok(BatchedRequest { method: method.to_owned(), path, body, traceparent: traceparent.clone() })
 }
 
 fn transition(
@@ -202,6 +225,14 @@ fn transition(
 ) -> (&'static str, String, serde_json::Result<Box<RawValue>>) {
     let body = TransitionBody { status, saga_id };
     ("PATCH", format!("/orders/{order_id}/status"), to_raw_value(&body))
+}
+
+fn span_name(call: &OrderCall) -> &'static str {
+    match call {
+        OrderCall::Create { .. } => "POST /orders",
+        OrderCall::Confirm { .. } => "PATCH /orders/{orderId}/status CONFIRMED",
+        OrderCall::Cancel { .. } => "PATCH /orders/{orderId}/status CANCELLED",
+    }
 }
 
 /// A client of the service at `url`, and where its `resource` is. `variable` names the setting in the error.
@@ -236,7 +267,8 @@ fn understood(call: &OrderCall, Answer { status, body }: &Answer) -> Option<Inpu
     input
 }
 
-fn unknown(call: &OrderCall, why: &str) -> Option<Input> {
+fn unknown(call: &OrderCall, span: &Span, why: &str) -> Option<Input> {
+    span.fail(why);
     debug!(?call, why, "no answer of the order service; calling again later");
     None
 }

@@ -67,13 +67,14 @@ fn repeat(coordinator: &Arc<Coordinator>, due: Result<Due, StoreError>) {
     let saga_id = saga.saga_id;
     if let Some(attention) = saga.attention.as_ref().filter(|_| due.newly_needs_attention) {
         let (order_id, reason) = (saga.order_id, &attention.reason);
-        warn!(%saga_id, %order_id, state = %saga, reason, "a saga needs attention; it is still repeated");
+        let trace_id = saga.trace_id();
+        warn!(%saga_id, %order_id, trace_id, state = %saga, reason, "a saga needs attention; it is still repeated");
     }
     faults::reached("orchestrator.claimed", saga.step_name());
     if !due.deadline_passed {
         debug!(%saga_id, state = %saga, "repeating");
         coordinator.counts.repeated(&saga);
-        return coordinator.perform(&saga);
+        return coordinator.repeat(&saga);
     }
     let coordinator = coordinator.clone();
     tokio::spawn(async move {

@@ -54,6 +54,7 @@ pub struct Saga {
     #[serde(default)]
     pub resolved_by_hand: bool,
     pub pending: Option<Pending>,
+    pub trace_id: Option<String>,
     pub history: Vec<Entry>,
     pub ignored: Vec<Ignored>,
 }

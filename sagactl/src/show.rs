@@ -51,6 +51,7 @@ fn text(saga: &Saga, summary: &[String], paint: Paint) -> String {
             saga.order_id,
             saga.created_at.format("%Y-%m-%d %H:%M:%S%.3f UTC")
         )),
+        paint.dim(&format!("trace {}", saga.trace_id.as_deref().map_or_else(|| "-".to_owned(), harmless))),
         String::new(),
     ];
     lines.extend(summary.iter().map(|sentence| format!("  {sentence}")));

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 
 use crate::database::{StoreError, within_limit};
 use crate::metrics::Metrics;
+use crate::trace::{self, Span};
 
 /// The most items that one statement takes: beyond it a statement's cost grows as fast as its size.
 const MAX_BATCH: usize = 500;
@@ -26,6 +27,9 @@ pub trait Batch: Send + Sync + 'static {
 
     /// Whether it reads or writes, for metrics.
     const KIND: &'static str = "write";
+
+    /// Whether it is a statement of the database: then each item's share in it is a span.
+    const IS_STATEMENT: bool = true;
 
     /// Does the work. Answers stand in the order of the items. Items may repeat a key: the later one must be
     /// decided after the first.
@@ -66,9 +70,17 @@ impl<B: Batch> Batcher<B> {
     /// [`StoreError::Refused`] means that this very item failed: a refused batch is halved until the culprit
     /// stands alone, so that it takes nobody with it. The queue is bounded by its callers' number in flight.
     pub async fn submit(&self, item: B::Item) -> Result<B::Answer, StoreError> {
+        let span = if B::IS_STATEMENT { trace::child(trace::Kind::Client, || B::NAME.into()) } else { Span::none() };
+        span.set("db.system.name", "postgresql");
+        span.set("db.operation.name", B::KIND);
         let (sender, answer) = oneshot::channel();
         let _ = self.queue.send((item, sender));
-        answer.await.unwrap_or_else(|_| Err(StoreError::Unavailable(format!("{} has stopped", B::NAME))))
+        let answer = answer.await;
+        let answer = answer.unwrap_or_else(|_| Err(StoreError::Unavailable(format!("{} has stopped", B::NAME))));
+        if let (true, Err(error)) = (span.is_recorded(), &answer) {
+            span.fail(&error.to_string());
+        }
+        answer
     }
 }
 

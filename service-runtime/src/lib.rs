@@ -11,6 +11,7 @@ pub mod program;
 pub mod retention;
 pub mod settings;
 pub mod telemetry;
+pub mod trace;
 
 pub use tokio_util::sync::CancellationToken;
 

@@ -22,5 +22,6 @@ mod shutdown;
 mod slow_gateway;
 mod startup_errors;
 mod structure;
+mod traces;
 mod views;
 mod waiting;

@@ -86,7 +86,7 @@ fn head(saga: &SagaBody) -> Markup {
             div { dt { "Began (UTC)" } dd { (date_time(saga.created_at)) } }
             div { dt { @if saga.pending.is_some() { "Standing for" } @else { "Took" } } dd { (duration(saga.duration_ms)) } }
             div { dt { "Definition" } dd { (saga.definition) } }
-            @if let Some(trace) = saga.traceparent.as_deref().and_then(|trace| trace.split('-').nth(1)) {
+            @if let Some(trace) = &saga.trace_id {
                 div { dt { "Trace" } dd.id { (trace) } }
             }
         }

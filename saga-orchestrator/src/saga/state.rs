@@ -167,6 +167,11 @@ impl Saga {
     pub fn step_name(&self) -> &'static str {
         self.state.step_name(self.definition)
     }
+
+    /// The trace's id, for log lines and people.
+    pub fn trace_id(&self) -> Option<&str> {
+        self.traceparent.as_deref()?.split('-').nth(1)
+    }
 }
 
 /// `RUNNING/PAYMENT_CHARGE`.

@@ -42,6 +42,10 @@ pub struct SagaBody {
     pub pending: Option<PendingBody>,
     pub history: Vec<HistoryBody>,
     pub ignored: Vec<IgnoredBody>,
+    /// The trace of the request that began it, and of all that was done for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
+    /// The same as the header that goes along with commands.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
     /// What happened, and what happens next, in sentences.
@@ -175,6 +179,7 @@ pub async fn one(pool: &PgPool, saga_id: SagaId) -> Result<SagaBody, Problem> {
                 last_at: ignored.last_at,
             })
             .collect(),
+        trace_id: saga.trace_id().map(str::to_owned),
         traceparent: saga.traceparent,
         summary: Vec::new(),
     };

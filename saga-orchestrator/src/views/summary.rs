@@ -121,6 +121,7 @@ mod tests {
                 entry(6, "order.cancelled", "FAILED", "INVENTORY_FAILED", None),
             ],
             ignored: vec![],
+            trace_id: None,
             traceparent: None,
             summary: vec![],
         }

@@ -6,14 +6,16 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{Request, StatusCode, header};
 use axum::routing::post;
-use axum::{Json, Router};
+use axum::{Json, Router, middleware};
 use futures::future::join_all;
+use messages::TRACEPARENT;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use tower::ServiceExt as _;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::{Problem, problem};
+use crate::trace::{self, Tracer};
 
 /// The most requests in a batch.
 pub const MAX_REQUESTS: usize = 500;
@@ -28,6 +30,9 @@ pub struct BatchedRequest {
     pub method: String,
     pub path: String,
     pub body: Box<RawValue>,
+    /// The header of that name, if the request has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
 }
 
 /// The answer to one request of a batch.
@@ -38,10 +43,11 @@ pub struct BatchedAnswer {
 }
 
 /// `routes`, which may be asked one by one or many at once.
-pub fn batched(routes: Router) -> Router {
+pub fn batched(routes: Router, tracer: Tracer) -> Router {
     let limit = DefaultBodyLimit::max(MAX_BATCH_BODY);
     // A panic is one request's own.
     let each = routes.clone().layer(CatchPanicLayer::custom(problem::from_panic));
+    let each = each.layer(middleware::from_fn_with_state(tracer, trace::serve));
     routes.merge(Router::new().route("/batch", post(answer_all)).with_state(each).layer(limit))
 }
 
@@ -60,12 +66,14 @@ async fn answer_all(State(routes): State<Router>, batch: Bytes) -> Result<Json<V
 
 async fn answer(routes: Router, request: BatchedRequest) -> Result<BatchedAnswer, Problem> {
     let unusable = |error: axum::http::Error| Problem::new(StatusCode::BAD_REQUEST, format!("a request's {error}"));
-    let request = Request::builder()
+    let mut built = Request::builder()
         .method(request.method.as_str())
         .uri(request.path)
-        .header(header::CONTENT_TYPE, "application/json")
-        .body(Body::from(request.body.get().to_owned()))
-        .map_err(unusable)?;
+        .header(header::CONTENT_TYPE, "application/json");
+    if let Some(traceparent) = request.traceparent {
+        built = built.header(TRACEPARENT, traceparent);
+    }
+    let request = built.body(Body::from(request.body.get().to_owned())).map_err(unusable)?;
     let Ok(response) = routes.oneshot(request).await;
     let status = response.status().as_u16();
     let body = to_bytes(response.into_body(), usize::MAX).await.unwrap_or_default();
@@ -92,7 +100,7 @@ mod tests {
         let routes =
             Router::new().route("/numbers/{n}", put(double)).route("/text", get("words")).route("/panic", get(panics));
         let request = Request::post("/batch").body(Body::from(batch.to_string())).unwrap();
-        let Ok(response) = batched(routes).oneshot(request).await;
+        let Ok(response) = batched(routes, Tracer::off()).oneshot(request).await;
         let status = response.status();
         let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
         (status, serde_json::from_slice(&body).unwrap())

@@ -24,6 +24,7 @@ use tracing::{info, warn};
 
 use crate::metrics::{self, Metrics};
 use crate::settings::{Settings, SettingsError};
+use crate::trace::{self, Tracer};
 use crate::{CancellationToken, Fatal};
 
 pub use health::{Check, Health, probe_ready};
@@ -112,6 +113,7 @@ impl HttpServer {
         routes: Router,
         health: Health,
         metrics: Metrics,
+        tracer: Tracer,
         shutdown: CancellationToken,
     ) -> Result<(), Fatal> {
         let health = health.with_stop(self.told_to_stop.clone());
@@ -131,6 +133,7 @@ impl HttpServer {
             })
             .layer(DefaultBodyLimit::max(MAX_BODY))
             .layer(CatchPanicLayer::custom(problem::from_panic))
+            .layer(middleware::from_fn_with_state(tracer, trace::serve))
             .layer(middleware::from_fn_with_state(requests, measured::measure))
             .layer(middleware::from_fn_with_state(self.told_to_stop, close_when_stopping));
         info!(address = %self.address, "HTTP ready");

@@ -29,6 +29,7 @@ use super::{KafkaSettings, Record, require_topics};
 use crate::batch::{Backoff, panic_text};
 use crate::database::StoreError;
 use crate::metrics::{Count, Metrics, RecordCounts};
+use crate::trace::{self, Span, Tracer};
 use crate::{CancellationToken, Fatal};
 
 /// How often a record may fail by its own fault before it is set aside.
@@ -99,6 +100,7 @@ pub struct Consumer {
     offsets: Arc<Offsets>,
     state: Arc<GroupState>,
     counts: HashMap<String, RecordCounts>,
+    tracer: Tracer,
     settings: KafkaSettings,
     service: &'static str,
 }
@@ -110,6 +112,7 @@ impl Consumer {
         service: &'static str,
         topics: &[&str],
         metrics: &Metrics,
+        tracer: &Tracer,
     ) -> Result<Self, Fatal> {
         let consumed: Vec<String> = topics.iter().map(|topic| (*topic).to_owned()).collect();
         let partitions = require_topics(settings, service, &consumed).await?;
@@ -155,7 +158,7 @@ impl Consumer {
             .subscribe(&names.iter().map(String::as_str).collect::<Vec<_>>())
             .map_err(|e| Fatal::new(format!("can't subscribe to {names:?}: {e}")))?;
         let inner = Arc::new(Member(Some(inner)));
-        Ok(Self { inner, offsets, state, counts, settings: settings.clone(), service })
+        Ok(Self { inner, offsets, state, counts, tracer: tracer.clone(), settings: settings.clone(), service })
     }
 
     /// Membership and owned partitions, kept up to date while the consumer runs.
@@ -180,6 +183,7 @@ impl Consumer {
             consumer: self.inner.clone(),
             offsets: self.offsets,
             counts: self.counts,
+            tracer: self.tracer,
             service: self.service,
             shutdown: shutdown.clone(),
         });
@@ -256,6 +260,7 @@ struct Shared<H> {
     offsets: Arc<Offsets>,
     /// By topic.
     counts: HashMap<String, RecordCounts>,
+    tracer: Tracer,
     service: &'static str,
     shutdown: CancellationToken,
 }
@@ -269,19 +274,26 @@ struct Place {
 /// Sees one record through. Returns early, without storing its offset, only when the service stops or the partition
 /// is no longer ours.
 async fn process<H: Handler>(shared: Arc<Shared<H>>, record: Record, place: Place) {
-    let Some(handled) = shared.handle(&record, &place).await else { return };
+    let span = shared.span(&record);
+    span.around(see_through(&shared, &record, &place, &span)).await;
+}
+
+async fn see_through<H: Handler>(shared: &Shared<H>, record: &Record, place: &Place, span: &Span) {
+    let Some(handled) = shared.handle(record, place).await else { return };
     faults::reached("consumer.handled", &record.topic);
     let acknowledged = match &handled {
         Handled::Done => Some(()),
         Handled::Reply(reply) => {
-            let acknowledged = shared.deliver(&place, || shared.producer.send(reply)).await;
+            let acknowledged = shared.deliver(place, || shared.producer.send(reply)).await;
             faults::reached("consumer.answered", &record.topic);
             acknowledged
         }
         Handled::DeadLetter(why) => {
-            let acknowledged = shared.set_aside(&record, &place, why).await;
+            span.fail(why);
+            let acknowledged = shared.set_aside(record, place, why).await;
             let (topic, partition, offset) = (&record.topic, record.partition, record.offset);
-            error!(topic, partition, offset, %why, stored = acknowledged.is_some(), "dead-lettered");
+            let (stored, trace_id) = (acknowledged.is_some(), record.trace_id());
+            error!(topic, partition, offset, %why, stored, trace_id, "dead-lettered");
             faults::reached("consumer.dead-lettered", &record.topic);
             acknowledged
         }
@@ -289,12 +301,12 @@ async fn process<H: Handler>(shared: Arc<Shared<H>>, record: Record, place: Plac
     if acknowledged.is_none() {
         return;
     }
-    shared.count(&record, |counts| match handled {
+    shared.count(record, |counts| match handled {
         Handled::Done => &counts.done,
         Handled::Reply(_) => &counts.replied,
         Handled::DeadLetter(_) => &counts.dead_lettered,
     });
-    let Place { partition, epoch } = &place;
+    let Place { partition, epoch } = place;
     shared.offsets.finished(partition, record.offset, *epoch, |position| {
         // rdkafka stores the given offset plus one. It fails for a partition that is no longer ours: rightly.
         let _ = shared.consumer.store_offset(&partition.0, partition.1, position - 1);
@@ -302,6 +314,27 @@ async fn process<H: Handler>(shared: Arc<Shared<H>>, record: Record, place: Plac
 }
 
 impl<H: Handler> Shared<H> {
+    /// The span of a record's processing, under the one that sent it.
+    fn span(&self, record: &Record) -> Span {
+        if !self.tracer.is_on() {
+            return Span::none();
+        }
+        let parent = record.trace_context();
+        let span = self.tracer.span(trace::Kind::Consumer, parent, || format!("process {}", record.topic).into());
+        if span.is_recorded() {
+            span.set("messaging.system", "kafka");
+            span.set("messaging.operation.type", "process");
+            span.set("messaging.destination.name", record.topic.clone());
+            span.set("messaging.destination.partition.id", record.partition.to_string());
+            span.set("messaging.kafka.offset", record.offset);
+            span.set("messaging.consumer.group.name", self.service);
+            if let Some(key) = record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()) {
+                span.set("messaging.kafka.message.key", key.to_owned());
+            }
+        }
+        span
+    }
+
     /// Runs the handler until it answers. A record that fails by its own fault, a panic included, is tried a few
     /// times and then set aside.
     async fn handle(&self, record: &Record, place: &Place) -> Option<Handled> {

@@ -9,6 +9,7 @@ mod reader;
 mod topics;
 mod watermarks;
 
+use messages::{TRACEPARENT, TraceContext};
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use serde::Deserialize;
@@ -113,5 +114,15 @@ impl Record {
     pub fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().find(|(header, _)| header == name)?;
         std::str::from_utf8(value).ok()
+    }
+
+    /// The span that sent it.
+    pub fn trace_context(&self) -> Option<TraceContext> {
+        self.header(TRACEPARENT)?.parse().ok()
+    }
+
+    /// The trace's id, for log lines.
+    pub fn trace_id(&self) -> Option<String> {
+        self.trace_context().map(TraceContext::trace_id_text)
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use messages::OutgoingRecord;
+use messages::{OutgoingRecord, TRACEPARENT};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
@@ -16,6 +16,7 @@ use tracing::debug;
 use super::KafkaSettings;
 use crate::Fatal;
 use crate::metrics::{KafkaTraffic, Metrics};
+use crate::trace::{self, Span};
 
 /// How often the thread that hears of deliveries looks whether its producer is still there.
 const LOOKS: Duration = Duration::from_millis(500);
@@ -139,10 +140,16 @@ impl Producer {
         Ok(Self { shared: Arc::new(Shared { inner, topic_prefix, waiting }) })
     }
 
-    /// Queues a record for one of the contract's topics.
+    /// Queues a record for one of the contract's topics. Within a span, the sending is a span that the record's
+    /// `traceparent` names.
     pub fn send(&self, record: &OutgoingRecord) -> Delivery {
-        let headers = record.headers.iter().map(|(name, value)| (*name, value.as_bytes()));
-        self.produce(record.topic, Some(record.key.as_bytes()), &record.body, headers)
+        let span = trace::child(trace::Kind::Producer, || format!("send {}", record.topic).into());
+        let traceparent = span.context().map(|context| context.to_string());
+        let given = record.headers.iter().map(|(name, value)| (*name, value.as_bytes()));
+        let kept = given.filter(|(name, _)| traceparent.is_none() || *name != TRACEPARENT);
+        let headers = kept.chain(traceparent.iter().map(|context| (TRACEPARENT, context.as_bytes())));
+        let delivery = self.produce(record.topic, Some(record.key.as_bytes()), &record.body, headers);
+        if span.is_recorded() { delivery.seen_by(span, record) } else { delivery }
     }
 
     /// Queues any record: of any topic (named without the installation's prefix), with any headers, with or without a
@@ -217,6 +224,24 @@ async fn tell(mut deliveries: mpsc::UnboundedReceiver<(Told, Result<(), String>)
 }
 
 impl Delivery {
+    /// The same, with `span` ending once the broker has answered.
+    fn seen_by(self, span: Span, record: &OutgoingRecord) -> Self {
+        span.set("messaging.system", "kafka");
+        span.set("messaging.operation.type", "send");
+        span.set("messaging.destination.name", record.topic);
+        span.set("messaging.kafka.message.key", record.key.clone());
+        let (told, delivery) = oneshot::channel();
+        tokio::spawn(async move {
+            let acknowledged = self.acknowledged().await;
+            if let Err(why) = &acknowledged {
+                span.fail(why);
+            }
+            drop(span);
+            let _ = told.send(acknowledged);
+        });
+        Self(delivery)
+    }
+
     /// # Errors
     /// What the broker or the client said, in words. The record may or may not have been written.
     pub async fn acknowledged(self) -> Result<(), String> {
