@@ -30,7 +30,7 @@ use crate::load::{Generator, Load};
 use crate::machine::Machine;
 use crate::platform::{Platform, Subject};
 use crate::report::Report;
-use crate::run::{EMPTY, FLOOR, OURS, Run};
+use crate::run::{AGAINST, EMPTY, FLOOR, OURS, Run};
 use crate::turns::{Spread, Turn};
 
 /// What comes before the first run: plans, caches and connections are made.
@@ -64,9 +64,18 @@ struct Arguments {
     /// So many finished sagas are in the databases before; compared with a platform without any, instead of the floor
     #[arg(long)]
     preload: Option<u64>,
+    /// Compare with a platform that has this setting besides, as NAME=VALUE, instead of the floor; several times
+    #[arg(long, value_parser = setting, conflicts_with = "preload")]
+    against_settings: Vec<(String, String)>,
+    /// Compare with a platform of the programs in this folder, instead of the floor
+    #[arg(long, conflicts_with = "preload")]
+    against_programs: Option<PathBuf>,
     /// Measure the platform only
     #[arg(long)]
     no_floor: bool,
+    /// Measure closed loops only
+    #[arg(long)]
+    no_open: bool,
     /// A setting for all services, as NAME=VALUE; may be given several times
     #[arg(long, value_parser = setting)]
     settings: Vec<(String, String)>,
@@ -140,7 +149,7 @@ async fn bench(arguments: &Arguments) -> Result<bool> {
     }
     let ours = measured.runs.iter().filter(|run| run.who == OURS);
     let best = ours.map(|run| run.per_second).fold(0.0, f64::max);
-    for share in OPEN_SHARES {
+    for share in OPEN_SHARES.into_iter().filter(|_| !arguments.no_open) {
         bench.take_turns(Load::Open { per_second: (best * share).round() }, &mut measured).await?;
     }
     let memory = bench.ours.groups.iter().map(|group| Ok((group.name.to_owned(), group.memory()?)));
@@ -163,7 +172,7 @@ async fn bench(arguments: &Arguments) -> Result<bool> {
 
 /// What was asked for, without where the results go: a machine's folders mean nothing elsewhere.
 fn without_paths(mut arguments: impl Iterator<Item = String>) -> Vec<String> {
-    const PATHS: [&str; 3] = ["--json", "--record", "--programs"];
+    const PATHS: [&str; 4] = ["--json", "--record", "--programs", "--against-programs"];
     let mut kept = Vec::new();
     while let Some(argument) = arguments.next() {
         match argument.split_once('=') {
@@ -189,8 +198,8 @@ fn binaries(arguments: &Arguments) -> Result<Vec<(String, u64)>> {
 enum Other {
     /// Held for its processes' life.
     Floor(Subject, #[expect(dead_code, reason = "with it go its processes")] Floor),
-    /// A platform without a past.
-    Empty(Subject, Client, #[expect(dead_code, reason = "with it go its processes")] Platform),
+    /// Another platform, by the name that the table gives it.
+    Platform(&'static str, Subject, Client, #[expect(dead_code, reason = "with it go its processes")] Platform),
 }
 
 /// Everything that takes part.
@@ -205,9 +214,14 @@ struct Bench {
 
 impl Other {
     async fn start(arguments: &Arguments, platform: &Platform) -> Result<Option<Self>> {
-        if arguments.preload.is_some() {
-            let empty = Platform::start(arguments.instances, arguments.embedded, &arguments.settings).await?;
-            return Ok(Some(Self::Empty(empty.subject()?, empty.client()?, empty)));
+        let is_against = arguments.against_programs.is_some() || !arguments.against_settings.is_empty();
+        if arguments.preload.is_some() || is_against {
+            use_programs_in(arguments.against_programs.as_ref().unwrap_or(&arguments.programs))?;
+            let settings = [&*arguments.settings, &*arguments.against_settings].concat();
+            let other = Platform::start(arguments.instances, arguments.embedded, &settings).await?;
+            use_programs_in(&arguments.programs)?;
+            let name = if is_against { AGAINST } else { EMPTY };
+            return Ok(Some(Self::Platform(name, other.subject()?, other.client()?, other)));
         }
         if arguments.no_floor || arguments.embedded {
             return Ok(None);
@@ -218,7 +232,7 @@ impl Other {
 
     fn subject(&self) -> &Subject {
         match self {
-            Self::Floor(subject, _) | Self::Empty(subject, ..) => subject,
+            Self::Floor(subject, _) | Self::Platform(_, subject, ..) => subject,
         }
     }
 }
@@ -249,7 +263,7 @@ impl Bench {
     async fn turn(&self, load: Load) -> Result<Turn> {
         let other = match &self.other {
             None => None,
-            Some(Other::Empty(empty, client, _)) => Some(self.platform(EMPTY, empty, client, load).await?),
+            Some(Other::Platform(name, subject, client, _)) => Some(self.platform(name, subject, client, load).await?),
             Some(Other::Floor(floor, _)) => {
                 let before = Rows::count(&self.client.databases).await?;
                 let mut run = self.measure(FLOOR, floor, &self.client, load).await?;
@@ -293,7 +307,13 @@ mod tests {
         <Arguments as clap::CommandFactory>::command().debug_assert();
         let parsed = |line: &str| Arguments::try_parse_from(line.split(' '));
         assert_eq!(parsed("bench --concurrency 1,8").unwrap().concurrency, [1, 8]);
-        for wrong in ["--concurrency 0", "--mix 0.6", "--settings X", "--embedded --instances 2"] {
+        for wrong in [
+            "--concurrency 0",
+            "--mix 0.6",
+            "--settings X",
+            "--embedded --instances 2",
+            "--preload 9 --against-settings A=B",
+        ] {
             assert!(parsed(&format!("bench {wrong}")).is_err(), "{wrong}");
         }
     }

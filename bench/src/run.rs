@@ -22,11 +22,13 @@ pub const OURS: &str = "ours";
 pub const FLOOR: &str = "floor";
 /// The platform without a past, beside one with `--preload`.
 pub const EMPTY: &str = "empty";
+/// The platform with what `--against-…` gives it.
+pub const AGAINST: &str = "against";
 
 /// What a run has shown. Costs are for one checkout.
 #[derive(Debug, Clone, Serialize)]
 pub struct Run {
-    /// [`OURS`], [`FLOOR`] or [`EMPTY`].
+    /// [`OURS`], [`FLOOR`], [`EMPTY`] or [`AGAINST`].
     pub who: &'static str,
     pub load: Load,
     pub per_second: f64,

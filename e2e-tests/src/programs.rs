@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
@@ -12,21 +12,21 @@ const FAULTS: &str = "faults/failpoints,faults/planted-bugs";
 
 static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
 
-static GIVEN: OnceLock<PathBuf> = OnceLock::new();
+static GIVEN: Mutex<Option<PathBuf>> = Mutex::new(None);
 
-/// From now on the programs are those in `folder`, as they are.
+/// From now on the programs that are started are those in `folder`, as they are.
 ///
 /// # Errors
-/// When there is no such folder, or another one was given before.
+/// When there is no such folder.
 pub fn use_programs_in(folder: &Path) -> Result<()> {
     let folder = folder.canonicalize().with_context(|| format!("no folder {}", folder.display()))?;
-    ensure!(GIVEN.get_or_init(|| folder.clone()) == &folder, "other programs are in use");
+    *GIVEN.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder);
     Ok(())
 }
 
 /// The path of a program of this workspace, built.
 pub fn program(name: &str) -> Result<PathBuf> {
-    if let Some(folder) = GIVEN.get() {
+    if let Some(folder) = &*GIVEN.lock().unwrap_or_else(PoisonError::into_inner) {
         return Ok(folder.join(name));
     }
     let built = BUILT.get_or_init(|| built().map_err(|error| format!("{error:#}")));
