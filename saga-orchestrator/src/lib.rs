@@ -8,12 +8,14 @@
 //!   clients, people;
 //! - `retention`: removes what has long ended, in every service;
 //! - `views`: what people and programs may see of all this;
+//! - `dead_letters`: what was set aside, and sending it back;
 //! - `dashboard`: the same in a browser;
 //! - `metrics`: what of it is counted.
 
 mod checkout;
 mod coordinator;
 mod dashboard;
+mod dead_letters;
 mod gate;
 mod idempotency;
 mod intake;
@@ -149,9 +151,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         .with("intake", move || Box::pin(std::future::ready(watched_gate.check())));
 
     let intake = intake::Intake::new(coordinator.clone(), group, gate.clone(), &config.saga, stop.clone());
+    let letters = dead_letters::DeadLetters::new(config.kafka.clone(), producer.clone(), pool.clone());
     let routes = checkout::router(intake)
         .merge(views::router(views.clone()))
-        .merge(dashboard::router(dashboard::Dashboard { views, gate: gate.clone() }))
+        .merge(dead_letters::router(letters.clone()))
+        .merge(dashboard::router(dashboard::Dashboard { views, gate: gate.clone(), letters }))
         .merge(operator::router(coordinator.clone(), gate.clone()));
     let handler = replies::Replies { coordinator: coordinator.clone(), unknown: AtomicU64::new(0) };
     let retention = config.saga.idempotency_retention;

@@ -37,9 +37,9 @@ pub fn router(coordinator: Arc<Coordinator>, gate: Arc<Gate>) -> Router {
 /// Who, and why.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Act {
-    by: String,
-    reason: String,
+pub struct Act {
+    pub by: String,
+    pub reason: String,
 }
 
 /// Who, why, which compensation, and what proves that it was settled.
@@ -53,7 +53,8 @@ struct Settlement {
 }
 
 impl Act {
-    fn validated(self) -> Result<Self, Problem> {
+    /// 422 for a name or reason that is blank, too long, or holds control characters.
+    pub fn validated(self) -> Result<Self, Problem> {
         Ok(Self { by: text("by", self.by, MOST.0)?, reason: text("reason", self.reason, MOST.1)? })
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e_tests::{Client, Outsider, Ran, Seen, Services, eventually, shared};
+use e2e_tests::{Client, Outsider, Ran, Seen, Service, Services, eventually, shared};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -172,6 +172,55 @@ async fn a_thousand_poison_records_among_a_thousand_good_ones_come_home_after_th
     ensure!(again.code == 1 && again.stderr.contains("0 sent, 0 skipped, 1 refused"), "{again:?}");
     ensure!(again.stdout.contains(&format!("saga {ended} has ended: COMPLETED")), "{}", again.stdout);
     assert_eq!(letters(&client).await?.len(), 2 * EACH);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_orchestrator_shows_a_letter_and_sends_it_back_once() -> Result<()> {
+    let services = Services::start(&[]).await?;
+    let client = services.client()?;
+    let saga = Waiting::new("poison-1".to_owned());
+    store(&client, std::slice::from_ref(&saga)).await?;
+    let payment = &client.databases.payment;
+    sqlx::query("ALTER TABLE payments ADD CONSTRAINT mistaken CHECK (user_id <> 'poison-1')").execute(payment).await?;
+    client.kafka.publish_all(TOPIC, &[saga.command()]).await?;
+    let letters = format!("/dead-letters?sagaId={}", saga.saga_id);
+
+    let told = eventually("the command is set aside", LIMIT, async || {
+        let told = client.get(Service::Orchestrator, &letters).await?.json()?;
+        Ok(told["letters"].get(0).cloned())
+    })
+    .await?;
+    assert_eq!((&told["topic"], &told["sagaId"]), (&json!(TOPIC), &json!(saga.saga_id)));
+    ensure!(told["error"].as_str().is_some_and(|why| why.contains("mistaken")) && told["redriven"].is_null(), "{told}");
+    ensure!(told["body"].as_str().is_some_and(|body| body.contains("poison-1")), "{told}");
+    let page = client.get(Service::Orchestrator, "/dashboard/dead-letters").await?.text;
+    let place = told["letter"].as_str().context("a place")?;
+    let redrive = format!("/dead-letters/{TOPIC}/{place}/redrive");
+    for shown in ["mistaken", &saga.saga_id.to_string(), &format!("data-post=\"{redrive}\"")] {
+        ensure!(page.contains(shown), "no {shown} in {page}");
+    }
+
+    sqlx::query("ALTER TABLE payments DROP CONSTRAINT mistaken").execute(payment).await?;
+    let act = json!({"by": "ada", "reason": "the constraint was mistaken"});
+    for (path, body, status) in [
+        (redrive.clone(), json!({"by": " ", "reason": "x"}), 422),
+        (format!("/dead-letters/{TOPIC}/0:4711/redrive"), act.clone(), 404),
+        (format!("/dead-letters/{TOPIC}/first/redrive"), act.clone(), 400),
+        (format!("/dead-letters/payment.charges/{place}/redrive"), act.clone(), 404),
+        (redrive.clone(), act.clone(), 200),
+        (redrive, act, 409),
+    ] {
+        let answer = client.post(Service::Orchestrator, &path, &body).await?;
+        assert_eq!(answer.status, status, "{path}: {}", answer.text);
+    }
+    until_completed(&client, 1).await?;
+    client.all_end_in_agreement(Duration::ZERO).await?;
+    let told = client.get(Service::Orchestrator, &letters).await?.json()?;
+    assert_eq!(told["letters"][0]["redriven"]["by"], "ada");
+    let page = client.get(Service::Orchestrator, "/dashboard/dead-letters").await?.text;
+    ensure!(page.contains("sent back by ada"), "{page}");
+    assert_eq!(client.get(Service::Orchestrator, "/dead-letters?topic=payment.charges").await?.status, 400);
     Ok(())
 }
 

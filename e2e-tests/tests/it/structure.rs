@@ -10,14 +10,15 @@ use serde_json::{Value, json};
 const MOST_LINES: usize = 450;
 
 /// The members that may be used by a member. Members that are not named may use any.
-const MAY_USE: [(&str, &[&str]); 7] = [
+const MAY_USE: [(&str, &[&str]); 8] = [
     ("messages", &[]),
     ("faults", &[]),
     ("service-runtime", &["messages", "faults"]),
     ("order-service", &["messages", "faults", "service-runtime"]),
     ("payment-service", &["messages", "faults", "service-runtime"]),
     ("inventory-service", &["messages", "faults", "service-runtime"]),
-    ("saga-orchestrator", &["messages", "faults", "service-runtime"]),
+    ("saga-orchestrator", &["messages", "faults", "service-runtime", "dead-letters"]),
+    ("dead-letters", &["messages", "service-runtime"]),
 ];
 
 /// What the pure core must not know of: tasks, SQL, Kafka, HTTP, clocks, randomness.

@@ -1,10 +1,8 @@
-//! What all pages have in common, and those that only explain.
+//! What all pages have in common.
 
-use axum::extract::State;
 use maud::{DOCTYPE, Markup, html};
 use service_runtime::http::Problem;
 
-use super::{Dashboard, Page};
 use crate::gate::Gate;
 
 /// Where a page stands in the navigation.
@@ -104,21 +102,4 @@ pub fn problem(problem: &Problem) -> Markup {
         p { a href="/" { "All sagas" } }
     };
     page("Not shown", Place::Elsewhere, None, None, &body)
-}
-
-/// What was set aside, and the commands that look at it. They need Kafka, which this page does not read.
-pub async fn dead_letters(State(dashboard): State<Dashboard>) -> Page {
-    let body = html! {
-        h1 { "Dead letters" }
-        p { "A record that can't be handled is set aside on " code { "<topic>.dlq" } " with the reason; its neighbours go on. "
-            "Once the cause is mended it goes back to where it came from. Commands of sagas that have ended are refused." }
-        ol.steps {
-            li { "What is there:" pre { "sagactl dlq list" } }
-            li { "One in full:" pre { "sagactl dlq show --saga <sagaId>" } }
-            li { "What would be sent back (a dry run):" pre { "sagactl dlq redrive --topic payment.charge.command" } }
-            li { "Send it back:" pre { "sagactl dlq redrive --topic payment.charge.command --execute --by ann --reason \"it is mended\"" } }
-        }
-        p { "Their number is the metric " code { "kafka_records_total{outcome=\"dead_lettered\"}" } " of each service." }
-    };
-    page("Dead letters", Place::DeadLetters, None, Some(&dashboard.gate), &body).into()
 }

@@ -3,6 +3,7 @@
 //! the HTTP API, shown before they are sent. Everything is in the binary; nothing is fetched from elsewhere.
 
 mod charts;
+mod dead_letters;
 mod format;
 mod layout;
 mod new_checkout;
@@ -21,6 +22,7 @@ use axum::routing::get;
 use maud::Markup;
 use service_runtime::http::Problem;
 
+use crate::dead_letters::DeadLetters;
 use crate::gate::Gate;
 use crate::views::Views;
 
@@ -29,6 +31,7 @@ use crate::views::Views;
 pub struct Dashboard {
     pub views: Views,
     pub gate: Arc<Gate>,
+    pub letters: DeadLetters,
 }
 
 const STYLE: &str = include_str!("assets/style.css");
@@ -45,7 +48,7 @@ pub fn router(dashboard: Dashboard) -> Router {
         .route("/dashboard/sagas/{id}", get(saga_page::show))
         .route("/dashboard/find", get(saga_page::find))
         .route("/dashboard/new", get(new_checkout::show))
-        .route("/dashboard/dead-letters", get(layout::dead_letters))
+        .route("/dashboard/dead-letters", get(dead_letters::show))
         .with_state(dashboard)
         .route("/assets/style.css", get(async || asset("text/css; charset=utf-8", STYLE)))
         .route("/assets/script.js", get(async || asset("text/javascript; charset=utf-8", SCRIPT)))

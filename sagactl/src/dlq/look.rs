@@ -3,11 +3,11 @@
 use std::io::{IsTerminal as _, Write};
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use dead_letters::{Belongs, Letter, Marker};
 use messages::dead_letter_topic;
 use serde_json::{Value, json};
 use service_runtime::Fatal;
 
-use super::letter::{Belongs, Letter, Marker};
 use super::mailbox::Mailbox;
 
 /// An error is cut to so many characters in the table; `show` has all of it.
@@ -148,14 +148,32 @@ fn whole(letter: &Letter, marker: Option<&Marker>) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::super::letter::tests::{SAGA, letter};
+    use service_runtime::kafka::Record;
+
     use super::*;
+
+    fn letter(body: &[u8], error: &str) -> Letter {
+        let headers = [
+            ("dlq_topic", "payment.charge.command"),
+            ("dlq_partition", "1"),
+            ("dlq_offset", "42"),
+            ("dlq_error", error),
+        ];
+        let record = Record {
+            topic: "payment.charge.command.dlq".to_owned(),
+            partition: 0,
+            offset: 3,
+            key: Some(b"01a1fcfc-71e1-7774-8bfb-889f9eb14880".to_vec()),
+            body: body.to_vec(),
+            headers: headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).into(),
+            timestamp_ms: Some(1_700_000_000_000),
+        };
+        Letter::of("payment.charge.command", record).unwrap()
+    }
 
     #[test]
     fn a_letter_is_one_line_whatever_its_error_holds() {
-        let mut letter = letter(Some(SAGA), "{}");
-        letter.record.headers.retain(|(name, _)| name != "dlq_error");
-        letter.record.headers.push(("dlq_error".to_owned(), format!("a\nb\x1b[2J{}", "x".repeat(90)).into_bytes()));
+        let letter = letter(b"{}", &format!("a\nb\x1b[2J{}", "x".repeat(90)));
         let line = row(&cells(&letter, None));
         assert!(!line.contains(char::is_control), "{line:?}");
         assert!(
@@ -167,8 +185,7 @@ mod tests {
 
     #[test]
     fn a_body_that_is_no_text_is_told_byte_by_byte() {
-        let mut letter = letter(None, "");
-        letter.record.body = vec![0xff, 0x00, 0x7b];
+        let letter = letter(&[0xff, 0x00, 0x7b], "the database refused: no");
         assert_eq!(whole(&letter, None)["body_hex"], "ff007b");
         assert_eq!(whole(&letter, None)["error"], "the database refused: no");
     }

@@ -1,18 +1,15 @@
-//! The letters on Kafka, and which of them are meant. Read one by one: memory does not grow with what was set aside,
-//! only with what was sent back.
-
-use std::collections::HashMap;
+//! Where the letters are, and which of them are meant, as the command line says it.
 
 use chrono::{DateTime, Utc};
 use clap::Args;
-use messages::{SagaId, TOPICS, dead_letter_topic};
+use dead_letters::mailbox::{self, Filter, topic};
+use dead_letters::{Letter, Marker, Place};
+use messages::SagaId;
 use service_runtime::Fatal;
-use service_runtime::kafka::{KafkaSettings, TopicReader};
+use service_runtime::kafka::KafkaSettings;
 
 use crate::sagas::moment;
 use crate::topics::KafkaAddress;
-
-use super::letter::{Belongs, Letter, Marker, Place};
 
 pub(super) use crate::topics::CLIENT;
 
@@ -38,12 +35,6 @@ pub struct Mailbox {
     since: Option<DateTime<Utc>>,
 }
 
-fn topic(name: &str) -> Result<&'static str, String> {
-    let name = name.strip_suffix(".dlq").unwrap_or(name);
-    let known = TOPICS.into_iter().find(|topic| *topic == name);
-    known.ok_or_else(|| format!("the topics are {}", TOPICS.join(", ")))
-}
-
 impl Mailbox {
     pub(super) fn kafka(&self) -> Result<KafkaSettings, Fatal> {
         self.kafka.settings()
@@ -53,34 +44,9 @@ impl Mailbox {
     ///
     /// # Errors
     /// When Kafka can't be read, or `each` says so.
-    pub async fn read(
-        &self,
-        mut each: impl AsyncFnMut(Letter, Option<&Marker>) -> Result<(), Fatal>,
-    ) -> Result<(), Fatal> {
-        let settings = self.kafka()?;
-        for topic in TOPICS.into_iter().filter(|topic| self.topic.is_none_or(|only| only == *topic)) {
-            // Markers come after their letters, so they are looked for first. They are few: people write them.
-            let mut markers = HashMap::new();
-            let mut reader = TopicReader::open(&settings, CLIENT, &dead_letter_topic(topic)).await?;
-            while let Some(record) = reader.next().await? {
-                markers.extend(Marker::read(&record).map(|marker| (marker.letter, marker)));
-            }
-            let mut reader = TopicReader::open(&settings, CLIENT, &dead_letter_topic(topic)).await?;
-            while let Some(record) = reader.next().await? {
-                if let Some(letter) = Letter::of(topic, record).filter(|letter| self.means(letter)) {
-                    let marker = markers.get(&letter.place);
-                    each(letter, marker).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn means(&self, letter: &Letter) -> bool {
-        self.error.as_ref().is_none_or(|part| letter.error().contains(part))
-            && self.saga.is_none_or(|saga_id| letter.belongs() == Belongs::To(saga_id))
-            && self.letter.is_none_or(|place| letter.place == place)
-            && self.since.is_none_or(|since| letter.at().is_some_and(|at| at >= since))
+    pub async fn read(&self, each: impl AsyncFnMut(Letter, Option<&Marker>) -> Result<(), Fatal>) -> Result<(), Fatal> {
+        let Self { topic, error, saga, letter: place, since, .. } = self.clone();
+        mailbox::read(&self.kafka()?, CLIENT, &Filter { topic, error, saga, place, since }, each).await
     }
 }
 
@@ -88,7 +54,6 @@ impl Mailbox {
 mod tests {
     use clap::Parser;
 
-    use super::super::letter::tests::{SAGA, letter};
     use super::*;
 
     #[derive(Parser)]
@@ -99,29 +64,6 @@ mod tests {
 
     fn mailbox(arguments: &[&str]) -> Result<Mailbox, clap::Error> {
         Ok(Program::try_parse_from([&["program"], arguments].concat())?.mailbox)
-    }
-
-    #[test]
-    fn a_letter_is_meant_if_it_passes_every_filter() {
-        let other = "01a1fcfc-7230-76b6-a18c-dd32b0c90385";
-        let topic = ["--topic", "payment.charge.command.dlq"];
-        let of_saga = letter(Some(SAGA), "{}");
-        for (arguments, meant) in [
-            (vec![], true),
-            (vec!["--error", "refused"], true),
-            (vec!["--error", "declined"], false),
-            (vec!["--saga", SAGA], true),
-            (vec!["--saga", other], false),
-            (vec![topic[0], topic[1], "--letter", "0:3"], true),
-            (vec![topic[0], topic[1], "--letter", "1:3"], false),
-            // It was set aside on 2023-11-14.
-            (vec!["--since", "2023-11-14T00:00:00Z"], true),
-            (vec!["--since", "2023-11-15T00:00:00Z"], false),
-            (vec!["--since", "1h"], false),
-            (vec!["--error", "refused", "--saga", other], false),
-        ] {
-            assert_eq!(mailbox(&arguments).unwrap().means(&of_saga), meant, "{arguments:?}");
-        }
     }
 
     #[test]

@@ -35,6 +35,14 @@ impl TopicReader {
     /// # Errors
     /// When Kafka can't be reached, or has no such topic.
     pub async fn open(settings: &KafkaSettings, client: &str, topic: &str) -> Result<Self, Fatal> {
+        Self::open_tail(settings, client, topic, i64::MAX).await
+    }
+
+    /// The same, but only for the last `most` offsets of each partition.
+    ///
+    /// # Errors
+    /// As [`TopicReader::open`].
+    pub async fn open_tail(settings: &KafkaSettings, client: &str, topic: &str, most: i64) -> Result<Self, Fatal> {
         let mut config = settings.client(client);
         config
             // librdkafka wants one of every consumer. The group is never joined.
@@ -51,7 +59,7 @@ impl TopicReader {
             .create_with_context(QuietContext)
             .map_err(|error| Fatal::new(format!("the Kafka consumer can't be made: {error}")))?;
         let open = tokio::task::spawn_blocking(move || {
-            let ends = assign_all(&consumer, &topic).map_err(|error| match error {
+            let ends = assign_all(&consumer, &topic, most).map_err(|error| match error {
                 KafkaError::MetadataFetch(_) => Fatal::new(format!(
                     "Kafka can't be reached at {servers}: {error}. Is it running? KAFKA_BOOTSTRAP_SERVERS says where it is"
                 )),
@@ -95,9 +103,13 @@ impl TopicReader {
     }
 }
 
-/// Assigns the partitions that have records, from their beginnings. Answers their ends; `None` if there is no such
+/// Assigns the partitions that have records, from `most` before their ends. Answers the ends; `None` if there is no such
 /// topic.
-fn assign_all(consumer: &StreamConsumer<QuietContext>, topic: &str) -> Result<Option<HashMap<i32, i64>>, KafkaError> {
+fn assign_all(
+    consumer: &StreamConsumer<QuietContext>,
+    topic: &str,
+    most: i64,
+) -> Result<Option<HashMap<i32, i64>>, KafkaError> {
     let metadata = consumer.fetch_metadata(Some(topic), LIMIT)?;
     let partitions = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
     if partitions.is_empty() {
@@ -108,7 +120,7 @@ fn assign_all(consumer: &StreamConsumer<QuietContext>, topic: &str) -> Result<Op
         let (low, high) = consumer.fetch_watermarks(topic, partition, LIMIT)?;
         if high > low {
             ends.insert(partition, high);
-            assignment.add_partition_offset(topic, partition, Offset::Offset(low))?;
+            assignment.add_partition_offset(topic, partition, Offset::Offset(low.max(high.saturating_sub(most))))?;
         }
     }
     consumer.assign(&assignment)?;

@@ -163,7 +163,7 @@ impl Marker {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     pub const SAGA: &str = "01a1fcfc-71e1-7774-8bfb-889f9eb14880";

@@ -1,0 +1,169 @@
+//! The letters on Kafka, and which of them are meant.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use messages::{SagaId, TOPICS, dead_letter_topic};
+use service_runtime::Fatal;
+use service_runtime::kafka::{KafkaSettings, TopicReader};
+
+use super::{Belongs, Letter, Marker, Place};
+
+/// Which letters are meant. Without a condition all are.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only letters that came from this topic.
+    pub topic: Option<&'static str>,
+    /// Only letters whose error contains this.
+    pub error: Option<String>,
+    /// Only letters of this saga.
+    pub saga: Option<SagaId>,
+    /// Only the letter at this place of its dead-letter topic.
+    pub place: Option<Place>,
+    /// Only letters that were set aside since then.
+    pub since: Option<DateTime<Utc>>,
+}
+
+/// One of the topics, told by its name or its dead-letter topic's.
+///
+/// # Errors
+/// With the names that there are.
+pub fn topic(name: &str) -> Result<&'static str, String> {
+    let name = name.strip_suffix(".dlq").unwrap_or(name);
+    let known = TOPICS.into_iter().find(|topic| *topic == name);
+    known.ok_or_else(|| format!("the topics are {}", TOPICS.join(", ")))
+}
+
+/// Calls `each` for every letter that is meant, with the newest marker behind it, in the order of its partition. Read
+/// one by one: memory does not grow with what was set aside, only with what was sent back. `client` is the name by which
+/// the broker knows the reader.
+///
+/// # Errors
+/// When Kafka can't be read, or `each` says so.
+pub async fn read(
+    kafka: &KafkaSettings,
+    client: &str,
+    filter: &Filter,
+    mut each: impl AsyncFnMut(Letter, Option<&Marker>) -> Result<(), Fatal>,
+) -> Result<(), Fatal> {
+    for topic in filter.topics() {
+        // Markers come after their letters, so they are looked for first. They are few: people write them.
+        let mut markers = HashMap::new();
+        let mut reader = TopicReader::open(kafka, client, &dead_letter_topic(topic)).await?;
+        while let Some(record) = reader.next().await? {
+            markers.extend(Marker::read(&record).map(|marker| (marker.letter, marker)));
+        }
+        let mut reader = TopicReader::open(kafka, client, &dead_letter_topic(topic)).await?;
+        while let Some(record) = reader.next().await? {
+            if let Some(letter) = Letter::of(topic, record).filter(|letter| filter.means(letter)) {
+                let marker = markers.get(&letter.place);
+                each(letter, marker).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The letters among the last `most` records of each partition, newest first, each with its marker.
+///
+/// # Errors
+/// When Kafka can't be read.
+pub async fn newest(
+    kafka: &KafkaSettings,
+    client: &str,
+    filter: &Filter,
+    most: i64,
+) -> Result<Vec<(Letter, Option<Marker>)>, Fatal> {
+    let mut all = Vec::new();
+    for topic in filter.topics() {
+        let mut markers = HashMap::new();
+        let mut letters = Vec::new();
+        let mut reader = TopicReader::open_tail(kafka, client, &dead_letter_topic(topic), most).await?;
+        while let Some(record) = reader.next().await? {
+            match Marker::read(&record) {
+                Some(marker) => drop(markers.insert(marker.letter, marker)),
+                None => letters.extend(Letter::of(topic, record).filter(|letter| filter.means(letter))),
+            }
+        }
+        // A marker stands behind its letter, so it is among the last as well.
+        all.extend(letters.into_iter().map(|letter| {
+            let marker = markers.remove(&letter.place);
+            (letter, marker)
+        }));
+    }
+    all.sort_by_key(|(letter, _)| std::cmp::Reverse((letter.at(), letter.place.offset)));
+    Ok(all)
+}
+
+/// One letter, with the newest marker behind it.
+///
+/// # Errors
+/// When Kafka can't be read.
+pub async fn find(
+    kafka: &KafkaSettings,
+    client: &str,
+    topic: &'static str,
+    place: Place,
+) -> Result<Option<(Letter, Option<Marker>)>, Fatal> {
+    let (mut found, mut marked) = (None, None);
+    let mut reader = TopicReader::open(kafka, client, &dead_letter_topic(topic)).await?;
+    while let Some(record) = reader.next().await? {
+        match Marker::read(&record) {
+            Some(marker) if marker.letter == place => marked = Some(marker),
+            None if Place::of(&record) == place => found = Letter::of(topic, record),
+            _ => {}
+        }
+    }
+    Ok(found.map(|letter| (letter, marked)))
+}
+
+impl Filter {
+    fn topics(&self) -> impl Iterator<Item = &'static str> {
+        let only = self.topic;
+        TOPICS.into_iter().filter(move |topic| only.is_none_or(|only| only == *topic))
+    }
+
+    fn means(&self, letter: &Letter) -> bool {
+        self.error.as_ref().is_none_or(|part| letter.error().contains(part))
+            && self.saga.is_none_or(|saga_id| letter.belongs() == Belongs::To(saga_id))
+            && self.place.is_none_or(|place| letter.place == place)
+            && self.since.is_none_or(|since| letter.at().is_some_and(|at| at >= since))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::letter::tests::{SAGA, letter};
+
+    use super::*;
+
+    #[test]
+    fn a_letter_is_meant_if_it_passes_every_filter() {
+        let (saga, other) = (SAGA.parse().ok(), "01a1fcfc-7230-76b6-a18c-dd32b0c90385".parse().ok());
+        let of_saga = letter(Some(SAGA), "{}");
+        let error = |part: &str| Some(part.to_owned());
+        let since = |text: &str| text.parse().ok();
+        for (filter, meant) in [
+            (Filter::default(), true),
+            (Filter { error: error("refused"), ..Filter::default() }, true),
+            (Filter { error: error("declined"), ..Filter::default() }, false),
+            (Filter { saga, ..Filter::default() }, true),
+            (Filter { saga: other, ..Filter::default() }, false),
+            (Filter { place: "0:3".parse().ok(), ..Filter::default() }, true),
+            (Filter { place: "1:3".parse().ok(), ..Filter::default() }, false),
+            // It was set aside on 2023-11-14.
+            (Filter { since: since("2023-11-14T00:00:00Z"), ..Filter::default() }, true),
+            (Filter { since: since("2023-11-15T00:00:00Z"), ..Filter::default() }, false),
+            (Filter { error: error("refused"), saga: other, ..Filter::default() }, false),
+        ] {
+            assert_eq!(filter.means(&of_saga), meant, "{filter:?}");
+        }
+    }
+
+    #[test]
+    fn a_topic_is_known_by_either_name() {
+        assert_eq!(topic("payment.charge.command.dlq"), Ok("payment.charge.command"));
+        assert_eq!(topic("payment.charged"), Ok("payment.charged"));
+        assert!(topic("payment.charges").is_err_and(|why| why.contains("payment.charge.command")));
+    }
+}

@@ -1,0 +1,198 @@
+//! What the services have set aside on the dead-letter topics, and sending it back: `GET /dead-letters`,
+//! `POST /dead-letters/{topic}/{letter}/redrive`. The rules are those of `sagactl dlq` ([`dead_letters`]).
+
+use std::sync::Arc;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use dead_letters::mailbox::{self, Filter, topic};
+use dead_letters::redrive::{Rules, Verdict, send};
+use dead_letters::{Belongs, Letter, Marker, Place};
+use messages::{SagaId, Timestamp};
+use serde::{Deserialize, Serialize};
+use service_runtime::Fatal;
+use service_runtime::database::StoreError;
+use service_runtime::http::{JsonBody, Problem};
+use service_runtime::kafka::{KafkaSettings, Producer};
+use sqlx::PgPool;
+use tokio::sync::Mutex;
+use tracing::warn;
+
+use crate::operator::Act;
+
+/// By which name the broker knows the reader.
+const CLIENT: &str = "saga-orchestrator-dead-letters";
+
+/// How far back each partition is looked through, in records. `sagactl dlq` looks through all.
+const LOOKED_THROUGH: i64 = 500;
+
+/// How many letters are told: unless asked otherwise, and at most.
+const LETTERS: (usize, usize) = (50, 500);
+
+/// The dead-letter topics. Clones share it.
+#[derive(Clone)]
+pub struct DeadLetters {
+    kafka: KafkaSettings,
+    producer: Producer,
+    pool: PgPool,
+    /// One looks at a time: to read topics through is dear, and two must not send the same letter.
+    reading: Arc<Mutex<()>>,
+}
+
+/// The query of `GET /dead-letters`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct LettersQuery {
+    /// Only letters that came from this topic.
+    topic: Option<String>,
+    /// Only letters of this saga.
+    saga_id: Option<SagaId>,
+    /// How many, 1 to 500; 50 unless given.
+    limit: Option<usize>,
+}
+
+/// The newest letters, newest first, among the last 500 records of each partition.
+#[derive(Serialize)]
+pub struct LettersBody {
+    pub letters: Vec<LetterBody>,
+}
+
+/// A record that was set aside.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LetterBody {
+    /// The topic that it came from.
+    pub topic: &'static str,
+    /// Where it stands on that topic's dead-letter topic, as `PARTITION:OFFSET`.
+    pub letter: String,
+    /// Where it stood on the topic that it came from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set_aside_at: Option<Timestamp>,
+    /// Which saga it belongs to, where its body and key agree about that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub saga_id: Option<SagaId>,
+    /// Why it was set aside.
+    pub error: String,
+    /// What is not UTF-8 in it is replaced.
+    pub body: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redriven: Option<RedrivenBody>,
+}
+
+/// That a letter was sent back.
+#[derive(Serialize)]
+pub struct RedrivenBody {
+    pub by: String,
+    pub reason: String,
+    pub at: String,
+}
+
+/// A letter that was sent back now.
+#[derive(Serialize)]
+pub struct SentBody {
+    pub topic: &'static str,
+    pub letter: String,
+}
+
+impl DeadLetters {
+    pub fn new(kafka: KafkaSettings, producer: Producer, pool: PgPool) -> Self {
+        Self { kafka, producer, pool, reading: Arc::default() }
+    }
+
+    /// The letters that `query` asks for.
+    ///
+    /// # Errors
+    /// 400 naming the parameter that is wrong; 503 when Kafka can't be read.
+    pub async fn newest(&self, query: &LettersQuery) -> Result<LettersBody, Problem> {
+        let limit = query.limit.unwrap_or(LETTERS.0);
+        if !(1..=LETTERS.1).contains(&limit) {
+            let rule = format!("`limit` must be 1 to {}", LETTERS.1);
+            return Err(Problem::new(StatusCode::BAD_REQUEST, rule).with_field("limit"));
+        }
+        let wrong =
+            |why| Problem::new(StatusCode::BAD_REQUEST, format!("`topic` is unknown: {why}")).with_field("topic");
+        let topic = query.topic.as_deref().map(topic).transpose().map_err(wrong)?;
+        let filter = Filter { topic, saga: query.saga_id, ..Filter::default() };
+        let _reading = self.reading.lock().await;
+        let letters = mailbox::newest(&self.kafka, CLIENT, &filter, LOOKED_THROUGH).await.map_err(unreadable)?;
+        Ok(LettersBody { letters: letters.into_iter().take(limit).map(LetterBody::from).collect() })
+    }
+
+    async fn redrive(&self, topic: &'static str, place: Place, act: &Act) -> Result<SentBody, Problem> {
+        let _reading = self.reading.lock().await;
+        let found = mailbox::find(&self.kafka, CLIENT, topic, place).await.map_err(unreadable)?;
+        let Some((letter, marker)) = found else {
+            let none = format!("there is no letter {place} on {topic}.dlq");
+            return Err(Problem::new(StatusCode::NOT_FOUND, none));
+        };
+        let verdict = Rules::default().judge(&self.pool, &letter, marker.as_ref()).await;
+        match verdict.map_err(StoreError::from)? {
+            Verdict::Skip(why) | Verdict::Refuse(why) => Err(Problem::new(StatusCode::CONFLICT, why)),
+            Verdict::Send => {
+                send(&self.producer, &letter, &act.by, &act.reason)
+                    .await
+                    .map_err(|why| Problem::unavailable(format!("Kafka does not take it: {why}"), 1))?;
+                let (by, reason) = (&act.by, &act.reason);
+                warn!(topic, letter = %place, by, reason, "a dead letter is sent back");
+                Ok(SentBody { topic, letter: place.to_string() })
+            }
+        }
+    }
+}
+
+fn unreadable(error: Fatal) -> Problem {
+    Problem::unavailable(error.to_string(), 5)
+}
+
+pub fn router(letters: DeadLetters) -> Router {
+    Router::new()
+        .route("/dead-letters", get(list))
+        .route("/dead-letters/{topic}/{letter}/redrive", post(redrive))
+        .with_state(letters)
+}
+
+/// 200 with the newest letters; 400 for a query that makes no sense; 503 while Kafka can't be read.
+async fn list(
+    State(letters): State<DeadLetters>,
+    query: Result<Query<LettersQuery>, QueryRejection>,
+) -> Result<Json<LettersBody>, Problem> {
+    let Query(query) = query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    letters.newest(&query).await.map(Json)
+}
+
+/// 200: it is back on the topic that it came from. 409 for one that was sent back before, and for a command that its
+/// saga does not wait for; 404 where there is no such letter.
+async fn redrive(
+    State(letters): State<DeadLetters>,
+    Path((name, place)): Path<(String, String)>,
+    JsonBody(act): JsonBody<Act>,
+) -> Result<Json<SentBody>, Problem> {
+    let act = act.validated()?;
+    let topic = topic(&name).map_err(|why| Problem::new(StatusCode::NOT_FOUND, why))?;
+    let wrong = |why| Problem::new(StatusCode::BAD_REQUEST, format!("{place:?} is no letter: {why}"));
+    let place = place.parse().map_err(wrong)?;
+    letters.redrive(topic, place, &act).await.map(Json)
+}
+
+impl From<(Letter, Option<Marker>)> for LetterBody {
+    fn from((letter, marker): (Letter, Option<Marker>)) -> Self {
+        Self {
+            topic: letter.topic,
+            letter: letter.place.to_string(),
+            origin: letter.origin().map(|origin| origin.to_string()),
+            set_aside_at: letter.at(),
+            saga_id: match letter.belongs() {
+                Belongs::To(saga_id) => Some(saga_id),
+                Belongs::Unknown | Belongs::Contradictory => None,
+            },
+            error: letter.error().to_owned(),
+            body: String::from_utf8_lossy(&letter.record.body).into_owned(),
+            redriven: marker.map(|Marker { by, reason, at, .. }| RedrivenBody { by, reason, at }),
+        }
+    }
+}
