@@ -25,11 +25,11 @@ use tracing::{debug, error, info, warn};
 use super::group::{GroupContext, GroupState};
 use super::offsets::{Offsets, TopicPartition};
 use super::producer::{Delivery, Producer};
-use super::{KafkaSettings, Record, require_topics};
+use super::{KafkaSettings, Record, require_topics, spans};
 use crate::batch::{Backoff, panic_text};
 use crate::database::StoreError;
 use crate::metrics::{Count, Metrics, RecordCounts};
-use crate::trace::{self, Span, Tracer};
+use crate::trace::{Span, Tracer};
 use crate::{CancellationToken, Fatal};
 
 /// How often a record may fail by its own fault before it is set aside.
@@ -274,7 +274,7 @@ struct Place {
 /// Sees one record through. Returns early, without storing its offset, only when the service stops or the partition
 /// is no longer ours.
 async fn process<H: Handler>(shared: Arc<Shared<H>>, record: Record, place: Place) {
-    let span = shared.span(&record);
+    let span = spans::process(&shared.tracer, &record, shared.service);
     span.around(see_through(&shared, &record, &place, &span)).await;
 }
 
@@ -314,27 +314,6 @@ async fn see_through<H: Handler>(shared: &Shared<H>, record: &Record, place: &Pl
 }
 
 impl<H: Handler> Shared<H> {
-    /// The span of a record's processing, under the one that sent it.
-    fn span(&self, record: &Record) -> Span {
-        if !self.tracer.is_on() {
-            return Span::none();
-        }
-        let parent = record.trace_context();
-        let span = self.tracer.span(trace::Kind::Consumer, parent, || format!("process {}", record.topic).into());
-        if span.is_recorded() {
-            span.set("messaging.system", "kafka");
-            span.set("messaging.operation.type", "process");
-            span.set("messaging.destination.name", record.topic.clone());
-            span.set("messaging.destination.partition.id", record.partition.to_string());
-            span.set("messaging.kafka.offset", record.offset);
-            span.set("messaging.consumer.group.name", self.service);
-            if let Some(key) = record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()) {
-                span.set("messaging.kafka.message.key", key.to_owned());
-            }
-        }
-        span
-    }
-
     /// Runs the handler until it answers. A record that fails by its own fault, a panic included, is tried a few
     /// times and then set aside.
     async fn handle(&self, record: &Record, place: &Place) -> Option<Handled> {

@@ -6,6 +6,7 @@ mod group;
 mod offsets;
 mod producer;
 mod reader;
+mod spans;
 mod topics;
 mod watermarks;
 

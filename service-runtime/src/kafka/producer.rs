@@ -13,10 +13,10 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
-use super::KafkaSettings;
+use super::{KafkaSettings, spans};
 use crate::Fatal;
 use crate::metrics::{KafkaTraffic, Metrics};
-use crate::trace::{self, Span};
+use crate::trace::Span;
 
 /// How often the thread that hears of deliveries looks whether its producer is still there.
 const LOOKS: Duration = Duration::from_millis(500);
@@ -143,13 +143,13 @@ impl Producer {
     /// Queues a record for one of the contract's topics. Within a span, the sending is a span that the record's
     /// `traceparent` names.
     pub fn send(&self, record: &OutgoingRecord) -> Delivery {
-        let span = trace::child(trace::Kind::Producer, || format!("send {}", record.topic).into());
+        let span = spans::send(record);
         let traceparent = span.context().map(|context| context.to_string());
         let given = record.headers.iter().map(|(name, value)| (*name, value.as_bytes()));
         let kept = given.filter(|(name, _)| traceparent.is_none() || *name != TRACEPARENT);
         let headers = kept.chain(traceparent.iter().map(|context| (TRACEPARENT, context.as_bytes())));
         let delivery = self.produce(record.topic, Some(record.key.as_bytes()), &record.body, headers);
-        if span.is_recorded() { delivery.seen_by(span, record) } else { delivery }
+        if span.is_recorded() { delivery.seen_by(span) } else { delivery }
     }
 
     /// Queues any record: of any topic (named without the installation's prefix), with any headers, with or without a
@@ -225,11 +225,7 @@ async fn tell(mut deliveries: mpsc::UnboundedReceiver<(Told, Result<(), String>)
 
 impl Delivery {
     /// The same, with `span` ending once the broker has answered.
-    fn seen_by(self, span: Span, record: &OutgoingRecord) -> Self {
-        span.set("messaging.system", "kafka");
-        span.set("messaging.operation.type", "send");
-        span.set("messaging.destination.name", record.topic);
-        span.set("messaging.kafka.message.key", record.key.clone());
+    fn seen_by(self, span: Span) -> Self {
         let (told, delivery) = oneshot::channel();
         tokio::spawn(async move {
             let acknowledged = self.acknowledged().await;
