@@ -16,7 +16,7 @@ use service_runtime::conditional::Table;
 use service_runtime::database::{Session, StoreError};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{PgPool, Postgres, Row as _};
+use sqlx::{PgExecutor, PgPool, Postgres, Row as _};
 use uuid::Uuid;
 
 pub use self::new_sagas::{Identity, NewSaga, NewSagas, forget_keys};
@@ -224,8 +224,8 @@ impl Batch for IgnoredInputs {
 }
 
 /// Reads a saga.
-pub async fn read(pool: &PgPool, saga_id: SagaId) -> Result<Option<Stored>, StoreError> {
-    let rows = wanted(vec![saga_id]).fetch_all(pool).await?;
+pub async fn read(database: impl PgExecutor<'_>, saga_id: SagaId) -> Result<Option<Stored>, StoreError> {
+    let rows = wanted(vec![saga_id]).fetch_all(database).await?;
     Ok(to_sagas(&rows)?.remove(&saga_id))
 }
 

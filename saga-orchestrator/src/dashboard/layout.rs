@@ -57,7 +57,8 @@ pub fn page(title: &str, place: Place, live: Option<&str>, gate: Option<&Gate>, 
 /// Whether new checkouts are taken, and the button that changes it.
 fn intake(gate: &Gate) -> Markup {
     let closed = gate.refusal();
-    let (act, label) = if closed.is_some() { ("resume", "Resume intake") } else { ("pause", "Pause intake") };
+    let acts = [("pause", "Pause intake"), ("resume", "Resume intake")];
+    let (act, label) = acts[usize::from(closed.is_some())];
     html! {
         div.intake id="intake" data-fresh {
             @match &closed {
@@ -66,7 +67,10 @@ fn intake(gate: &Gate) -> Markup {
             }
             button type="button" data-open={ "act-" (act) } { (label) }
         }
-        (dialog(act, label, &format!("/intake/{act}"), "It holds for all instances, over restarts too. Running sagas finish.", &[]))
+        // Both dialogs, beside what is kept fresh: the button may change while the page is open.
+        @for (act, label) in acts {
+            (dialog(act, label, &format!("/intake/{act}"), "It holds for all instances, over restarts too. Running sagas finish.", &[]))
+        }
     }
 }
 

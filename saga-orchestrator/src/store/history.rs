@@ -2,7 +2,7 @@
 
 use messages::{SagaId, Timestamp};
 use service_runtime::database::StoreError;
-use sqlx::{FromRow, PgPool};
+use sqlx::{FromRow, PgExecutor};
 use uuid::Uuid;
 
 /// A row of `saga_events`.
@@ -37,28 +37,28 @@ pub struct Repetition {
 }
 
 /// The moves of a saga, oldest first.
-pub async fn entries(pool: &PgPool, saga_id: SagaId) -> Result<Vec<Entry>, StoreError> {
+pub async fn entries(database: impl PgExecutor<'_>, saga_id: SagaId) -> Result<Vec<Entry>, StoreError> {
     Ok(sqlx::query_as(
         "SELECT seq, at, input, event_id, status, step, reason, actor, evidence
          FROM saga_events WHERE saga_id = $1 ORDER BY seq",
     )
     .bind(saga_id.as_uuid())
-    .fetch_all(pool)
+    .fetch_all(database)
     .await?)
 }
 
 /// The inputs of a saga that did not count.
-pub async fn ignored(pool: &PgPool, saga_id: SagaId) -> Result<Vec<Ignored>, StoreError> {
+pub async fn ignored(database: impl PgExecutor<'_>, saga_id: SagaId) -> Result<Vec<Ignored>, StoreError> {
     Ok(sqlx::query_as(
         "SELECT input, state, count, first_at, last_at FROM ignored_inputs WHERE saga_id = $1 ORDER BY first_at",
     )
     .bind(saga_id.as_uuid())
-    .fetch_all(pool)
+    .fetch_all(database)
     .await?)
 }
 
 /// When the saga's effect is repeated. `None` for a saga that is not there.
-pub async fn repetition(pool: &PgPool, saga_id: SagaId) -> Result<Option<Repetition>, StoreError> {
+pub async fn repetition(database: impl PgExecutor<'_>, saga_id: SagaId) -> Result<Option<Repetition>, StoreError> {
     let repetition = sqlx::query_as("SELECT attempts, next_attempt_at FROM sagas WHERE saga_id = $1");
-    Ok(repetition.bind(saga_id.as_uuid()).fetch_optional(pool).await?)
+    Ok(repetition.bind(saga_id.as_uuid()).fetch_optional(database).await?)
 }

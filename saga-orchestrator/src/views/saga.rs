@@ -7,6 +7,7 @@ use messages::{Currency, EventId, OrderId, SagaId, Timestamp};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use service_runtime::database::StoreError;
 use service_runtime::http::Problem;
 use sqlx::PgPool;
 
@@ -136,7 +137,10 @@ pub async fn saga(State(views): State<Views>, Path(id): Path<String>) -> Result<
 /// # Errors
 /// 404; 500 for one of a newer release's definition; 503 or 500 for the database's.
 pub async fn one(pool: &PgPool, saga_id: SagaId) -> Result<SagaBody, Problem> {
-    let saga = match store::read(pool, saga_id).await? {
+    // One snapshot: a saga that moves between two statements would stand elsewhere than where its history ends.
+    let mut snapshot =
+        pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(StoreError::from)?;
+    let saga = match store::read(&mut *snapshot, saga_id).await? {
         Some(Stored::Saga(saga)) => *saga,
         Some(Stored::UnknownDefinition { name, version, .. }) => {
             let detail = format!("the saga runs by {name} v{version}, which this release does not know");
@@ -144,11 +148,12 @@ pub async fn one(pool: &PgPool, saga_id: SagaId) -> Result<SagaBody, Problem> {
         }
         None => return Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no saga {saga_id}"))),
     };
-    let now = service_runtime::now();
     let ended = saga.state.has_ended();
-    let repetition = if ended { None } else { history::repetition(pool, saga_id).await? };
-    let entries = history::entries(pool, saga_id).await?;
-    let ignored = history::ignored(pool, saga_id).await?.into_iter();
+    let repetition = if ended { None } else { history::repetition(&mut *snapshot, saga_id).await? };
+    let entries = history::entries(&mut *snapshot, saga_id).await?;
+    let ignored = history::ignored(&mut *snapshot, saga_id).await?.into_iter();
+    snapshot.commit().await.map_err(StoreError::from)?;
+    let now = service_runtime::now();
     let outcome = Outcome::from(&saga);
     let mut body = SagaBody {
         saga_id,

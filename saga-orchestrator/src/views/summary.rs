@@ -7,14 +7,25 @@ pub fn sentences(saga: &SagaBody) -> Vec<String> {
     let money = format!("{} {}", saga.total_amount, saga.currency);
     let mut sentences: Vec<String> = Vec::new();
     for (at, entry) in saga.history.iter().enumerate() {
-        let before = at.checked_sub(1).and_then(|at| saga.history.get(at));
-        sentences.extend(sentence(entry, before, &money));
+        let (before, _) = saga.history.split_at(at);
+        // A reply that came too late to count tells all the same.
+        let happened = |input: &str| {
+            before.iter().any(|entry| entry.input == input) || saga.ignored.iter().any(|ignored| ignored.input == input)
+        };
+        sentences.extend(sentence(entry, before.last(), happened, &money));
     }
     sentences.push(next(saga, &money));
     sentences
 }
 
-fn sentence(entry: &HistoryBody, before: Option<&HistoryBody>, money: &str) -> Option<String> {
+/// `happened` tells whether an input is known to have come: a compensation answers alike whether there was something to
+/// undo or not.
+fn sentence(
+    entry: &HistoryBody,
+    before: Option<&HistoryBody>,
+    happened: impl Fn(&str) -> bool,
+    money: &str,
+) -> Option<String> {
     let at = entry.at.format("%H:%M:%S%.3f");
     let why = entry.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let by = entry.by.as_deref().unwrap_or("an operator");
@@ -24,10 +35,16 @@ fn sentence(entry: &HistoryBody, before: Option<&HistoryBody>, money: &str) -> O
         "order.create-refused" => format!("The order was refused at {at}{why}."),
         "payment.charged" => format!("{money} were charged at {at}."),
         "payment.failed" => format!("The payment was refused at {at}{why}. Nothing was charged."),
-        "payment.refunded" => format!("The money went back at {at}."),
+        "payment.refunded" if happened("payment.charged") => format!("The money went back at {at}."),
+        "payment.refunded" => {
+            format!("The payment was undone at {at}: what may have been charged is not held any more.")
+        }
         "inventory.reserved" => format!("The goods were set aside at {at}."),
         "inventory.failed" => format!("The goods were refused at {at}{why}."),
-        "inventory.released" => format!("The goods were released at {at}."),
+        "inventory.released" if happened("inventory.reserved") => format!("The goods were released at {at}."),
+        "inventory.released" => {
+            format!("The reservation was undone at {at}: what may have been set aside is not held any more.")
+        }
         "order.confirm-refused" => format!("The confirmation was refused at {at}{why}."),
         "deadline.passed" => {
             format!("{step} had no answer in time at {at}: whether it happened is unknown, so it is undone.")
@@ -76,6 +93,7 @@ mod tests {
     use messages::{Currency, OrderId, SagaId};
     use rust_decimal::Decimal;
 
+    use super::super::saga::IgnoredBody;
     use super::*;
 
     fn entry(seq: i64, input: &str, status: &str, step: &str, reason: Option<&str>) -> HistoryBody {
@@ -139,6 +157,55 @@ mod tests {
                 "Failed after 0.060 s (INVENTORY_FAILED): no money and no goods are held, the order is cancelled.",
             ]
         );
+    }
+
+    /// Cancelled, or timed out, before the charge was answered.
+    fn turned_back_at_the_charge(input: &str) -> SagaBody {
+        SagaBody {
+            step: "CANCELLED",
+            history: vec![
+                entry(1, "started", "RUNNING", "ORDER_CREATE", None),
+                entry(2, "order.created", "RUNNING", "PAYMENT_CHARGE", None),
+                entry(3, input, "COMPENSATING", "PAYMENT_REFUND", None),
+                entry(4, "payment.refunded", "COMPENSATING", "ORDER_CANCEL", None),
+                entry(5, "order.cancelled", "FAILED", "CANCELLED", None),
+            ],
+            ..sold_out()
+        }
+    }
+
+    #[test]
+    fn money_that_is_not_known_to_have_been_charged_is_not_said_to_have_gone_back() {
+        for input in ["operator.cancelled", "deadline.passed"] {
+            let told = sentences(&turned_back_at_the_charge(input)).join(" ");
+            assert!(!told.contains("went back"), "{told}");
+            assert!(told.contains("The payment was undone at 12:00:00.040: what may have been charged"), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_charge_that_was_told_too_late_to_count_has_gone_back() {
+        let at = "2026-01-01T12:00:00Z".parse().unwrap();
+        let (input, state) = ("payment.charged".to_owned(), "COMPENSATING/PAYMENT_REFUND".to_owned());
+        let late = IgnoredBody { input, state, count: 1, first_at: at, last_at: at };
+        let saga = SagaBody { ignored: vec![late], ..turned_back_at_the_charge("deadline.passed") };
+        let told = sentences(&saga).join(" ");
+        assert!(told.contains("The money went back at 12:00:00.040."), "{told}");
+    }
+
+    #[test]
+    fn goods_that_are_not_known_to_have_been_set_aside_are_not_said_to_have_been_released() {
+        let mut saga = sold_out();
+        saga.history[3] = entry(4, "operator.cancelled", "COMPENSATING", "INVENTORY_RELEASE", None);
+        saga.history[4] = entry(5, "inventory.released", "COMPENSATING", "PAYMENT_REFUND", None);
+        saga.history[5] = entry(6, "payment.refunded", "COMPENSATING", "ORDER_CANCEL", None);
+        let told = sentences(&saga).join(" ");
+        assert!(told.contains("The reservation was undone at 12:00:00.050"), "{told}");
+        assert!(told.contains("The money went back at 12:00:00.060."), "{told}");
+
+        saga.history.insert(3, entry(3, "inventory.reserved", "RUNNING", "ORDER_CONFIRM", None));
+        let told = sentences(&saga).join(" ");
+        assert!(told.contains("The goods were released at 12:00:00.050."), "{told}");
     }
 
     #[test]

@@ -14,18 +14,23 @@ function toast(text) {
 
 // ---- what is fresh -------------------------------------------------------------------------------------------
 
-let refreshing = false, again = false;
+let refreshing = false, again = false, putOff = false, asked = 0;
 
 async function refresh() {
   if (refreshing) { again = true; return; }
   refreshing = true;
+  const number = ++asked;
   try {
     const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
-    if (answer.ok) {
-      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const text = await answer.text();
+    // Not one that was asked for before a button did something.
+    if (answer.ok && number === asked) {
+      const page = new DOMParser().parseFromString(text, "text/html");
+      putOff = false;
       for (const part of $$("[data-fresh]")) {
         const fresh = page.getElementById(part.id);
-        if (fresh && fresh.outerHTML !== part.outerHTML) replace(part, fresh);
+        if (!fresh || fresh.outerHTML === part.outerHTML) continue;
+        if (inUse(part)) putOff = true; else replace(part, fresh);
       }
       countDown();
       if ($("[data-ended]")) stopListening();
@@ -35,31 +40,69 @@ async function refresh() {
   setTimeout(() => { refreshing = false; if (again) { again = false; refresh(); } }, 1000);
 }
 
+let pressed = null;
+
+// Whether the reader is at work in a part, which is then left as it is: text is selected in it, a button is being
+// pressed, a dialog is open, or the focus is on something that `replace` could not find again.
+function inUse(part) {
+  const selection = getSelection();
+  const focus = document.activeElement;
+  return (!selection.isCollapsed && selection.containsNode(part, true))
+    || (pressed !== null && part.contains(pressed))
+    || $("dialog[open]", part) !== null
+    || (focus !== part && part.contains(focus) && !nameOf(focus));
+}
+
+// A part that was left as it was is made fresh as soon as the reader is done with it.
+function catchUp() {
+  if (putOff && !$$("[data-fresh]").some(inUse)) { putOff = false; refresh(); }
+}
+document.addEventListener("selectionchange", catchUp);
+document.addEventListener("focusout", () => setTimeout(catchUp));
+document.addEventListener("close", catchUp, true);
+document.addEventListener("pointerdown", (event) => { if (event.button === 0) pressed = event.target; });
+for (const end of ["pointerup", "pointercancel", "contextmenu"]) document.addEventListener(end, () => { pressed = null; setTimeout(catchUp); });
+
+// What an element is called in another rendering of its part: buttons, links and summaries can be told apart.
+const nameOf = (element) => element.dataset.open || element.getAttribute("href") || (element.matches("summary") ? element.textContent : null);
+const sameIn = (part, element) => $$("[data-open], [href], summary", part).find((other) => nameOf(other) === nameOf(element));
+
 // Keeps what is open open, and the focus where it is.
 function replace(part, fresh) {
   const open = $$("details", part).map((details) => details.open);
-  const focused = part.contains(document.activeElement) ? document.activeElement.dataset.open || document.activeElement.getAttribute("href") : null;
+  const focused = part.contains(document.activeElement) ? document.activeElement : null;
   const adopted = document.adoptNode(fresh);
   $$("details", adopted).forEach((details, at) => { details.open = open[at] || details.open; });
   part.replaceWith(adopted);
-  if (focused) $$("[data-open], [href]", adopted).find((element) => element.dataset.open === focused || element.getAttribute("href") === focused)?.focus();
+  if (focused) sameIn(adopted, focused)?.focus({ preventScroll: true });
 }
 
+// ---- when to look --------------------------------------------------------------------------------------------
+
+const live = document.body.dataset.live;
 let source = null;
+
+// A page that nobody sees listens to nothing: a browser has six connections to a host, for all its tabs together.
+function listen() {
+  if (!live || source || document.hidden || $("[data-ended]")) return;
+  source = new EventSource(live);
+  source.addEventListener("move", refresh);
+  source.addEventListener("skipped", refresh);
+}
 
 function stopListening() {
   source?.close();
   source = null;
 }
 
-const live = document.body.dataset.live;
-if (live) {
-  source = new EventSource(live);
-  source.addEventListener("move", refresh);
-  source.addEventListener("skipped", refresh);
-  // Durations and countdowns go on even while nothing moves.
-  setInterval(() => { if (source && !document.hidden) refresh(); }, 5000);
-}
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) return stopListening();
+  listen();
+  if (source) refresh();
+});
+// Durations and countdowns go on even while nothing moves.
+setInterval(() => { if (source) refresh(); }, 5000);
+listen();
 
 // ---- how long until ------------------------------------------------------------------------------------------
 
