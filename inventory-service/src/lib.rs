@@ -16,14 +16,17 @@ use serde::Deserialize;
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::ConditionalWrites;
 use service_runtime::database::{self, DatabaseSettings, Session};
+use service_runtime::http::description::complete;
 use service_runtime::http::{Health, HttpServer, HttpSettings};
 use service_runtime::kafka::{Consumer, KafkaSettings, Producer};
 use service_runtime::metrics::Metrics;
 use service_runtime::program::stop_when_done;
-use service_runtime::retention::{Retention, router};
+use service_runtime::retention::{Retention, described, router};
 use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError, Share};
 use service_runtime::trace::{TraceSettings, Tracer};
 use service_runtime::{CancellationToken, Fatal};
+use utoipa::OpenApi as _;
+use utoipa::openapi::OpenApi;
 
 /// Every setting with its default.
 pub const DEFAULTS: [&str; 3] = [include_str!("../default.toml"), KAFKA_DEFAULTS, SERVICE_DEFAULTS];
@@ -62,6 +65,11 @@ impl TryFrom<&Settings> for Config {
     }
 }
 
+/// The description of the service's HTTP interface.
+pub fn openapi() -> OpenApi {
+    complete(reading::Described::openapi().merge_from(described("/reservations")))
+}
+
 /// Serves until `shutdown`.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
     let metrics = Metrics::of(NAME);
@@ -87,7 +95,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let stop = shutdown.child_token();
     let (consumed, served) = tokio::join!(
         stop_when_done(&stop, consumer.run(handler, producer, stop.clone())),
-        stop_when_done(&stop, server.serve(routes, health, metrics, tracer.clone(), stop.clone())),
+        stop_when_done(&stop, server.serve(routes, openapi, health, metrics, tracer.clone(), stop.clone())),
     );
     database::close(pool).await;
     tracer.close().await;

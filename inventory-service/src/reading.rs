@@ -4,29 +4,62 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
-use messages::{OrderId, Timestamp};
+use messages::schema::one_of;
+use messages::{OrderId, SagaId, Timestamp};
 use serde::Serialize;
 use service_runtime::database::StoreError;
 use service_runtime::http::Problem;
+use service_runtime::http::description::{DatabaseProblems, IdProblems};
 use sqlx::{FromRow, PgPool};
+use utoipa::openapi::ObjectBuilder;
+use utoipa::{OpenApi, ToSchema};
 use uuid::Uuid;
+
+use crate::reservation::Status;
+
+/// Describes the service's route.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "inventory-service",
+        description = "Goods set aside and released, by commands from Kafka; read here. An order holds goods at most once, and none after a release."
+    ),
+    paths(reservation)
+)]
+pub struct Described;
 
 pub fn router(pool: PgPool) -> Router {
     Router::new().route("/reservations/{order_id}", get(reservation)).with_state(pool)
 }
 
 /// A row of `reservations`.
-#[derive(Serialize, FromRow)]
+#[derive(Serialize, FromRow, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({"orderId": "01a1fcfc-725d-7633-911d-f040ef17b270", "sagaId": "01a1fcfc-725d-7633-911d-f03f136c0c20", "status": "FAILED",
+    "reason": "out of stock", "createdAt": "2026-11-21T07:22:45.25Z", "updatedAt": "2026-11-21T07:22:45.25Z"}))]
 struct ReservationBody {
+    #[schema(value_type = OrderId)]
     order_id: Uuid,
+    #[schema(value_type = SagaId)]
     saga_id: Uuid,
+    #[schema(schema_with = statuses)]
     status: String,
     reason: Option<String>,
+    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
 }
 
+fn statuses() -> ObjectBuilder {
+    one_of(Status::ALL.map(Status::as_str))
+}
+
+#[utoipa::path(
+    get, path = "/reservations/{order_id}", operation_id = "readReservation", tag = "Reservations", summary = "What is stored about an order's goods",
+    params(("order_id" = OrderId, Path, description = "The order's id")),
+    responses((status = 200, description = "The reservation", body = ReservationBody), IdProblems, DatabaseProblems),
+)]
 /// 200 with the reservation; 400 for what is no id; 404 for an order that has none.
 async fn reservation(State(pool): State<PgPool>, Path(id): Path<String>) -> Result<Json<ReservationBody>, Problem> {
     let parsed = id.parse();

@@ -2,11 +2,12 @@
 //! come before, after or without the action that it undoes.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{DecodeError, Envelope, Message, Money, OrderId, Topic, UserId};
 
 /// Take the money for an order, once.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ChargePayment {
     pub user_id: UserId,
@@ -18,7 +19,7 @@ pub struct ChargePayment {
 
 /// Make the net charge of an order zero, for good: give back what was charged, and refuse a charge that comes
 /// later. `money` is what the charge asked for, so that a mix-up shows; what goes back is what was charged.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RefundPayment {
     pub money: Money,
@@ -27,7 +28,7 @@ pub struct RefundPayment {
 }
 
 /// Set the goods of an order aside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReserveInventory {
     /// The reservation is to fail as out of stock (for trying the failure path out).
@@ -36,7 +37,7 @@ pub struct ReserveInventory {
 }
 
 /// Give the goods of an order free, for good.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReleaseInventory {
     /// Why the saga turned back, such as `TIMED_OUT`.

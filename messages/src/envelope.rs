@@ -2,12 +2,13 @@
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{EventId, Message, OrderId, OutgoingRecord, SagaId, Timestamp};
 
 /// One message as it stands on Kafka: JSON, keys in camel case. Readers ignore fields that they don't know, so
 /// the contract may grow.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Envelope<T> {
     /// The message's own id. A message that is sent again keeps it.
@@ -18,6 +19,7 @@ pub struct Envelope<T> {
     pub saga_id: SagaId,
     pub order_id: OrderId,
     /// When the sender decided to send it: a repeated message keeps its timestamp too.
+    #[schema(value_type = String, format = DateTime)]
     pub timestamp: Timestamp,
     pub payload: T,
 }

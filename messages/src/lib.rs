@@ -10,6 +10,7 @@ mod events;
 mod ids;
 mod money;
 mod record;
+pub mod schema;
 mod topics;
 mod trace_context;
 mod user;

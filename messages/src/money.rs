@@ -6,6 +6,7 @@ use std::str::FromStr;
 use iso_currency::Currency as Iso;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The largest amount that is accepted, in units of the currency: 10^12.
 pub const MAX_AMOUNT: Decimal = Decimal::from_parts(3_567_587_328, 232, 0, false, 0);
@@ -63,9 +64,10 @@ impl Serialize for Currency {
 ///
 /// Two of them are equal when they are worth the same: 500 equals 500.00. In JSON
 /// `{"amount":500.00,"currency":"USD"}`, the amount with its exact digits; a reader accepts a string as well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "Wire", into = "Wire")]
 pub struct Money {
+    #[schema(value_type = crate::schema::Amount)]
     amount: Decimal,
     currency: Currency,
 }

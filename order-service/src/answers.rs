@@ -1,12 +1,15 @@
 //! What requests are answered: an order, or why not.
 
 use axum::http::StatusCode;
+use messages::schema::{Amount, one_of};
 use messages::{Currency, OrderId, SagaId, Timestamp, UserId};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use service_runtime::http::Problem;
+use utoipa::ToSchema;
+use utoipa::openapi::ObjectBuilder;
 
-use crate::order::{Order, Refusal};
+use crate::order::{Order, Refusal, Status};
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
@@ -19,18 +22,29 @@ impl From<Refusal> for Problem {
 }
 
 /// An order as clients see it. A tombstone has no user and no amount.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({"orderId": "01a1fcfc-71e1-7774-8bfb-88a030f9fbb9", "sagaId": "01a1fcfc-71e1-7774-8bfb-889f9eb14880", "status": "CONFIRMED",
+    "userId": "u1", "totalAmount": 500, "currency": "USD", "createdAt": "2026-11-21T07:22:45.09Z", "updatedAt": "2026-11-21T07:22:45.158Z"}))]
 pub struct OrderBody {
     order_id: OrderId,
     saga_id: Option<SagaId>,
+    #[schema(schema_with = statuses)]
     status: &'static str,
     user_id: Option<UserId>,
+    #[schema(value_type = Option<Amount>)]
     #[serde(with = "rust_decimal::serde::arbitrary_precision_option")]
     total_amount: Option<Decimal>,
     currency: Option<Currency>,
+    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
+}
+
+/// What an order's status may be.
+pub fn statuses() -> ObjectBuilder {
+    one_of([Status::Pending, Status::Confirmed, Status::Cancelled].map(Status::as_str))
 }
 
 impl From<Order> for OrderBody {

@@ -12,12 +12,16 @@ mod store;
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::ConditionalWrites;
 use service_runtime::database::{self, DatabaseSettings, Session};
+use service_runtime::http::batch;
+use service_runtime::http::description::complete;
 use service_runtime::http::{Health, HttpServer, HttpSettings};
 use service_runtime::metrics::Metrics;
-use service_runtime::retention::{Retention, router};
+use service_runtime::retention::{Retention, described, router};
 use service_runtime::settings::{SERVICE_DEFAULTS, Settings, SettingsError};
 use service_runtime::trace::{TraceSettings, Tracer};
 use service_runtime::{CancellationToken, Fatal};
+use utoipa::OpenApi as _;
+use utoipa::openapi::OpenApi;
 
 /// Every setting with its default.
 pub const DEFAULTS: [&str; 2] = [include_str!("../default.toml"), SERVICE_DEFAULTS];
@@ -44,6 +48,12 @@ impl TryFrom<&Settings> for Config {
     }
 }
 
+/// The description of the service's HTTP interface.
+pub fn openapi() -> OpenApi {
+    let with_batch = routes::Described::openapi().merge_from(batch::Described::openapi());
+    complete(with_batch.merge_from(described("/orders")))
+}
+
 /// Serves until `shutdown`.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
     let server = HttpServer::bind(&config.http, &shutdown).await?;
@@ -58,7 +68,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let removal = router("/orders", retention::Orders(pool.clone()), config.retention);
     let routes = routes::router(orders, tracer.clone()).merge(removal);
     let health = Health::default().with_database(pool.clone());
-    let served = server.serve(routes, health, metrics, tracer.clone(), stop).await;
+    let served = server.serve(routes, openapi, health, metrics, tracer.clone(), stop).await;
     database::close(pool).await;
     tracer.close().await;
     served

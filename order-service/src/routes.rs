@@ -5,15 +5,17 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, patch, post};
 use axum::{Json, Router};
-use messages::{AmountText, Currency, Money, OrderId, SagaId, UserIdError};
+use messages::{AmountText, Currency, Money, OrderId, SagaId, UserId, UserIdError};
 use serde::Deserialize;
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::{ConditionalWrites, Outcome};
 use service_runtime::database::StoreError;
 use service_runtime::http::batch::batched;
+use service_runtime::http::description::{BodyProblems, DatabaseProblems, IdProblems, NotFound, PROBLEM_JSON};
 use service_runtime::http::{JsonBody, Problem};
 use service_runtime::trace::Tracer;
 use sqlx::PgPool;
+use utoipa::{OpenApi, ToSchema};
 
 use crate::answers::OrderBody;
 use crate::order::{Contents, Create, Move, Refusal, Status, Transition, decide, repeated_create};
@@ -27,6 +29,18 @@ pub struct Orders {
     pub pool: PgPool,
 }
 
+/// Describes the service's routes.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "order-service",
+        description = "Orders: created PENDING, then CONFIRMED or CANCELLED. Everything may be repeated: the same create \
+        answers the stored order, the same transition is accepted again."
+    ),
+    paths(create, read, transition)
+)]
+pub struct Described;
+
 pub fn router(orders: Orders, tracer: Tracer) -> Router {
     let routes = Router::new()
         .route("/orders", post(create))
@@ -36,16 +50,41 @@ pub fn router(orders: Orders, tracer: Tracer) -> Router {
     batched(routes, tracer)
 }
 
-#[derive(Deserialize)]
+/// An order that is to be created.
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct CreateRequest {
+    /// Chosen by whoever may have to send the request again; a new one unless given.
     order_id: Option<OrderId>,
+    /// The saga that alone may move the order.
     saga_id: Option<SagaId>,
+    #[schema(value_type = UserId)]
     user_id: String,
     total_amount: AmountText,
+    /// USD unless given.
+    #[schema(value_type = Option<Currency>)]
     currency: Option<String>,
 }
 
+#[utoipa::path(
+    post, path = "/orders", operation_id = "createOrder", tag = "Orders", summary = "Create an order",
+    request_body(content = CreateRequest, examples(
+        ("without an id" = (value = json!({"userId": "u1", "totalAmount": 500}))),
+        ("with an id, which may be repeated" = (value = json!({"orderId": "0198f5a0-0000-7000-8000-0000000000aa", "userId": "u1", "totalAmount": "19.90", "currency": "EUR"}))),
+    )),
+    responses(
+        BodyProblems, DatabaseProblems,
+        (status = 201, description = "Created, PENDING", body = OrderBody, headers(("location" = String, description = "Where the order is read"))),
+        (status = 200, description = "This very create came before: the order as it is now", body = OrderBody,
+            headers(("location" = String, description = "Where the order is read"))),
+        (status = 409, description = "The id has another body, or was cancelled before", body = Problem, content_type = PROBLEM_JSON,
+            example = json!({"type": "about:blank", "title": "Conflict", "status": 409, "detail": "order 0198f5a0-0000-7000-8000-0000000000aa exists with other contents"})),
+        (status = 503, description = "The database can't be reached. With `Retry-After`: send it again. Without: outcome unknown, `Location` tells once the database is back",
+            body = Problem, content_type = PROBLEM_JSON, headers(
+                ("retry-after" = Option<u32>, description = "In how many seconds to try again"),
+                ("location" = Option<String>, description = "The order, if its creation is in doubt"))),
+    ),
+)]
 /// 201 with the new order; 200 with the stored one when this very create came before; 409 when another did.
 async fn create(State(orders): State<Orders>, JsonBody(request): JsonBody<CreateRequest>) -> Result<Response, Problem> {
     let currency = request.currency.as_deref().map_or(Ok(Currency::USD), str::parse);
@@ -75,6 +114,11 @@ async fn create(State(orders): State<Orders>, JsonBody(request): JsonBody<Create
     Ok((status, location, Json(OrderBody::from(order))).into_response())
 }
 
+#[utoipa::path(
+    get, path = "/orders/{id}", operation_id = "readOrder", tag = "Orders", summary = "Read an order",
+    params(("id" = OrderId, Path, description = "The order's id")),
+    responses((status = 200, description = "The order", body = OrderBody), IdProblems, DatabaseProblems),
+)]
 /// 200 with the order, or 404.
 async fn read(State(orders): State<Orders>, Path(id): Path<String>) -> Result<Json<OrderBody>, Problem> {
     let order_id = parse_id(&id)?;
@@ -82,13 +126,30 @@ async fn read(State(orders): State<Orders>, Path(id): Path<String>) -> Result<Js
     order.map(|order| Json(order.into())).ok_or_else(|| Problem::from(Refusal::Unknown(order_id)))
 }
 
-#[derive(Deserialize)]
+/// Where an order is to get.
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct TransitionRequest {
+    #[schema(schema_with = crate::answers::statuses)]
     status: String,
+    /// The saga that the order belongs to, if it does.
     saga_id: Option<SagaId>,
 }
 
+#[utoipa::path(
+    patch, path = "/orders/{id}/status", operation_id = "moveOrder", tag = "Orders", summary = "Confirm or cancel an order",
+    params(("id" = OrderId, Path, description = "The order's id")),
+    request_body(content = TransitionRequest, examples(
+        ("confirm" = (value = json!({"status": "CONFIRMED"}))),
+        ("cancel a saga's order" = (value = json!({"status": "CANCELLED", "sagaId": "01a1fcfc-71e1-7774-8bfb-889f9eb14880"}))),
+    )),
+    responses(
+        BodyProblems, NotFound, DatabaseProblems,
+        (status = 200, description = "The order in that status, also when it was in it before", body = OrderBody),
+        (status = 409, description = "It has ended otherwise, or belongs to a saga that the request does not name", body = Problem, content_type = PROBLEM_JSON,
+            example = json!({"type": "about:blank", "title": "Conflict", "status": 409, "detail": "order 01a1fcfc-71e1-7774-8bfb-88a030f9fbb9 is CONFIRMED: it can't become CANCELLED"})),
+    ),
+)]
 /// 200 with the order in the wanted status, also when it was in it before; 409 when it can't get there.
 async fn transition(
     State(orders): State<Orders>,

@@ -9,14 +9,16 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use axum::{Json, Router};
-use messages::{AmountText, Currency, Money, OrderId, SagaId, TRACEPARENT, TraceContext, UserIdError};
+use messages::{AmountText, Currency, Money, OrderId, SagaId, TRACEPARENT, TraceContext, UserId, UserIdError};
 use serde::Deserialize;
 use service_runtime::batch::Backoff;
 use service_runtime::database::StoreError;
+use service_runtime::http::description::{BodyProblems, DatabaseProblems, PROBLEM_JSON};
 use service_runtime::http::{JsonBody, Problem};
 use service_runtime::trace;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
+use utoipa::{OpenApi, ToSchema};
 
 use crate::coordinator::{ApplyError, Begun, Coordinator};
 use crate::idempotency::IdempotencyKey;
@@ -35,18 +37,29 @@ const POLL_ELSEWHERE: Duration = Duration::from_millis(200);
 /// Tells that this request did not start the checkout, but an earlier one with its key.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
+/// Describes the route.
+#[derive(OpenApi)]
+#[openapi(paths(checkout))]
+pub struct Described;
+
 pub fn router(intake: Intake) -> Router {
     Router::new().route("/checkout", post(checkout)).with_state(intake)
 }
 
-#[derive(Deserialize)]
+/// What is ordered, by whom, and which failure is to be tried out.
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct CheckoutRequest {
+    #[schema(value_type = UserId)]
     user_id: String,
     total_amount: AmountText,
+    /// USD unless given.
+    #[schema(value_type = Option<Currency>)]
     currency: Option<String>,
+    /// The payment is to be declined.
     #[serde(default)]
     force_payment_fail: bool,
+    /// The goods are to be out of stock.
     #[serde(default)]
     force_inventory_fail: bool,
 }
@@ -66,6 +79,48 @@ impl CheckoutRequest {
     }
 }
 
+#[utoipa::path(
+    post, path = "/checkout", operation_id = "checkout", tag = "Checkout", summary = "Take an order, charge it, reserve its goods, and tell the outcome",
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "Sent again with the same body by the same user, it is the same checkout",
+            min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$", example = "8e03978e-40d5-43dd-bc93-6894a57f9324"),
+        ("Prefer" = Option<String>, Header, description = "`respond-async`: answer at once, with 202", example = "respond-async"),
+        ("traceparent" = Option<String>, Header, description = "W3C trace context; what is none is not looked at",
+            example = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+    ),
+    request_body(content = CheckoutRequest, examples(
+        ("completed" = (value = json!({"userId": "u1", "totalAmount": 500}))),
+        ("the payment is declined" = (value = json!({"userId": "u1", "totalAmount": 500, "forcePaymentFail": true}))),
+        ("the goods are out of stock" = (value = json!({"userId": "u1", "totalAmount": "19.90", "currency": "EUR", "forceInventoryFail": true}))),
+    )),
+    responses(
+        BodyProblems, DatabaseProblems,
+        (status = 200, description = "COMPLETED: charged once, goods set aside, order confirmed", body = Outcome,
+            headers(("location" = String, description = "Where the saga is read"), ("idempotent-replayed" = Option<String>, description = "`true`: an earlier request with this key started it")),
+            example = json!({"sagaId": "01a1fcfc-71e1-7774-8bfb-889f9eb14880", "orderId": "01a1fcfc-71e1-7774-8bfb-88a030f9fbb9", "status": "COMPLETED", "step": "COMPLETED",
+                "reason": null, "userId": "u1", "totalAmount": 500, "currency": "USD", "createdAt": "2026-11-21T07:22:45.089557Z", "updatedAt": "2026-11-21T07:22:45.158395Z"})),
+        (status = 402, description = "FAILED because of the payment: nothing was charged", body = Outcome,
+            headers(("location" = String, description = "Where the saga is read"), ("idempotent-replayed" = Option<String>, description = "`true`: an earlier request with this key started it")),
+            example = json!({"sagaId": "01a1fcfc-71e1-7774-8bfb-889f9eb14880", "orderId": "01a1fcfc-71e1-7774-8bfb-88a030f9fbb9", "status": "FAILED", "step": "PAYMENT_FAILED",
+                "reason": "declined: forcePaymentFail", "userId": "u1", "totalAmount": 500, "currency": "USD", "createdAt": "2026-11-21T07:22:45.089557Z", "updatedAt": "2026-11-21T07:22:45.158395Z"})),
+        (status = 409, description = "FAILED for another cause, which `step` tells: all is undone", body = Outcome,
+            headers(("location" = String, description = "Where the saga is read"), ("idempotent-replayed" = Option<String>, description = "`true`: an earlier request with this key started it")),
+            example = json!({"sagaId": "01a1fcfc-71e1-7774-8bfb-889f9eb14880", "orderId": "01a1fcfc-71e1-7774-8bfb-88a030f9fbb9", "status": "FAILED", "step": "INVENTORY_FAILED",
+                "reason": "out of stock: forceInventoryFail", "userId": "u1", "totalAmount": 500, "currency": "USD", "createdAt": "2026-11-21T07:22:45.089557Z", "updatedAt": "2026-11-21T07:22:45.158395Z"})),
+        (status = 202, description = "Still running; `Location` tells the end", body = Outcome, headers(
+            ("location" = String, description = "Where the saga is read"), ("retry-after" = u32, description = "In how many seconds to look"),
+            ("idempotent-replayed" = Option<String>, description = "`true`: an earlier request with this key started it"))),
+        (status = 422, description = "JSON of another shape, a value that breaks a rule, or a key that was used for another checkout", body = Problem, content_type = PROBLEM_JSON,
+            example = json!({"type": "about:blank", "title": "Unprocessable Entity", "status": 422, "detail": "`totalAmount` must be greater than 0", "field": "totalAmount"})),
+        (status = 429, description = "Too many checkouts are waiting: nothing was stored", body = Problem, content_type = PROBLEM_JSON,
+            headers(("retry-after" = u32, description = "In how many seconds to try again"))),
+        (status = 503, description = "New checkouts are paused, too many are unfinished, or the database can't be reached: nothing was stored. Or: outcome unknown",
+            body = Problem, content_type = PROBLEM_JSON, headers(
+                ("retry-after" = Option<u32>, description = "In how many seconds to send the same request again. Absent: do not, `Location` tells"),
+                ("location" = Option<String>, description = "The saga, if it is in doubt whether it was stored")),
+            example = json!({"type": "about:blank", "title": "Service Unavailable", "status": 503, "detail": "new checkouts are paused (the gateway is down): nothing was stored by this request"})),
+    ),
+)]
 /// 200, 402 or 409 with the outcome; 202 with how far it is, when it takes longer or the client asked not to wait.
 async fn checkout(
     State(intake): State<Intake>,

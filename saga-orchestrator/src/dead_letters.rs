@@ -11,15 +11,19 @@ use axum::{Json, Router};
 use dead_letters::mailbox::{self, Filter, topic};
 use dead_letters::redrive::{Rules, Verdict, send};
 use dead_letters::{Belongs, Letter, Marker, Place};
-use messages::{SagaId, Timestamp};
+use messages::schema::one_of;
+use messages::{SagaId, TOPICS, Timestamp};
 use serde::{Deserialize, Serialize};
 use service_runtime::Fatal;
 use service_runtime::database::StoreError;
+use service_runtime::http::description::{BodyProblems, DatabaseProblems, NotFound, PROBLEM_JSON, QueryProblems};
 use service_runtime::http::{JsonBody, Problem};
 use service_runtime::kafka::{KafkaSettings, Producer};
 use sqlx::PgPool;
 use tokio::sync::Mutex;
 use tracing::warn;
+use utoipa::openapi::{ObjectBuilder, Type};
+use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use crate::operator::Act;
 
@@ -43,28 +47,44 @@ pub struct DeadLetters {
 }
 
 /// The query of `GET /dead-letters`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct LettersQuery {
     /// Only letters that came from this topic.
+    #[param(schema_with = topics)]
     topic: Option<String>,
     /// Only letters of this saga.
     saga_id: Option<SagaId>,
     /// How many, 1 to 500; 50 unless given.
+    #[param(minimum = 1, maximum = 500, default = 50)]
     limit: Option<usize>,
 }
 
+/// Which letter.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+struct LetterPath {
+    /// The topic that it came from.
+    #[param(schema_with = topics)]
+    topic: String,
+    /// Its place on the dead-letter topic, as `PARTITION:OFFSET`.
+    #[param(schema_with = place)]
+    letter: String,
+}
+
 /// The newest letters, newest first, among the last 500 records of each partition.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct LettersBody {
     pub letters: Vec<LetterBody>,
 }
 
 /// A record that was set aside.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LetterBody {
     /// The topic that it came from.
+    #[schema(schema_with = topics)]
     pub topic: &'static str,
     /// Where it stands on that topic's dead-letter topic, as `PARTITION:OFFSET`.
     pub letter: String,
@@ -72,6 +92,7 @@ pub struct LetterBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub set_aside_at: Option<Timestamp>,
     /// Which saga it belongs to, where its body and key agree about that.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -85,7 +106,7 @@ pub struct LetterBody {
 }
 
 /// That a letter was sent back.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct RedrivenBody {
     pub by: String,
     pub reason: String,
@@ -93,10 +114,25 @@ pub struct RedrivenBody {
 }
 
 /// A letter that was sent back now.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct SentBody {
+    #[schema(schema_with = topics)]
     pub topic: &'static str,
     pub letter: String,
+}
+
+/// Describes these routes.
+#[derive(OpenApi)]
+#[openapi(paths(list, redrive))]
+pub struct Described;
+
+/// The topics that a letter may come from.
+fn topics() -> ObjectBuilder {
+    one_of(TOPICS)
+}
+
+fn place() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String).pattern(Some(r"^\d{1,9}:\d{1,18}$")).examples(["0:17"])
 }
 
 impl DeadLetters {
@@ -156,6 +192,14 @@ pub fn router(letters: DeadLetters) -> Router {
         .with_state(letters)
 }
 
+#[utoipa::path(
+    get, path = "/dead-letters", operation_id = "listDeadLetters", tag = "Dead letters", summary = "What was set aside lately",
+    params(LettersQuery),
+    responses(
+        (status = 200, description = "The newest first, of the last 500 records of each partition", body = LettersBody), QueryProblems,
+        (status = 503, description = "Kafka can't be read", body = Problem, content_type = PROBLEM_JSON, headers(("retry-after" = i64, description = "In how many seconds to try again"))),
+    ),
+)]
 /// 200 with the newest letters; 400 for a query that makes no sense; 503 while Kafka can't be read.
 async fn list(
     State(letters): State<DeadLetters>,
@@ -165,11 +209,22 @@ async fn list(
     letters.newest(&query).await.map(Json)
 }
 
+#[utoipa::path(
+    post, path = "/dead-letters/{topic}/{letter}/redrive", operation_id = "redriveDeadLetter", tag = "Dead letters",
+    summary = "Send a letter back to where it came from",
+    params(LetterPath),
+    request_body(content = Act, example = json!({"by": "ann", "reason": "the constraint is gone"})),
+    responses(
+        BodyProblems, NotFound, DatabaseProblems,
+        (status = 200, description = "Kafka has it", body = SentBody),
+        (status = 409, description = "It was sent back before, or is a command that its saga does not wait for", body = Problem, content_type = PROBLEM_JSON),
+    ),
+)]
 /// 200: it is back on the topic that it came from. 409 for one that was sent back before, and for a command that its
 /// saga does not wait for; 404 where there is no such letter.
 async fn redrive(
     State(letters): State<DeadLetters>,
-    Path((name, place)): Path<(String, String)>,
+    Path(LetterPath { topic: name, letter: place }): Path<LetterPath>,
     JsonBody(act): JsonBody<Act>,
 ) -> Result<Json<SentBody>, Problem> {
     let act = act.validated()?;

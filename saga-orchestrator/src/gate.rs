@@ -12,6 +12,7 @@ use service_runtime::http::Check;
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row as _};
 use tracing::{info, warn};
+use utoipa::ToSchema;
 
 /// How often an instance looks whether another one was told to pause, and how many sagas are unfinished.
 const LOOK: Duration = Duration::from_millis(500);
@@ -24,12 +25,14 @@ pub struct Gate {
 }
 
 /// What `GET /intake` shows.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = IntakeBody)]
 pub struct Seen {
     /// How often it was opened or closed: a look that began before a change must not undo it.
     #[serde(skip)]
     changes: i64,
+    /// Whether new checkouts are taken, as far as operators say.
     open: bool,
     /// Who opened or closed it last, why, and when.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,6 +40,7 @@ pub struct Seen {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     since: Option<Timestamp>,
     /// Sagas that have not ended; counted up to the limit.
     unfinished: i64,

@@ -10,12 +10,14 @@
 //! - `views`: what people and programs may see of all this;
 //! - `dead_letters`: what was set aside, and sending it back;
 //! - `dashboard`: the same in a browser;
+//! - `described`: the HTTP interface, as OpenAPI;
 //! - `metrics`: what of it is counted.
 
 mod checkout;
 mod coordinator;
 mod dashboard;
 mod dead_letters;
+mod described;
 mod gate;
 mod idempotency;
 mod intake;
@@ -47,6 +49,7 @@ use service_runtime::trace::{TraceSettings, Tracer};
 use service_runtime::{CancellationToken, Fatal};
 
 use crate::coordinator::Coordinator;
+pub use crate::described::openapi;
 
 /// Every setting with its default.
 pub const DEFAULTS: [&str; 3] = [include_str!("../default.toml"), KAFKA_DEFAULTS, SERVICE_DEFAULTS];
@@ -161,7 +164,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let retention = config.saga.idempotency_retention;
     let (consumed, served, (), (), (), ()) = tokio::join!(
         stop_when_done(&stop, consumer.run(handler, producer.clone(), stop.clone())),
-        stop_when_done(&stop, server.serve(routes, health, metrics, tracer.clone(), stop.clone())),
+        stop_when_done(&stop, server.serve(routes, openapi, health, metrics, tracer.clone(), stop.clone())),
         stop_when_done(&stop, sweeper::run(coordinator.clone(), pool.clone(), &config.saga, stop.clone())),
         stop_when_done(&stop, gate.watch(stop.clone())),
         stop_when_done(&stop, idempotency::forget_old_keys(pool.clone(), retention, stop.clone())),

@@ -8,9 +8,14 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use messages::SagaId;
+use messages::schema::plain_text;
 use serde::Deserialize;
+use service_runtime::http::description::{BodyProblems, DatabaseProblems, NotFound, PROBLEM_JSON};
 use service_runtime::http::{JsonBody, Problem};
 use tracing::info;
+use utoipa::openapi::ObjectBuilder;
+use utoipa::{OpenApi, ToSchema};
 
 use crate::coordinator::{Applied, ApplyError, Coordinator};
 use crate::gate::{Gate, Seen};
@@ -20,36 +25,56 @@ use crate::saga::{Input, InputKind, Operator, Settled};
 /// The most characters of a name, and of a reason or evidence.
 const MOST: (usize, usize) = (128, 1000);
 
+/// Describes these routes.
+#[derive(OpenApi)]
+#[openapi(paths(cancel, retry, resolve, intake, pause, resume))]
+pub struct Described;
+
 pub fn router(coordinator: Arc<Coordinator>, gate: Arc<Gate>) -> Router {
     let sagas = Router::new()
         .route("/sagas/{id}/cancel", post(cancel))
         .route("/sagas/{id}/retry", post(retry))
         .route("/sagas/{id}/resolve", post(resolve))
         .with_state(coordinator);
-    let intake = Router::new()
-        .route("/intake", get(async |State(gate): State<Arc<Gate>>| Json(gate.seen())))
-        .route("/intake/pause", post(async |State(gate): State<Arc<Gate>>, body| change(&gate, false, body).await))
-        .route("/intake/resume", post(async |State(gate): State<Arc<Gate>>, body| change(&gate, true, body).await))
+    let of_intake = Router::new()
+        .route("/intake", get(intake))
+        .route("/intake/pause", post(pause))
+        .route("/intake/resume", post(resume))
         .with_state(gate);
-    sagas.merge(intake)
+    sagas.merge(of_intake)
 }
 
 /// Who, and why.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Act {
+    #[schema(schema_with = name)]
     pub by: String,
+    #[schema(schema_with = words)]
     pub reason: String,
 }
 
 /// Who, why, which compensation, and what proves that it was settled.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Settlement {
+    #[schema(schema_with = name)]
     by: String,
+    #[schema(schema_with = words)]
     reason: String,
+    /// The pending compensation: PAYMENT_REFUND, INVENTORY_RELEASE or ORDER_CANCEL.
+    #[schema(schema_with = name)]
     step: String,
+    #[schema(schema_with = words)]
     evidence: String,
+}
+
+fn name() -> ObjectBuilder {
+    plain_text(MOST.0)
+}
+
+fn words() -> ObjectBuilder {
+    plain_text(MOST.1)
 }
 
 impl Act {
@@ -73,6 +98,16 @@ fn text(field: &str, text: String, most: usize) -> Result<String, Problem> {
 
 type Sagas = State<Arc<Coordinator>>;
 
+#[utoipa::path(
+    post, path = "/sagas/{id}/cancel", operation_id = "cancelSaga", tag = "Operators", summary = "Have a saga undone",
+    params(("id" = SagaId, Path, description = "The saga's id")),
+    request_body(content = Act, example = json!({"by": "ann", "reason": "the customer called"})),
+    responses(
+        BodyProblems, NotFound, DatabaseProblems,
+        (status = 202, description = "It is undone from here on, or was being undone before", body = Outcome, headers(("location" = String, description = "Where the saga is read"))),
+        (status = 409, description = "It has reached ORDER_CONFIRM, or has ended", body = Problem, content_type = PROBLEM_JSON),
+    ),
+)]
 /// 202: it is undone from here on, or was being undone before (the first cause stays). 409 from the pivot on.
 async fn cancel(
     State(sagas): Sagas,
@@ -83,12 +118,32 @@ async fn cancel(
     step_in(&sagas, &id, InputKind::Cancelled, Operator { by, settled: None }, reason).await
 }
 
+#[utoipa::path(
+    post, path = "/sagas/{id}/retry", operation_id = "retrySaga", tag = "Operators", summary = "Have what is pending repeated now",
+    params(("id" = SagaId, Path, description = "The saga's id")),
+    request_body(content = Act, example = json!({"by": "ann", "reason": "the gateway is back"})),
+    responses(
+        BodyProblems, NotFound, DatabaseProblems,
+        (status = 202, description = "It is repeated now", body = Outcome, headers(("location" = String, description = "Where the saga is read"))),
+        (status = 409, description = "It has ended", body = Problem, content_type = PROBLEM_JSON),
+    ),
+)]
 /// 202: the pending effect is repeated now. 409 for a saga that has ended.
 async fn retry(State(sagas): Sagas, Path(id): Path<String>, JsonBody(act): JsonBody<Act>) -> Result<Response, Problem> {
     let Act { by, reason } = act.validated()?;
     step_in(&sagas, &id, InputKind::Retried, Operator { by, settled: None }, reason).await
 }
 
+#[utoipa::path(
+    post, path = "/sagas/{id}/resolve", operation_id = "resolveSaga", tag = "Operators", summary = "Settle a pending compensation by hand",
+    params(("id" = SagaId, Path, description = "The saga's id")),
+    request_body(content = Settlement, example = json!({"by": "ann", "reason": "the card was closed", "step": "PAYMENT_REFUND", "evidence": "bank transfer 4711"})),
+    responses(
+        BodyProblems, NotFound, DatabaseProblems,
+        (status = 202, description = "It counts as done; what else is to be undone still is", body = Outcome, headers(("location" = String, description = "Where the saga is read"))),
+        (status = 409, description = "It is not the pending compensation, or does not need attention", body = Problem, content_type = PROBLEM_JSON),
+    ),
+)]
 /// 202: the pending compensation counts as done, by a person; what else is to be undone still is. 409 for anything
 /// but a compensation that needs attention, and for another one than the one that is named.
 async fn resolve(
@@ -134,6 +189,32 @@ async fn step_in(
             Err(Problem::new(StatusCode::CONFLICT, format!("the saga is {}: {rule}", ignored.state)))
         }
     }
+}
+
+#[utoipa::path(
+    get, path = "/intake", operation_id = "readIntake", tag = "Operators", summary = "Whether new checkouts are taken",
+    responses((status = 200, description = "Whether, who said so, and how many sagas are unfinished", body = Seen)),
+)]
+async fn intake(State(gate): State<Arc<Gate>>) -> Json<Seen> {
+    Json(gate.seen())
+}
+
+#[utoipa::path(
+    post, path = "/intake/pause", operation_id = "pauseIntake", tag = "Operators", summary = "Take no new checkouts",
+    request_body(content = Act, example = json!({"by": "ann", "reason": "the gateway is down"})),
+    responses((status = 200, description = "They get 503 from now on; running ones finish", body = Seen), BodyProblems, DatabaseProblems),
+)]
+async fn pause(State(gate): State<Arc<Gate>>, act: JsonBody<Act>) -> Result<Json<Seen>, Problem> {
+    change(&gate, false, act).await
+}
+
+#[utoipa::path(
+    post, path = "/intake/resume", operation_id = "resumeIntake", tag = "Operators", summary = "Take new checkouts again",
+    request_body(content = Act, example = json!({"by": "ann", "reason": "the gateway is back"})),
+    responses((status = 200, description = "They are taken from now on", body = Seen), BodyProblems, DatabaseProblems),
+)]
+async fn resume(State(gate): State<Arc<Gate>>, act: JsonBody<Act>) -> Result<Json<Seen>, Problem> {
+    change(&gate, true, act).await
 }
 
 async fn change(gate: &Gate, open: bool, JsonBody(act): JsonBody<Act>) -> Result<Json<Seen>, Problem> {

@@ -1,28 +1,42 @@
 //! A saga's state as clients see it: the body of every answer about one.
 
-use messages::{Currency, OrderId, SagaId, Timestamp};
+use messages::schema::Amount;
+use messages::{Currency, OrderId, SagaId, Timestamp, UserId};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use service_runtime::http::Problem;
+use utoipa::ToSchema;
 
 use axum::http::StatusCode;
 
+use crate::described;
 use crate::saga::Saga;
 
 /// How far a saga is, or how it ended.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({"sagaId": "01a1fcfc-71e1-7774-8bfb-889f9eb14880", "orderId": "01a1fcfc-71e1-7774-8bfb-88a030f9fbb9", "status": "COMPLETED",
+    "step": "COMPLETED", "reason": null, "userId": "u1", "totalAmount": 500, "currency": "USD",
+    "createdAt": "2026-11-21T07:22:45.089557Z", "updatedAt": "2026-11-21T07:22:45.158395Z"}))]
 pub struct Outcome {
     pub saga_id: SagaId,
     pub order_id: OrderId,
+    #[schema(schema_with = described::statuses)]
     pub status: &'static str,
+    /// What is pending, or how it ended.
+    #[schema(schema_with = described::steps)]
     pub step: &'static str,
+    /// Why it turned back, in words.
     pub reason: Option<String>,
+    #[schema(value_type = UserId)]
     pub user_id: String,
+    #[schema(value_type = Amount)]
     #[serde(with = "rust_decimal::serde::arbitrary_precision")]
     pub total_amount: Decimal,
     pub currency: Currency,
+    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
 }
 

@@ -14,10 +14,12 @@ use axum::{Json, Router};
 use chrono::{DateTime, TimeDelta};
 use messages::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, OpenApi, ToSchema, openapi};
 use uuid::{Builder, Uuid};
 
 use crate::database::StoreError;
 use crate::http::Problem;
+use crate::http::description::{DatabaseProblems, PROBLEM_JSON, QueryProblems};
 use crate::settings::{Settings, SettingsError, require};
 
 /// How many rows one statement looks at.
@@ -101,8 +103,9 @@ pub struct Removal {
 }
 
 /// What became of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Removed {
+    #[schema(minimum = 0, maximum = 1000)]
     pub removed: i64,
     /// There may be more behind this id: the next batch's `after`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -128,14 +131,39 @@ pub fn router<R: Rows>(path: &str, rows: R, retention: Retention) -> Router {
     Router::new().route(path, delete(remove::<R>)).with_state((rows, retention))
 }
 
-#[derive(Deserialize)]
+/// The query of a removal.
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct Batch {
+    /// The horizon, a UUID of version 7: rows of smaller ids are removed.
     before: Uuid,
+    /// `next` of the batch before.
     #[serde(default)]
+    #[param(required = false)]
     after: Uuid,
 }
 
+#[derive(OpenApi)]
+#[openapi(paths(remove))]
+struct Described;
+
+/// Describes the removal at `path`.
+pub fn described(path: &str) -> openapi::OpenApi {
+    openapi::OpenApi::default().nest(path, Described::openapi())
+}
+
+/// It removes what ended before, and changed last, longer ago than this service's own `RETENTION_DAYS`.
+#[utoipa::path(
+    delete, path = "", operation_id = "remove", tag = "Retention", summary = "Remove a batch of old rows", params(Batch),
+    responses(
+        QueryProblems, DatabaseProblems,
+        (status = 200, description = "So many were removed; with `next` there may be more", body = Removed,
+            example = json!({"removed": 1000, "next": "01a1fcfc-71e1-7774-8bfb-88a030f9fbb9"})),
+        (status = 409, description = "`RETENTION_DAYS` does not permit it: nothing was removed", body = Problem, content_type = PROBLEM_JSON),
+        (status = 422, description = "`before` is no UUID of version 7", body = Problem, content_type = PROBLEM_JSON),
+    ),
+)]
 async fn remove<R: Rows>(
     State((rows, retention)): State<(R, Retention)>,
     batch: Result<Query<Batch>, QueryRejection>,

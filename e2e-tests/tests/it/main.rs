@@ -6,6 +6,7 @@ mod crashes;
 mod dashboard;
 mod dead_letter_outage;
 mod dead_letters;
+mod descriptions;
 mod duplicates;
 mod idempotency;
 mod metrics;

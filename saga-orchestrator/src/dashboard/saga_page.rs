@@ -189,7 +189,7 @@ fn moved(entry: &HistoryBody) -> Markup {
                 @if let Some(id) = entry.event_id { div.id { (id) } } }
             td { (badge(&entry.status, &entry.step)) }
             td.right { @if let Some(ms) = entry.duration_ms { (duration(ms)) } }
-            td { @if let Some(effect) = &entry.effect { code { (effect.effect) } @if let Some(id) = effect.command_id { div.id { (id) } } } }
+            td { @if let Some(effect) = &entry.effect { code { (effect) } @if let Some(id) = entry.command_id { div.id { (id) } } } }
         }
     }
 }

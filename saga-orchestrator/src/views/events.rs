@@ -17,11 +17,12 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, TimeDelta};
 use futures::stream;
-use messages::Timestamp;
+use messages::{SagaId, Timestamp};
 use serde::Serialize;
 use service_runtime::CancellationToken;
 use service_runtime::database::{StoreError, within_limit};
 use service_runtime::http::Problem;
+use service_runtime::http::description::{DatabaseProblems, IdProblems, PROBLEM_JSON, QueryProblems};
 use sqlx::PgPool;
 use tokio::sync::{Notify, broadcast, mpsc};
 use uuid::Uuid;
@@ -45,6 +46,15 @@ const BEHIND: usize = 16;
 
 /// How often something is sent where nothing happens, so that a dead connection is found.
 const QUIET: Duration = Duration::from_secs(15);
+
+/// An event, for the description.
+fn example() -> &'static str {
+    r#"id: 2
+event: move
+data: {"sagaId":"01a1fcfc-71e1-7774-8bfb-889f9eb14880","seq":2,"at":"2026-11-21T07:22:45.1Z","input":"order.created","status":"RUNNING","step":"PAYMENT_CHARGE","reason":null}
+
+"#
+}
 
 /// Follows the moves. Clones share it.
 #[derive(Clone)]
@@ -241,6 +251,19 @@ fn is_end(m: &Move) -> bool {
     matches!(m.status.as_str(), "COMPLETED" | "FAILED")
 }
 
+#[utoipa::path(
+    get, path = "/sagas/{id}/events", operation_id = "followSaga", tag = "Streams", summary = "A saga's moves as they happen, until its end",
+    params(
+        ("id" = SagaId, Path, description = "The saga's id"),
+        ("Last-Event-ID" = Option<i64>, Header, description = "The `id` of the last event that was read: goes on after it", minimum = 0),
+    ),
+    responses(
+        IdProblems, DatabaseProblems,
+        (status = 200, description = "Server-sent events, one per move; ends with the saga", body = String, content_type = "text/event-stream", example = example),
+        (status = 503, description = "Too many streams are open, or the database can't be reached", body = Problem, content_type = PROBLEM_JSON,
+            headers(("retry-after" = u32, description = "In how many seconds to try again"))),
+    ),
+)]
 /// The moves of one saga, from the first, or from the one after `Last-Event-ID` (its `seq`). Ends with the saga's end.
 /// 404 for an unknown saga; 503 when there are too many streams.
 pub async fn of_saga(
@@ -284,6 +307,17 @@ pub async fn of_saga(
     Ok(event_stream(stream::StreamExt::chain(stream::iter(first), live)))
 }
 
+#[utoipa::path(
+    get, path = "/events", operation_id = "followAll", tag = "Streams", summary = "The moves of all sagas as they happen",
+    params(("Last-Event-ID" = Option<i64>, Header, description = "The `id` of the last event that was read: goes on after it", minimum = 0)),
+    responses(
+        QueryProblems, DatabaseProblems,
+        (status = 200, description = "Server-sent events, at most 100 moves every half second; how many were left out is told as `event: skipped`",
+            body = String, content_type = "text/event-stream", example = example),
+        (status = 503, description = "Too many streams are open, or the database can't be reached", body = Problem, content_type = PROBLEM_JSON,
+            headers(("retry-after" = u32, description = "In how many seconds to try again"))),
+    ),
+)]
 /// The moves of all sagas from now on, or from `Last-Event-ID` (a time in microseconds since 1970) on as far as they
 /// are the newest 100. 503 when there are too many streams.
 pub async fn of_all(State(views): State<Views>, headers: HeaderMap) -> Result<Response, Problem> {

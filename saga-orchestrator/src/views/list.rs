@@ -4,48 +4,62 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
-use messages::Timestamp;
+use messages::schema::Amount;
+use messages::{Currency, Timestamp, UserId};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use service_runtime::http::Problem;
+use service_runtime::http::description::{DatabaseProblems, QueryProblems};
 use sqlx::PgPool;
+use utoipa::openapi::schema::ArrayBuilder;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::Views;
 use super::saga::AttentionBody;
+use crate::described;
 use crate::saga::Cause;
 use crate::saga::definition::DEFINITIONS;
 use crate::store::lists::{self, Filter, Listed};
 
-const STATUSES: [&str; 4] = ["RUNNING", "COMPENSATING", "COMPLETED", "FAILED"];
+pub const STATUSES: [&str; 4] = ["RUNNING", "COMPENSATING", "COMPLETED", "FAILED"];
 
 /// How many sagas a page has: unless asked otherwise, and at most.
 const PAGE: (i64, i64) = (50, 500);
 
 /// The query of `GET /sagas`. All of it is optional; what is given must all hold.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 pub struct ListQuery {
     /// One or more of RUNNING, COMPENSATING, COMPLETED, FAILED, with commas between.
+    #[param(schema_with = wanted_statuses, style = Form, explode = false)]
     pub status: Option<String>,
     /// What is pending (PAYMENT_CHARGE, ...), or how it ended (COMPLETED, INVENTORY_FAILED, ...).
+    #[param(schema_with = described::steps)]
     pub step: Option<String>,
     /// `true`: only those that a person should look at.
     pub needs_attention: Option<bool>,
+    /// The user who ordered.
+    #[param(value_type = Option<UserId>)]
     pub user_id: Option<String>,
+    /// The saga of this order.
     pub order_id: Option<Uuid>,
     /// Begun at this time or later (RFC 3339).
+    #[param(value_type = Option<String>, format = DateTime)]
     pub since: Option<Timestamp>,
     /// Begun before this time.
+    #[param(value_type = Option<String>, format = DateTime)]
     pub until: Option<Timestamp>,
     /// How many, 1 to 500; 50 unless given.
+    #[param(minimum = 1, maximum = 500, default = 50)]
     pub limit: Option<i64>,
     /// Older than this saga: `next` of the page before.
     pub before: Option<Uuid>,
 }
 
 /// A page of sagas, newest first.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct ListBody {
     pub sagas: Vec<ListedBody>,
     /// The next page's `before`; null where this is the last.
@@ -53,24 +67,39 @@ pub struct ListBody {
 }
 
 /// A saga in a list.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ListedBody {
     pub saga_id: Uuid,
     pub order_id: Uuid,
+    #[schema(schema_with = described::statuses)]
     pub status: String,
+    #[schema(schema_with = described::steps)]
     pub step: String,
     pub reason: Option<String>,
+    #[schema(value_type = UserId)]
     pub user_id: String,
+    #[schema(value_type = Amount)]
     #[serde(with = "rust_decimal::serde::arbitrary_precision")]
     pub total_amount: Decimal,
+    #[schema(value_type = Currency)]
     pub currency: String,
+    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub needs_attention: Option<AttentionBody>,
 }
 
+fn wanted_statuses() -> ArrayBuilder {
+    ArrayBuilder::new().items(described::statuses())
+}
+
+#[utoipa::path(
+    get, path = "/sagas", operation_id = "listSagas", tag = "Sagas", summary = "The newest sagas that fit, page by page", params(ListQuery),
+    responses((status = 200, description = "A page, newest first", body = ListBody), QueryProblems, DatabaseProblems),
+)]
 /// 200 with a page; 400 for a query that makes no sense, naming what is wrong.
 pub async fn list(
     State(views): State<Views>,

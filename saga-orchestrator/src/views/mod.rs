@@ -14,6 +14,7 @@ use axum::Router;
 use axum::routing::get;
 use service_runtime::{CancellationToken, Fatal};
 use sqlx::PgPool;
+use utoipa::OpenApi;
 
 use self::events::Feed;
 use self::services::Participants;
@@ -40,6 +41,11 @@ impl Views {
         })
     }
 }
+
+/// Describes these routes.
+#[derive(OpenApi)]
+#[openapi(paths(list::list, saga::saga, services::rows, stats::stats, events::of_saga, events::of_all))]
+pub struct Described;
 
 pub fn router(views: Views) -> Router {
     Router::new()

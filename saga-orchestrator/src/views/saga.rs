@@ -3,34 +3,46 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use messages::{Currency, EventId, OrderId, SagaId, Timestamp};
+use messages::schema::Amount;
+use messages::{Currency, EventId, OrderId, SagaId, Timestamp, UserId};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use service_runtime::database::StoreError;
 use service_runtime::http::Problem;
+use service_runtime::http::description::{DatabaseProblems, IdProblems};
 use sqlx::PgPool;
+use utoipa::ToSchema;
 
 use super::{Views, summary};
+use crate::described;
 use crate::outcome::{Outcome, parse_id};
 use crate::saga::{Effect, OrderCall, Saga, State as SagaState};
 use crate::store::history::{self, Entry, Repetition};
 use crate::store::{self, Stored};
 
-/// The outcome's fields, then how it came about. (Written out: `flatten` would lose the amount's exact digits.)
-#[derive(Serialize)]
+// The outcome's fields are written out: `flatten` would lose the amount's exact digits.
+/// The outcome's fields, then how it came about.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SagaBody {
     pub saga_id: SagaId,
     pub order_id: OrderId,
+    #[schema(schema_with = described::statuses)]
     pub status: &'static str,
+    /// What is pending, or how it ended.
+    #[schema(schema_with = described::steps)]
     pub step: &'static str,
     pub reason: Option<String>,
+    #[schema(value_type = UserId)]
     pub user_id: String,
+    #[schema(value_type = Amount)]
     #[serde(with = "rust_decimal::serde::arbitrary_precision")]
     pub total_amount: Decimal,
     pub currency: Currency,
+    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
     pub definition: String,
     /// From its beginning to its end, or till now.
@@ -54,15 +66,16 @@ pub struct SagaBody {
 }
 
 /// Why a person should look at it, and since when.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AttentionBody {
+    #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
     pub reason: String,
 }
 
 /// What is asked of another service, and repeated until it answers.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PendingBody {
     #[serde(flatten)]
@@ -70,17 +83,20 @@ pub struct PendingBody {
     /// How often it was repeated.
     pub attempts: i32,
     /// When it is repeated, unless it is answered before.
+    #[schema(value_type = String, format = DateTime)]
     pub next_attempt_at: Timestamp,
     /// When the step counts as timed out. Absent where nothing times out: it is repeated for ever.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub deadline_at: Option<Timestamp>,
     /// The command as it is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>)]
     pub message: Option<Box<RawValue>>,
 }
 
 /// A command on Kafka, or a call of the order service.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EffectBody {
     /// The command's topic, or the call's method and path.
@@ -91,10 +107,11 @@ pub struct EffectBody {
 }
 
 /// A move: what happened, where it led to, and what was asked for then.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HistoryBody {
     pub seq: i64,
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// How long it stood here: until the next move, or till now. Absent for an end.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,12 +120,18 @@ pub struct HistoryBody {
     /// The event that told.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_id: Option<EventId>,
+    #[schema(schema_with = described::statuses)]
     pub status: String,
+    #[schema(schema_with = described::steps)]
     pub step: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub effect: Option<EffectBody>,
+    /// The command that was sent then (its topic), or the call that was made (its method and path).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub effect: Option<String>,
+    /// The command's `eventId`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command_id: Option<EventId>,
     /// The operator who made this move, and what proves it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
@@ -117,16 +140,23 @@ pub struct HistoryBody {
 }
 
 /// An input that did not count: it came late, or twice.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct IgnoredBody {
     pub input: String,
     pub state: String,
     pub count: i64,
+    #[schema(value_type = String, format = DateTime)]
     pub first_at: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
     pub last_at: Timestamp,
 }
 
+#[utoipa::path(
+    get, path = "/sagas/{id}", operation_id = "readSaga", tag = "Sagas", summary = "Where a saga stands, how it got there, and what happens next",
+    params(("id" = SagaId, Path, description = "The saga's id")),
+    responses((status = 200, description = "Its state and history", body = SagaBody), IdProblems, DatabaseProblems),
+)]
 /// 200 with state and history; 400 for what is no id; 404.
 pub async fn saga(State(views): State<Views>, Path(id): Path<String>) -> Result<Json<SagaBody>, Problem> {
     Ok(Json(one(&views.pool, parse_id(&id)?).await?))
@@ -236,6 +266,7 @@ fn history_of(saga: &Saga, entries: Vec<Entry>, now: Timestamp) -> Vec<HistoryBo
         .map(|(entry, next)| {
             let state = SagaState::parse(saga.definition, &entry.status, &entry.step, cause).ok();
             let then = state.map(|state| Saga { state, ..saga.clone() });
+            let then = then.and_then(|then| told(&then, &then.effect()));
             HistoryBody {
                 seq: entry.seq,
                 at: entry.at,
@@ -245,7 +276,8 @@ fn history_of(saga: &Saga, entries: Vec<Entry>, now: Timestamp) -> Vec<HistoryBo
                 status: entry.status,
                 step: entry.step,
                 reason: entry.reason,
-                effect: then.and_then(|then| told(&then, &then.effect())),
+                command_id: then.as_ref().and_then(|then| then.command_id),
+                effect: then.map(|then| then.effect),
                 by: entry.actor,
                 evidence: entry.evidence,
             }

@@ -11,6 +11,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use service_runtime::Fatal;
 use service_runtime::http::Problem;
+use service_runtime::http::description::{DatabaseProblems, IdProblems};
+use utoipa::ToSchema;
 
 use super::Views;
 use crate::SagaSettings;
@@ -22,7 +24,7 @@ use crate::store::{self, Stored};
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// What the other services tell of one order.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RowsBody {
     pub saga_id: SagaId,
@@ -33,12 +35,13 @@ pub struct RowsBody {
 }
 
 /// A service's answer.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Told {
     /// What was asked: `GET http://localhost:4002/payments/…`.
     pub request: String,
     /// Its row, or null where it has none.
+    #[schema(value_type = Option<serde_json::Value>)]
     pub row: Option<Box<RawValue>>,
     /// Why it could not be asked.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -96,6 +99,11 @@ async fn ask((client, collection): &(Client, Url), order_id: OrderId) -> Told {
     }
 }
 
+#[utoipa::path(
+    get, path = "/sagas/{id}/rows", operation_id = "readRows", tag = "Sagas", summary = "What the other services have stored about the saga's order",
+    params(("id" = SagaId, Path, description = "The saga's id")),
+    responses((status = 200, description = "Each service's row, or why it could not be asked", body = RowsBody), IdProblems, DatabaseProblems),
+)]
 /// 200 with what each service has; a service that is away has an `error` instead of a row. 404 for an unknown saga.
 pub async fn rows(State(views): State<Views>, Path(id): Path<String>) -> Result<Json<RowsBody>, Problem> {
     let saga_id = parse_id(&id)?;

@@ -14,9 +14,11 @@ use messages::Timestamp;
 use serde::{Deserialize, Serialize};
 use service_runtime::database::StoreError;
 use service_runtime::http::Problem;
+use service_runtime::http::description::{DatabaseProblems, QueryProblems};
 use sqlx::PgPool;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use utoipa::{IntoParams, ToSchema};
 
 use super::Views;
 use crate::store::lists::{self, Recent};
@@ -35,17 +37,20 @@ const PARTS: i32 = 30;
 const MOST_MINUTES: i64 = 24 * 60;
 
 /// The query of `GET /stats`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 pub struct StatsQuery {
     /// How far to look back, 1 to 1440; 15 unless given.
+    #[param(minimum = 1, maximum = 1440, default = 15)]
     pub minutes: Option<i64>,
 }
 
 /// How many sagas stand where, and how the newest fared.
-#[derive(Clone, Serialize)]
+#[derive(Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StatsBody {
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// Sagas that have not ended, at each step.
     pub unfinished: Vec<StandingBody>,
@@ -54,7 +59,7 @@ pub struct StatsBody {
 }
 
 /// Unfinished sagas at one step.
-#[derive(Clone, Serialize)]
+#[derive(Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StandingBody {
     pub status: String,
@@ -71,10 +76,11 @@ impl From<Unfinished> for StandingBody {
 }
 
 /// The sagas that began since a time.
-#[derive(Clone, Serialize)]
+#[derive(Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RecentBody {
     /// As asked for; later where there are more sagas than are read (10,000).
+    #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
     pub sagas: usize,
     /// How many a second began.
@@ -88,7 +94,7 @@ pub struct RecentBody {
 }
 
 /// In ms.
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Quantiles {
     pub p50_ms: f64,
@@ -97,9 +103,10 @@ pub struct Quantiles {
 }
 
 /// The sagas that began in one part of the time.
-#[derive(Clone, Serialize)]
+#[derive(Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PartBody {
+    #[schema(value_type = String, format = DateTime)]
     pub from: Timestamp,
     pub seconds: f64,
     pub completed: u64,
@@ -144,6 +151,10 @@ impl Figures {
     }
 }
 
+#[utoipa::path(
+    get, path = "/stats", operation_id = "readStats", tag = "Sagas", summary = "How many sagas stand where, and how the newest fared", params(StatsQuery),
+    responses((status = 200, description = "The figures, at most a second old", body = StatsBody), QueryProblems, DatabaseProblems),
+)]
 /// 200 with the figures; 400 for a time that is out of bounds.
 pub async fn stats(
     State(views): State<Views>,

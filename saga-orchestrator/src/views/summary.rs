@@ -107,6 +107,7 @@ mod tests {
             step: step.to_owned(),
             reason: reason.map(str::to_owned),
             effect: None,
+            command_id: None,
             by: None,
             evidence: None,
         }

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use tower::ServiceExt as _;
 use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::{OpenApi, ToSchema};
 
+use super::description::PROBLEM_JSON;
 use super::{Problem, problem};
 use crate::trace::{self, Tracer};
 
@@ -24,11 +26,15 @@ pub const MAX_REQUESTS: usize = 500;
 const MAX_BATCH_BODY: usize = 1024 * 1024;
 
 /// One request of a batch.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BatchedRequest {
+    #[schema(pattern = "^[A-Za-z]+$", examples("POST"))]
     pub method: String,
+    #[schema(pattern = "^/[A-Za-z0-9/_.-]*$", examples("/orders"))]
     pub path: String,
+    /// What the request would have as its body; null for none.
+    #[schema(value_type = serde_json::Value)]
     pub body: Box<RawValue>,
     /// The header of that name, if the request has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,9 +42,11 @@ pub struct BatchedRequest {
 }
 
 /// The answer to one request of a batch.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct BatchedAnswer {
+    #[schema(minimum = 100, maximum = 599)]
     pub status: u16,
+    #[schema(value_type = serde_json::Value)]
     pub body: Box<RawValue>,
 }
 
@@ -51,7 +59,24 @@ pub fn batched(routes: Router, tracer: Tracer) -> Router {
     routes.merge(Router::new().route("/batch", post(answer_all)).with_state(each).layer(limit))
 }
 
+/// Describes `POST /batch`.
+#[derive(OpenApi)]
+#[openapi(paths(answer_all))]
+pub struct Described;
+
 /// 200 with all answers, whatever each says; 400 or 413 if the batch itself can't be read.
+#[utoipa::path(
+    post, path = "/batch", operation_id = "batch", tag = "Orders",
+    summary = "Many requests in one, each answered as if it had come alone",
+    request_body(content = Vec<BatchedRequest>, description = "At most 500 requests and 1 MiB",
+        example = json!([{"method": "POST", "path": "/orders", "body": {"userId": "u1", "totalAmount": 500}}])),
+    responses(
+        (status = 200, description = "All answers, in the order of the requests, whatever each says", body = Vec<BatchedAnswer>,
+            example = json!([{"status": 422, "body": {"type": "about:blank", "title": "Unprocessable Entity", "status": 422, "detail": "`userId` must not be blank", "field": "userId"}}])),
+        (status = 400, description = "Not a batch of requests", body = Problem, content_type = PROBLEM_JSON),
+        (status = 413, description = "More than 500 requests, or more than 1 MiB", body = Problem, content_type = PROBLEM_JSON),
+    ),
+)]
 async fn answer_all(State(routes): State<Router>, batch: Bytes) -> Result<Json<Vec<BatchedAnswer>>, Problem> {
     let requests: Vec<BatchedRequest> = serde_json::from_slice(&batch).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, format!("the body is not a batch of requests: {error}"))

@@ -1,5 +1,6 @@
 //! `/health/live`: the process runs. `/health/ready`: it can do its work now; the body says what is wrong if not.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +9,14 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use futures::future::BoxFuture;
-use serde_json::{Value, json};
+use messages::schema::one_of;
+use serde::Serialize;
+use serde_json::Value;
 use sqlx::PgPool;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use utoipa::ToSchema;
+use utoipa::openapi::ObjectBuilder;
 
 use crate::CancellationToken;
 
@@ -30,6 +35,9 @@ pub enum Check {
     Failed(String),
 }
 
+const READY: &str = "ready";
+const DEGRADED: &str = "degraded";
+const CLOSED: &str = "closed";
 const NOT_READY: &str = "not ready";
 
 type CheckFn = dyn Fn() -> BoxFuture<'static, Check> + Send + Sync;
@@ -76,7 +84,36 @@ impl Health {
     }
 }
 
-pub(super) async fn ready(State(health): State<Health>) -> (StatusCode, Json<Value>) {
+/// Whether the service can do its work now, and what each check says.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Readiness {
+    /// By name: `ok`, or `degraded`, `closed` or `failed` and why.
+    #[schema(example = json!({"database": "ok", "running": "ok"}))]
+    checks: BTreeMap<&'static str, String>,
+    #[schema(schema_with = statuses)]
+    status: &'static str,
+}
+
+fn statuses() -> ObjectBuilder {
+    one_of([READY, DEGRADED, CLOSED, NOT_READY])
+}
+
+/// The process runs.
+#[utoipa::path(get, path = "/health/live", tag = "Watching", summary = "Whether the process runs", responses(
+    (status = 200, description = "It does", body = String, content_type = "text/plain", example = "live\n"),
+))]
+pub(super) async fn live() -> &'static str {
+    "live\n"
+}
+
+/// 503 with the same body when it can't do its work, or takes no new work.
+#[utoipa::path(get, path = "/health/ready", tag = "Watching", summary = "Whether the service can do its work now", responses(
+    (status = 200, description = "It can: `ready`, or `degraded` where something is wrong", body = Readiness,
+        example = json!({"checks": {"database": "ok", "running": "ok"}, "status": "ready"})),
+    (status = 503, description = "It can't (`not ready`), or takes no new work because somebody wants it so (`closed`)",
+        body = Readiness, example = json!({"checks": {"database": "ok", "running": "closed: it stops"}, "status": "closed"})),
+))]
+pub(super) async fn ready(State(health): State<Health>) -> (StatusCode, Json<Readiness>) {
     let checks = health.checks.iter().map(|(name, check)| async move {
         let outcome = tokio::time::timeout(CHECK_LIMIT, check()).await;
         (*name, outcome.unwrap_or_else(|_| Check::Failed(format!("no answer within {CHECK_LIMIT:?}"))))
@@ -86,13 +123,13 @@ pub(super) async fn ready(State(health): State<Health>) -> (StatusCode, Json<Val
     let (code, status) = if any(|check| matches!(check, Check::Failed(_))) {
         (StatusCode::SERVICE_UNAVAILABLE, NOT_READY)
     } else if any(|check| matches!(check, Check::Closed(_))) {
-        (StatusCode::SERVICE_UNAVAILABLE, "closed")
+        (StatusCode::SERVICE_UNAVAILABLE, CLOSED)
     } else if any(|check| matches!(check, Check::Degraded(_))) {
-        (StatusCode::OK, "degraded")
+        (StatusCode::OK, DEGRADED)
     } else {
-        (StatusCode::OK, "ready")
+        (StatusCode::OK, READY)
     };
-    let checks: serde_json::Map<String, Value> = checks
+    let checks = checks
         .into_iter()
         .map(|(name, check)| {
             let text = match check {
@@ -101,10 +138,10 @@ pub(super) async fn ready(State(health): State<Health>) -> (StatusCode, Json<Val
                 Check::Closed(why) => format!("closed: {why}"),
                 Check::Failed(why) => format!("failed: {why}"),
             };
-            (name.to_owned(), text.into())
+            (name, text)
         })
         .collect();
-    (code, Json(json!({ "status": status, "checks": checks })))
+    (code, Json(Readiness { checks, status }))
 }
 
 /// Whether the service at `address` says that it can do its work. One that is closed can.

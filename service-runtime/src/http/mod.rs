@@ -1,10 +1,12 @@
 //! The HTTP server around a service's routes: listening, health, metrics, answers to bad requests, graceful stop.
 
 pub mod batch;
+pub mod description;
 mod health;
 mod json_body;
 mod measured;
 mod problem;
+mod reference;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use serde::Deserialize;
 use tokio::net::{TcpListener, TcpSocket};
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{info, warn};
+use utoipa::openapi::OpenApi;
 
 use crate::metrics::{self, Metrics};
 use crate::settings::{Settings, SettingsError};
@@ -106,11 +109,12 @@ impl HttpServer {
         drained
     }
 
-    /// Serves `routes`, `/health/…` and `/metrics` until `shutdown`; then accepts no more connections, and finishes
-    /// the requests in hand, within the limit.
+    /// Serves `routes`, `/health/…`, `/metrics`, and what `describe` tells of them all ([`description::complete`]), until
+    /// `shutdown`; then accepts no more connections, and finishes the requests in hand, within the limit.
     pub async fn serve(
         self,
         routes: Router,
+        describe: fn() -> OpenApi,
         health: Health,
         metrics: Metrics,
         tracer: Tracer,
@@ -120,9 +124,10 @@ impl HttpServer {
         let requests = Arc::new(measured::Requests::new(&metrics));
         let show_metrics = || async move { ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics.text().await) };
         let app = Router::new()
-            .route("/health/live", get(|| async { "live\n" }))
+            .route("/health/live", get(health::live))
             .route("/health/ready", get(health::ready).with_state(health))
             .route("/metrics", get(show_metrics))
+            .merge(description::router(describe))
             .merge(routes)
             .fallback(|uri: axum::http::Uri| async move {
                 Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))

@@ -1,0 +1,234 @@
+//! `docs/asyncapi.json`: the contract for tools, as AsyncAPI 3, made from the types that the services send and read.
+//! `UPDATE_DOCS=1 cargo test -p messages --test asyncapi` writes it anew.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+
+use chrono::{TimeZone, Utc};
+use messages::{
+    ChargePayment, Currency, Envelope, EventId, InventoryFailed, InventoryReleased, InventoryReserved, Message, Money,
+    PaymentCharged, PaymentFailed, PaymentRefunded, RefundPayment, ReleaseInventory, ReserveInventory, SagaId, TOPICS,
+    dead_letter_topic,
+};
+use serde_json::{Map, Value, json};
+use utoipa::{PartialSchema, ToSchema};
+
+const SAGA: &str = "01a1fcfc-71e1-7774-8bfb-889f9eb14880";
+const ORDER: &str = "01a1fcfc-71e1-7774-8bfb-88a030f9fbb9";
+const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+/// The document while it is put together.
+struct Document {
+    channels: Map<String, Value>,
+    operations: Map<String, Value>,
+    messages: Map<String, Value>,
+    schemas: Map<String, Value>,
+}
+
+/// Who sends and who reads a message.
+#[derive(Clone, Copy)]
+struct Way {
+    from: &'static str,
+    to: &'static str,
+}
+
+const TO_PAYMENT: Way = Way { from: "saga-orchestrator", to: "payment-service" };
+const TO_INVENTORY: Way = Way { from: "saga-orchestrator", to: "inventory-service" };
+const FROM_PAYMENT: Way = Way { from: "payment-service", to: "saga-orchestrator" };
+const FROM_INVENTORY: Way = Way { from: "inventory-service", to: "saga-orchestrator" };
+
+impl Document {
+    /// A message, its topic and its dead-letter topic, who sends and who reads it.
+    fn add<T: Message + ToSchema>(&mut self, way: Way, summary: &str, payload: T) {
+        let (topic, name) = (T::TOPIC.name(), T::name().into_owned());
+        let mut schemas = vec![(name.clone(), T::schema())];
+        T::schemas(&mut schemas);
+        Envelope::<T>::schemas(&mut schemas);
+        self.schemas.extend(schemas.into_iter().map(|(name, schema)| (name, serde_json::to_value(schema).unwrap())));
+        let envelope = format!("{name}Envelope");
+        self.schemas.insert(envelope.clone(), serde_json::to_value(Envelope::<T>::schema()).unwrap());
+
+        let is_command = topic.ends_with(".command");
+        let command = sent(ReserveInventory { force_fail: false });
+        let example = if is_command {
+            sent(payload).to_record(way.from, Some(TRACEPARENT))
+        } else {
+            command.reply(payload, command.timestamp).to_record(way.from, Some(TRACEPARENT))
+        };
+        let headers: Map<String, Value> =
+            example.headers.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+        let payload: Value = serde_json::from_slice(&example.body).unwrap();
+        let what = if is_command {
+            "Answered by one event whose `causationId` is this `eventId`; sent again, with the same `eventId`, until it is."
+        } else {
+            "May come more than once, with the same `eventId`."
+        };
+        self.messages.insert(
+            name.clone(),
+            json!({
+                "name": name, "title": topic, "summary": summary, "description": what,
+                "contentType": "application/json",
+                "headers": {"$ref": "#/components/schemas/Headers"},
+                "payload": {"$ref": format!("#/components/schemas/{envelope}")},
+                "bindings": {"kafka": {"key": {"$ref": "#/components/schemas/SagaId"}, "bindingVersion": "0.5.0"}},
+                "examples": [{"name": "one", "headers": headers, "payload": payload}],
+            }),
+        );
+        let message = |channel: &str| json!({"$ref": format!("#/channels/{channel}/messages/{name}")});
+        let of_message = json!({name.clone(): {"$ref": format!("#/components/messages/{name}")}});
+        let dlq = dead_letter_topic(topic);
+        self.channels.insert(
+            topic.to_owned(),
+            json!({"address": topic, "summary": summary, "messages": of_message, "bindings": {"kafka": {"bindingVersion": "0.5.0"}}}),
+        );
+        self.channels.insert(
+            dlq.clone(),
+            json!({
+                "address": dlq,
+                "summary": format!("What {} could not handle of {topic}", way.to),
+                "description": "The record as it came, whatever it holds, with headers that say where it stood and why it was set aside; and a marker without a body (`dlq_redriven`) behind each letter that was sent back.",
+                "messages": {"DeadLetter": {"$ref": "#/components/messages/DeadLetter"}},
+            }),
+        );
+        for (action, who, channel, reference) in [
+            ("send", way.from, topic, message(topic)),
+            ("receive", way.to, topic, message(topic)),
+            ("send", way.to, &*dlq, json!({"$ref": format!("#/channels/{dlq}/messages/DeadLetter")})),
+        ] {
+            let operation = json!({
+                "action": action, "channel": {"$ref": format!("#/channels/{channel}")}, "messages": [reference],
+                "summary": format!("{who} {action}s"), "tags": [{"name": who}],
+            });
+            self.operations.insert(format!("{who}.{action}.{channel}"), operation);
+        }
+    }
+
+    fn whole(mut self) -> Value {
+        let text = json!({"type": "string"});
+        let headers = json!({
+            "type": "object",
+            "description": "CloudEvents 1.0, binary content mode of the Kafka protocol binding.",
+            "required": ["content-type", "ce_specversion", "ce_id", "ce_type", "ce_source", "ce_time"],
+            "properties": {
+                "content-type": {"const": "application/json"},
+                "ce_specversion": {"const": "1.0"},
+                "ce_id": {"type": "string", "format": "uuid", "description": "The message's `eventId`."},
+                "ce_type": {"type": "string", "description": "The topic.", "enum": TOPICS},
+                "ce_source": {"type": "string", "description": "The service that sent it, as `/payment-service`."},
+                "ce_time": {"type": "string", "format": "date-time"},
+                "traceparent": {"type": "string", "description": "W3C Trace Context. To be passed on with the reply.", "pattern": "^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"},
+            },
+        });
+        let letter = json!({
+            "type": "object",
+            "description": "The record's own headers, and these.",
+            "required": ["dlq_topic", "dlq_partition", "dlq_offset", "dlq_error", "dlq_service", "dlq_version"],
+            "properties": {
+                "dlq_topic": {"type": "string", "enum": TOPICS}, "dlq_partition": text, "dlq_offset": text,
+                "dlq_timestamp": {"type": "string", "description": "When the record was produced, in ms since 1970; empty where the broker does not know."},
+                "dlq_error": {"type": "string", "description": "Why, in words."}, "dlq_service": text, "dlq_version": text,
+            },
+        });
+        self.schemas.insert("Headers".to_owned(), headers);
+        self.schemas.insert("DeadLetterHeaders".to_owned(), letter);
+        self.messages.insert(
+            "DeadLetter".to_owned(),
+            json!({
+                "name": "DeadLetter", "title": "A record that was set aside", "contentType": "application/octet-stream",
+                "headers": {"$ref": "#/components/schemas/DeadLetterHeaders"}, "payload": {"description": "Whatever the record held."},
+            }),
+        );
+        let Self { channels, operations, messages, schemas } = self;
+        json!({
+            "asyncapi": "3.0.0",
+            "info": {
+                "title": "Order checkout",
+                "version": env!("CARGO_PKG_VERSION"),
+                "description": "The commands and events by which a saga is driven. A record's key is its saga's id, so all of a saga is in one partition. Whoever reads may get a record more than once, and ignores fields that it does not know.",
+                "license": {"name": "MIT OR Apache-2.0"},
+            },
+            "defaultContentType": "application/json",
+            "servers": {"kafka": {"host": "localhost:9092", "protocol": "kafka", "description": "An installation may put a prefix before every topic (KAFKA_TOPIC_PREFIX)."}},
+            "channels": channels,
+            "operations": operations,
+            "components": {"messages": messages, "schemas": schemas},
+        })
+    }
+}
+
+fn sent<T: Message>(payload: T) -> Envelope<T> {
+    let saga_id: SagaId = SAGA.parse().unwrap();
+    Envelope {
+        event_id: EventId::derived(saga_id, T::TOPIC.name()),
+        causation_id: None,
+        saga_id,
+        order_id: ORDER.parse().unwrap(),
+        timestamp: Utc.with_ymd_and_hms(2026, 1, 1, 0, 0, 0).unwrap(),
+        payload,
+    }
+}
+
+fn document() -> Value {
+    let empty = Map::new;
+    let mut all = Document { channels: empty(), operations: empty(), messages: empty(), schemas: empty() };
+    let money = || Money::parse("19.90", Currency::USD).unwrap();
+    let user_id = "u1".to_owned().try_into().unwrap();
+    all.add(
+        TO_PAYMENT,
+        "Take the money for an order, once",
+        ChargePayment { user_id, money: money(), force_fail: false },
+    );
+    let refund = RefundPayment { money: money(), reason: "INVENTORY_FAILED".into() };
+    all.add(TO_PAYMENT, "Make the net charge of an order zero, for good", refund);
+    all.add(TO_INVENTORY, "Set the goods of an order aside", ReserveInventory { force_fail: false });
+    all.add(TO_INVENTORY, "Give the goods of an order free, for good", ReleaseInventory { reason: "TIMED_OUT".into() });
+    all.add(FROM_PAYMENT, "The money was taken", PaymentCharged { money: money() });
+    let declined = PaymentFailed { reason: "declined by the bank".into() };
+    all.add(FROM_PAYMENT, "The money was not taken, and never will be for this order", declined);
+    let refunded = PaymentRefunded { money: money(), money_returned: true };
+    all.add(FROM_PAYMENT, "The net charge is zero, for good", refunded);
+    all.add(FROM_INVENTORY, "The goods are set aside", InventoryReserved {});
+    let refused = InventoryFailed { reason: "out of stock".into() };
+    all.add(FROM_INVENTORY, "The goods were not set aside, and never will be for this order", refused);
+    all.add(FROM_INVENTORY, "No goods are held for the order, for good", InventoryReleased {});
+    all.whole()
+}
+
+#[test]
+fn the_description_of_the_topics_is_that_of_the_code() {
+    let (wanted, path) = (document(), Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/asyncapi.json"));
+    let wanted = format!("{}\n", serde_json::to_string_pretty(&wanted).unwrap());
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &wanted).unwrap();
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    let refresh = "UPDATE_DOCS=1 cargo test -p messages --test asyncapi";
+    assert!(found == wanted, "docs/asyncapi.json is not what the code says. Refresh it: {refresh}");
+}
+
+#[test]
+fn every_topic_is_described_with_its_dead_letters_and_no_reference_leads_nowhere() {
+    let document = document();
+    for topic in TOPICS {
+        assert!(document["channels"][topic].is_object(), "{topic}");
+        assert!(document["channels"][dead_letter_topic(topic)].is_object(), "{topic}");
+    }
+    let mut references = Vec::new();
+    collect(&document, &mut references);
+    assert!(references.len() > 100, "{}", references.len());
+    for reference in references {
+        assert!(document.pointer(reference.trim_start_matches('#')).is_some(), "{reference} leads nowhere");
+    }
+}
+
+fn collect(value: &Value, references: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            references.extend(fields.get("$ref").and_then(Value::as_str).map(str::to_owned));
+            fields.values().for_each(|value| collect(value, references));
+        }
+        Value::Array(items) => items.iter().for_each(|item| collect(item, references)),
+        _ => {}
+    }
+}

@@ -1,0 +1,38 @@
+//! The description of the orchestrator's HTTP interface. The dashboard's pages are for people, and not in it.
+
+use service_runtime::http::description::complete;
+use utoipa::OpenApi as _;
+use utoipa::openapi::{ObjectBuilder, OpenApi};
+
+use crate::views::list::{STATUSES, known_steps};
+use crate::{checkout, dead_letters, operator, views};
+
+#[derive(utoipa::OpenApi)]
+#[openapi(info(
+    title = "saga-orchestrator",
+    description = "`POST /checkout` takes an order, charges its payment, reserves its goods, confirms it, and answers with the outcome. Whatever \
+        fails is undone.\n\nErrors are `application/problem+json` (RFC 9457) and name the field and the rule. 429 and 503 with `Retry-After` mean that \
+        nothing was stored, and the request may be sent again."
+))]
+struct Described;
+
+/// The description of the service's HTTP interface.
+pub fn openapi() -> OpenApi {
+    let parts = [
+        checkout::Described::openapi(),
+        views::Described::openapi(),
+        operator::Described::openapi(),
+        dead_letters::Described::openapi(),
+    ];
+    complete(parts.into_iter().fold(Described::openapi(), OpenApi::merge_from))
+}
+
+/// What a saga's status may be.
+pub fn statuses() -> ObjectBuilder {
+    messages::schema::one_of(STATUSES)
+}
+
+/// What a saga's step may be.
+pub fn steps() -> ObjectBuilder {
+    messages::schema::one_of(known_steps().into_iter().map(|(step, _)| step))
+}

@@ -1,0 +1,129 @@
+//! The description of a service's HTTP interface (OpenAPI 3.1), made from the code that serves it: each service tells
+//! its own routes, here are those and the answers that all have in common.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse as _;
+use axum::routing::get;
+use serde_json::json;
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::{ContentBuilder, ObjectBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder, Type};
+use utoipa::{IntoResponses, OpenApi as _};
+
+use super::{Problem, health, reference};
+
+/// The media type of errors.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
+/// Nothing from elsewhere, and no script: the page is text.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'";
+
+/// What every service answers besides its own routes.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(health::live, health::ready, metrics, openapi, docs), components(schemas(Problem)))]
+struct Common;
+
+/// A service's own routes, with those that all services have.
+pub fn complete(service: OpenApi) -> OpenApi {
+    service.merge_from(Common::openapi())
+}
+
+/// `/openapi.json` and `/docs`. Both are made when they are first asked for.
+pub(super) fn router(describe: fn() -> OpenApi) -> Router {
+    let made = Arc::new(LazyLock::new(move || {
+        let document = describe();
+        (document.to_json().unwrap_or_default(), reference::page(&document).into_string())
+    }));
+    let document = made.clone();
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    let html = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    Router::new()
+        .route("/openapi.json", get(async move || (json, document.0.clone()).into_response()))
+        .route("/docs", get(async move || (html, made.1.clone()).into_response()))
+}
+
+#[utoipa::path(get, path = "/metrics", tag = "Watching", summary = "Metrics, for Prometheus", responses(
+    (status = 200, description = "In Prometheus' text format", body = String, content_type = "text/plain",
+        example = "http_requests_total{method=\"GET\",route=\"/health/ready\",status=\"200\"} 2\n"),
+))]
+#[expect(dead_code, reason = "only described here: the route is a closure in `HttpServer::serve`")]
+fn metrics() {}
+
+#[utoipa::path(get, path = "/openapi.json", tag = "About", summary = "This description, as OpenAPI 3.1", responses(
+    (status = 200, description = "The document", body = serde_json::Value, content_type = "application/json"),
+))]
+#[expect(dead_code, reason = "only described here: the route is a closure in `router`")]
+fn openapi() {}
+
+#[utoipa::path(get, path = "/docs", tag = "About", summary = "This description, as a page to read", responses(
+    (status = 200, description = "The page", body = String, content_type = "text/html"),
+))]
+#[expect(dead_code, reason = "only described here: the route is a closure in `router`")]
+fn docs() {}
+
+/// An error answer with an example. `again`: it may have `Retry-After`.
+fn problem(status: StatusCode, description: &str, detail: &str, again: bool) -> (String, RefOr<Response>) {
+    let title = status.canonical_reason().unwrap_or_default();
+    let example = json!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail});
+    let schema = Ref::from_schema_name("Problem");
+    let content = ContentBuilder::new().schema(Some(schema)).example(Some(example)).build();
+    let mut response = ResponseBuilder::new().description(description).content(PROBLEM_JSON, content);
+    if again {
+        let seconds = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).build();
+        let retry_after =
+            HeaderBuilder::new().schema(Some(seconds)).description(Some("In how many seconds to try again"));
+        response = response.header("retry-after", retry_after.build());
+    }
+    (status.as_u16().to_string(), response.build().into())
+}
+
+macro_rules! problems {
+    ($(#[$doc:meta])* $name:ident: $(($status:ident, $description:literal, $detail:literal, $again:literal)),+) => {
+        $(#[$doc])*
+        pub struct $name;
+
+        impl IntoResponses for $name {
+            fn responses() -> BTreeMap<String, RefOr<Response>> {
+                [$(problem(StatusCode::$status, $description, $detail, $again)),+].into()
+            }
+        }
+    };
+}
+
+problems! {
+    /// What a [`JsonBody`](super::JsonBody) is refused for.
+    BodyProblems:
+    (BAD_REQUEST, "Not JSON, or a path or header that makes no sense", "the body is not valid JSON: EOF while parsing a value at line 1 column 0", false),
+    (PAYLOAD_TOO_LARGE, "The body is larger than 64 KiB", "the body is larger than 65536 bytes", false),
+    (UNSUPPORTED_MEDIA_TYPE, "The body is not declared as JSON", "the body must be JSON, with the header `Content-Type: application/json`", false),
+    (UNPROCESSABLE_ENTITY, "JSON of another shape, or a value that breaks a rule: `field` and `detail` say which", "`totalAmount` must be greater than 0", false)
+}
+problems! {
+    /// What whoever asks a database has to expect.
+    DatabaseProblems:
+    (INTERNAL_SERVER_ERROR, "An error of ours, which is in the log", "an error of ours, which is in the log", false),
+    (SERVICE_UNAVAILABLE, "The database can't be reached", "the database can't be reached: connection refused", true)
+}
+problems! {
+    /// A path with what is no id, or one that nobody knows.
+    IdProblems:
+    (BAD_REQUEST, "The path holds what is no UUID", "\"7\" is not an id (a UUID)", false),
+    (NOT_FOUND, "There is no such thing", "there is nothing with the id 01a1fcfc-71e1-7774-8bfb-889f9eb14880", false)
+}
+problems! {
+    /// A query that makes no sense.
+    QueryProblems:
+    (BAD_REQUEST, "A parameter that is unknown, or breaks a rule", "`limit` must be 1 to 500", false)
+}
+problems! {
+    /// An id in the path that nobody knows, where there is a body as well.
+    NotFound:
+    (NOT_FOUND, "There is no such thing", "there is nothing with the id 01a1fcfc-71e1-7774-8bfb-889f9eb14880", false)
+}
