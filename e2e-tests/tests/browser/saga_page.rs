@@ -11,7 +11,12 @@ use crate::browser::Browser;
 async fn send_checkout(browser: &Browser, what_is_to_happen: &str) -> Result<Uuid> {
     browser.open("/").await?;
     browser.click("nav a[href='/dashboard/new']").await?;
-    browser.until("the form shows what it sends", "document.querySelector('[data-request]')?.textContent").await?;
+    browser
+        .until(
+            "the form shows what it sends",
+            "document.querySelector('form[data-checkout] [data-request]')?.textContent",
+        )
+        .await?;
     browser.click(&format!("input[name=force][value='{what_is_to_happen}']")).await?;
     browser.click("form[data-checkout] button[type=submit]").await?;
     browser.until("the saga's page is loaded", "document.querySelector('#saga')").await?;

@@ -166,11 +166,12 @@ fn filter(query: &ListQuery) -> Result<Filter, Problem> {
         }
         statuses = vec![status];
     }
+    let user_id = query.user_id.clone().map(UserId::try_from).transpose().map_err(|error| wrong("userId", error))?;
     Ok(Filter {
         statuses,
         step: step.map(|(name, _)| name),
         needs_attention: query.needs_attention.unwrap_or_default(),
-        user_id: query.user_id.clone().filter(|user_id| !user_id.is_empty()),
+        user_id: user_id.map(|user_id| user_id.as_str().to_owned()),
         order_id: query.order_id,
         since: query.since,
         until: query.until,

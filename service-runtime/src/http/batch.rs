@@ -8,7 +8,7 @@ use axum::http::{Request, StatusCode, header};
 use axum::routing::post;
 use axum::{Json, Router, middleware};
 use futures::future::join_all;
-use messages::TRACEPARENT;
+use messages::{TRACEPARENT, TraceContext};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use tower::ServiceExt as _;
@@ -31,12 +31,13 @@ const MAX_BATCH_BODY: usize = 1024 * 1024;
 pub struct BatchedRequest {
     #[schema(pattern = "^[A-Za-z]+$", examples("POST"))]
     pub method: String,
-    #[schema(pattern = "^/[A-Za-z0-9/_.-]*$", examples("/orders"))]
+    /// With its query, if it has one.
+    #[schema(pattern = r"^/[!$-;=?-Z\[\]_a-z~]*$", examples("/orders"))]
     pub path: String,
     /// What the request would have as its body; null for none.
     #[schema(value_type = serde_json::Value)]
     pub body: Box<RawValue>,
-    /// The header of that name, if the request has one.
+    /// The header of that name, if the request has one. What is no trace context counts as none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
 }
@@ -90,15 +91,22 @@ async fn answer_all(State(routes): State<Router>, batch: Bytes) -> Result<Json<V
 }
 
 async fn answer(routes: Router, request: BatchedRequest) -> Result<BatchedAnswer, Problem> {
-    let unusable = |error: axum::http::Error| Problem::new(StatusCode::BAD_REQUEST, format!("a request's {error}"));
+    let unusable = |why: &str| Problem::new(StatusCode::BAD_REQUEST, format!("a request's {why}"));
+    if !is_path(&request.path) {
+        return Err(unusable("path must begin with `/` and have no characters but those of a URL"));
+    }
+    if request.method.is_empty() || !request.method.bytes().all(|byte| byte.is_ascii_alphabetic()) {
+        return Err(unusable("method must be letters"));
+    }
     let mut built = Request::builder()
         .method(request.method.as_str())
         .uri(request.path)
         .header(header::CONTENT_TYPE, "application/json");
-    if let Some(traceparent) = request.traceparent {
+    if let Some(traceparent) = request.traceparent.filter(|text| text.parse::<TraceContext>().is_ok()) {
         built = built.header(TRACEPARENT, traceparent);
     }
-    let request = built.body(Body::from(request.body.get().to_owned())).map_err(unusable)?;
+    let request =
+        built.body(Body::from(request.body.get().to_owned())).map_err(|error| unusable(&error.to_string()))?;
     let Ok(response) = routes.oneshot(request).await;
     let status = response.status().as_u16();
     let body = to_bytes(response.into_body(), usize::MAX).await.unwrap_or_default();
@@ -109,6 +117,12 @@ async fn answer(routes: Router, request: BatchedRequest) -> Result<BatchedAnswer
         Err(_) => to_raw_value(&String::from_utf8_lossy(&body)).unwrap_or_else(|_| RawValue::NULL.to_owned()),
     };
     Ok(BatchedAnswer { status, body })
+}
+
+/// RFC 3986, section 3.3, with the query behind it. A fragment is none of the server's business.
+fn is_path(text: &str) -> bool {
+    let belongs = |byte: u8| byte.is_ascii_graphic() && !br##""#<>\^`{|}"##.contains(&byte);
+    text.starts_with('/') && text.bytes().all(belongs)
 }
 
 #[cfg(test)]
@@ -147,6 +161,21 @@ mod tests {
         assert_eq!(answers[2], json!({"status": 200, "body": "words"}));
         assert_eq!(answers[3], json!({"status": 404, "body": null}));
         assert_eq!(answers[4]["status"], json!(500), "a panic is one request's own");
+    }
+
+    #[test]
+    fn a_path_is_what_a_url_may_hold() {
+        for (text, is_path) in [
+            ("/orders/7?a=b%20c", true),
+            ("/", true),
+            ("", false),
+            ("orders", false),
+            ("/a#b", false),
+            ("/ü", false),
+            ("/a b", false),
+        ] {
+            assert_eq!(super::is_path(text), is_path, "{text}");
+        }
     }
 
     #[tokio::test]
