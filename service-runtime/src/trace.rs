@@ -9,14 +9,17 @@ mod requests;
 
 use std::borrow::Cow;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use futures::future::Either;
 use messages::TraceContext;
 use opentelemetry::trace::{Link, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
 use opentelemetry::{KeyValue, Value};
 use opentelemetry_sdk::trace::{SpanData, SpanLinks};
 use serde::Deserialize;
+use tokio::task::futures::TaskLocalFuture;
 use uuid::Uuid;
 
 use self::collector::Collector;
@@ -125,7 +128,7 @@ impl Tracer {
 pub struct Span(Option<Arc<Live>>);
 
 /// What of a span its children need, and what is known of it so far; `None` once it has ended.
-struct Live {
+pub struct Live {
     on: Arc<On>,
     context: TraceContext,
     data: Mutex<Option<SpanData>>,
@@ -173,11 +176,8 @@ impl Span {
     }
 
     /// Does `work` for this span: what is begun in there is its child.
-    pub async fn around<F: Future>(&self, work: F) -> F::Output {
-        match &self.0 {
-            Some(live) => CURRENT.scope(live.clone(), work).await,
-            None => work.await,
-        }
+    pub fn around<F: Future>(&self, work: F) -> Around<F> {
+        within(self.0.clone(), work)
     }
 
     /// The same for what does not wait.
@@ -258,13 +258,17 @@ pub fn set(name: &'static str, value: impl FnOnce() -> Value) {
 }
 
 /// `work`, for the span that is the current one now: for work that is given to a task of its own.
-pub fn carried<F: Future>(work: F) -> impl Future<Output = F::Output> {
-    let current = CURRENT.try_with(Arc::clone).ok();
-    async move {
-        match current {
-            Some(live) => CURRENT.scope(live, work).await,
-            None => work.await,
-        }
+pub fn carried<F: Future>(work: F) -> Around<F> {
+    within(CURRENT.try_with(Arc::clone).ok(), work)
+}
+
+/// Work as it is, or within a span. Without one it is no larger than before: it is moved often.
+pub type Around<F> = Either<F, Pin<Box<TaskLocalFuture<Arc<Live>, F>>>>;
+
+fn within<F: Future>(live: Option<Arc<Live>>, work: F) -> Around<F> {
+    match live {
+        Some(live) => Either::Right(Box::pin(CURRENT.scope(live, work))),
+        None => Either::Left(work),
     }
 }
 
