@@ -1,14 +1,17 @@
 //! Where spans go: an OpenTelemetry collector, by OTLP over HTTP, in batches and from a thread of their own. A collector
 //! that is away or slow costs spans, never a checkout.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::http::Uri;
 use opentelemetry::InstrumentationScope;
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanProcessor as _};
 use reqwest::blocking::Client;
+use tracing::{info, warn};
 
 use crate::Fatal;
 
@@ -36,6 +39,41 @@ pub(super) fn check_endpoint(endpoint: &str) -> Result<(), String> {
     }
 }
 
+/// An exporter that tells once that its collector is away, and once that it is back.
+#[derive(Debug)]
+struct Told {
+    inner: SpanExporter,
+    endpoint: String,
+    is_away: AtomicBool,
+}
+
+impl opentelemetry_sdk::trace::SpanExporter for Told {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let (spans, endpoint) = (batch.len(), &self.endpoint);
+        match self.inner.export(batch).await {
+            Ok(()) if self.is_away.swap(false, Ordering::Relaxed) => info!(endpoint, "traces are taken again"),
+            Err(error) if !self.is_away.swap(true, Ordering::Relaxed) => {
+                warn!(endpoint, spans, %error, "traces are not taken: they are lost until they are");
+            }
+            _ => {}
+        }
+        // Else the processor tells of each batch that is lost.
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, limit: Duration) -> OTelSdkResult {
+        self.inner.shutdown_with_timeout(limit)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.inner.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.inner.set_resource(resource);
+    }
+}
+
 impl Collector {
     pub(super) fn open(endpoint: &str, service: &'static str) -> Result<Self, Fatal> {
         let failed = |why: &dyn std::fmt::Display| Fatal::new(format!("traces can't be sent to {endpoint}: {why}"));
@@ -57,6 +95,7 @@ impl Collector {
             .with_timeout(EXPORT_LIMIT)
             .build()
             .map_err(|error| failed(&error))?;
+        let exporter = Told { inner: exporter, endpoint: endpoint.to_owned(), is_away: AtomicBool::new(false) };
         let config = BatchConfigBuilder::default().with_max_queue_size(QUEUE).with_scheduled_delay(DELAY).build();
         let mut processor = BatchSpanProcessor::builder(exporter).with_batch_config(config).build();
         let version = env!("CARGO_PKG_VERSION");
@@ -76,7 +115,7 @@ impl Collector {
 
     pub(super) fn close(&self, limit: Duration) {
         if let Err(error) = self.processor.shutdown_with_timeout(limit) {
-            tracing::warn!(%error, "the last spans were not sent");
+            warn!(%error, "the last spans were not sent");
         }
     }
 }
