@@ -11,7 +11,7 @@ COPY . .
 # The mounts are not part of the image, so the binaries are copied out of them in the same step.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target,sharing=locked \
-    cargo build --release --locked \
+    cargo build --profile dist --locked \
         --bin order-service \
         --bin payment-service \
         --bin inventory-service \
@@ -19,12 +19,12 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
         --bin kafka-init \
         --bin sagactl \
     && install -D --target-directory=/out \
-        target/release/order-service \
-        target/release/payment-service \
-        target/release/inventory-service \
-        target/release/saga-orchestrator \
-        target/release/kafka-init \
-        target/release/sagactl
+        target/dist/order-service \
+        target/dist/payment-service \
+        target/dist/inventory-service \
+        target/dist/saga-orchestrator \
+        target/dist/kafka-init \
+        target/dist/sagactl
 
 # The same Debian as the build stage, so the same glibc. zlib, the one other shared library, is part of it.
 FROM debian:bookworm-slim AS runtime

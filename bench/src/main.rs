@@ -86,7 +86,7 @@ struct Arguments {
     #[arg(long)]
     record: Option<PathBuf>,
     /// The folder of the programs
-    #[arg(long, default_value = "target/release")]
+    #[arg(long, default_value = "target/dist")]
     programs: PathBuf,
 }
 

@@ -107,11 +107,8 @@ impl Money {
         if !amount.chars().all(|c| c.is_ascii_digit() || matches!(c, '.' | '-' | '+' | 'e' | 'E')) {
             return Err(MoneyError::NotANumber);
         }
-        if !amount.starts_with('-') && exceeds_decimal(amount) {
-            return Err(MoneyError::TooLarge);
-        }
         let parsed = Decimal::from_str(amount).or_else(|_| Decimal::from_scientific(amount));
-        Self::new(parsed.map_err(|_| MoneyError::NotANumber)?, currency)
+        Self::new(parsed.map_err(|_| beyond_decimal(amount, currency))?, currency)
     }
 
     pub const fn amount(&self) -> Decimal {
@@ -123,10 +120,15 @@ impl Money {
     }
 }
 
-/// Whether a well-formed number is too large for a [`Decimal`] (which holds 28 digits), as 1e400 is. `f64` is
-/// good enough to tell: the limit, 10^12, is far below the first number that this is asked about.
-fn exceeds_decimal(amount: &str) -> bool {
-    amount.parse::<f64>().is_ok_and(|value| value > 1e27)
+/// Which rule a number breaks that a [`Decimal`], of 28 digits, can't hold: 1e400, -1e400 and 5e-324 are numbers too.
+/// `f64` is good enough to tell these apart.
+fn beyond_decimal(amount: &str, currency: Currency) -> MoneyError {
+    match amount.parse::<f64>() {
+        Ok(value) if value.is_sign_negative() => MoneyError::NotPositive,
+        Ok(value) if value < 1.0 => MoneyError::TooManyDecimals { currency },
+        Ok(_) => MoneyError::TooLarge,
+        Err(_) => MoneyError::NotANumber,
+    }
 }
 
 impl fmt::Display for Money {
@@ -198,6 +200,10 @@ mod tests {
             ("-1", MoneyError::NotPositive),
             ("1000000000000.01", MoneyError::TooLarge),
             ("1e400", MoneyError::TooLarge),
+            ("99999999999999999999999999999999", MoneyError::TooLarge),
+            ("-1e400", MoneyError::NotPositive),
+            ("-99999999999999999999999999999999", MoneyError::NotPositive),
+            ("5e-324", MoneyError::TooManyDecimals { currency: Currency::USD }),
             ("10.123", MoneyError::TooManyDecimals { currency: Currency::USD }),
             ("abc", MoneyError::NotANumber),
             ("NaN", MoneyError::NotANumber),

@@ -43,7 +43,7 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 pub struct Described;
 
 pub fn router(intake: Intake) -> Router {
-    Router::new().route("/checkout", post(checkout)).with_state(intake)
+    Router::new().route("/checkout", post(checkout)).with_state(Arc::new(intake))
 }
 
 /// What is ordered, by whom, and which failure is to be tried out.
@@ -123,7 +123,7 @@ impl CheckoutRequest {
 )]
 /// 200, 402 or 409 with the outcome; 202 with how far it is, when it takes longer or the client asked not to wait.
 async fn checkout(
-    State(intake): State<Intake>,
+    State(intake): State<Arc<Intake>>,
     place: Place,
     headers: HeaderMap,
     JsonBody(request): JsonBody<CheckoutRequest>,

@@ -26,7 +26,6 @@ const SAGAS_PER_PARTITION: usize = 512;
 const MINT_TRIES: usize = 300;
 
 /// The way in for new sagas.
-#[derive(Clone)]
 pub struct Intake {
     pub coordinator: Arc<Coordinator>,
     group: Arc<GroupState>,
@@ -47,10 +46,10 @@ pub enum Place {
     Closed(OwnedSemaphorePermit, String),
 }
 
-impl FromRequestParts<Intake> for Place {
+impl FromRequestParts<Arc<Intake>> for Place {
     type Rejection = Problem;
 
-    async fn from_request_parts(_: &mut Parts, intake: &Intake) -> Result<Self, Problem> {
+    async fn from_request_parts(_: &mut Parts, intake: &Arc<Intake>) -> Result<Self, Problem> {
         let permit = intake.places.clone().try_acquire_owned().map_err(|_| {
             let detail = format!("too many checkouts are waiting: {NOT_STORED}");
             Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).with_header(header::RETRY_AFTER, "1")

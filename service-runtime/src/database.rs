@@ -19,9 +19,14 @@ use crate::settings::{Settings, SettingsError, require};
 pub use self::session::Session;
 
 /// Every statement finds its rows by a key, for arrays of any length, so it is planned once and not for each set
-/// of arrays (which cost more than the statement). Without the second setting a plan made while a table was small
-/// would go on to scan it.
-const PLANNING: [(&str, &str); 2] = [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off")];
+/// of arrays (which cost more than the statement). A plan made while a table was small would go on to read all of it,
+/// or to merge the arrays with a whole index, until the table is analyzed: without these it looks up each row.
+const PLANNING: [(&str, &str); 4] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_mergejoin", "off"),
+    ("enable_hashjoin", "off"),
+];
 
 /// What runs longer is given up by the database too, before its caller gives up ([`ANSWER_LIMIT`]): else statements that
 /// wait for a lock would pile up behind it, and take effect when nobody reckons with them any more.

@@ -8,6 +8,7 @@ mod dead_letter_outage;
 mod dead_letters;
 mod descriptions;
 mod duplicates;
+mod growth;
 mod idempotency;
 mod metrics;
 mod operator;

@@ -136,11 +136,14 @@ impl HttpServer {
                 let detail = format!("{} does not take {method}", uri.path());
                 Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
             })
-            .layer(DefaultBodyLimit::max(MAX_BODY))
-            .layer(CatchPanicLayer::custom(problem::from_panic))
-            .layer(middleware::from_fn_with_state(tracer, trace::serve))
-            .layer(middleware::from_fn_with_state(requests, measured::measure))
-            .layer(middleware::from_fn_with_state(self.told_to_stop, close_when_stopping));
+            // All in one: the router wraps and boxes each route once for every call of this.
+            .layer((
+                middleware::from_fn_with_state(self.told_to_stop, close_when_stopping),
+                middleware::from_fn_with_state(requests, measured::measure),
+                middleware::from_fn_with_state(tracer, trace::serve),
+                CatchPanicLayer::custom(problem::from_panic),
+                DefaultBodyLimit::max(MAX_BODY),
+            ));
         info!(address = %self.address, "HTTP ready");
 
         let stopped = shutdown.clone();
