@@ -64,7 +64,8 @@ pub async fn read(
     Ok(())
 }
 
-/// The letters among the last `most` records of each partition, newest first, each with its marker.
+/// The newest letters, at most `limit`, among the last `most` records of each partition, each with its marker. Memory
+/// holds twice as many.
 ///
 /// # Errors
 /// When Kafka can't be read.
@@ -73,7 +74,9 @@ pub async fn newest(
     client: &str,
     filter: &Filter,
     most: i64,
+    limit: usize,
 ) -> Result<Vec<(Letter, Option<Marker>)>, Fatal> {
+    let age = |letter: &Letter| std::cmp::Reverse((letter.at(), letter.place.offset));
     let mut all = Vec::new();
     for topic in filter.topics() {
         let mut markers = HashMap::new();
@@ -84,14 +87,19 @@ pub async fn newest(
                 Some(marker) => drop(markers.insert(marker.letter, marker)),
                 None => letters.extend(Letter::of(topic, record).filter(|letter| filter.means(letter))),
             }
+            if letters.len() >= 2 * limit {
+                letters.sort_by_key(age);
+                letters.truncate(limit);
+            }
         }
         // A marker stands behind its letter, so it is among the last as well.
         all.extend(letters.into_iter().map(|letter| {
             let marker = markers.remove(&letter.place);
             (letter, marker)
         }));
+        all.sort_by_key(|(letter, _)| age(letter));
+        all.truncate(limit);
     }
-    all.sort_by_key(|(letter, _)| std::cmp::Reverse((letter.at(), letter.place.offset)));
     Ok(all)
 }
 

@@ -107,7 +107,10 @@ impl Money {
         if !amount.chars().all(|c| c.is_ascii_digit() || matches!(c, '.' | '-' | '+' | 'e' | 'E')) {
             return Err(MoneyError::NotANumber);
         }
-        let parsed = Decimal::from_str(amount).or_else(|_| Decimal::from_scientific(amount));
+        // What a Decimal can't hold must not be rounded. (`from_scientific` rounds its mantissa.)
+        let mantissa = amount.split(['e', 'E']).next().unwrap_or_default();
+        let parsed = Decimal::from_str_exact(mantissa)
+            .and_then(|_| Decimal::from_str_exact(amount).or_else(|_| Decimal::from_scientific(amount)));
         Self::new(parsed.map_err(|_| beyond_decimal(amount, currency))?, currency)
     }
 
@@ -125,8 +128,8 @@ impl Money {
 fn beyond_decimal(amount: &str, currency: Currency) -> MoneyError {
     match amount.parse::<f64>() {
         Ok(value) if value.is_sign_negative() => MoneyError::NotPositive,
-        Ok(value) if value < 1.0 => MoneyError::TooManyDecimals { currency },
-        Ok(_) => MoneyError::TooLarge,
+        Ok(value) if value > 1e27 => MoneyError::TooLarge,
+        Ok(_) => MoneyError::TooManyDecimals { currency },
         Err(_) => MoneyError::NotANumber,
     }
 }
@@ -204,6 +207,8 @@ mod tests {
             ("-1e400", MoneyError::NotPositive),
             ("-99999999999999999999999999999999", MoneyError::NotPositive),
             ("5e-324", MoneyError::TooManyDecimals { currency: Currency::USD }),
+            ("0.00000000000000000000000000054e28", MoneyError::TooManyDecimals { currency: Currency::USD }),
+            ("500.00000000000000000000000000000001", MoneyError::TooManyDecimals { currency: Currency::USD }),
             ("10.123", MoneyError::TooManyDecimals { currency: Currency::USD }),
             ("abc", MoneyError::NotANumber),
             ("NaN", MoneyError::NotANumber),

@@ -2,6 +2,7 @@
 //! `POST /dead-letters/{topic}/{letter}/redrive`. The rules are those of `sagactl dlq` ([`dead_letters`]).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
@@ -21,6 +22,7 @@ use service_runtime::http::{JsonBody, Problem};
 use service_runtime::kafka::{KafkaSettings, Producer};
 use sqlx::PgPool;
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 use tracing::warn;
 use utoipa::openapi::{ObjectBuilder, Type};
 use utoipa::{IntoParams, OpenApi, ToSchema};
@@ -29,6 +31,9 @@ use crate::operator::Act;
 
 /// By which name the broker knows the reader.
 const CLIENT: &str = "saga-orchestrator-dead-letters";
+
+/// How long reading the topics may take, those who read before included.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// How far back each partition is looked through, in records. `sagactl dlq` looks through all.
 const LOOKED_THROUGH: i64 = 500;
@@ -154,15 +159,21 @@ impl DeadLetters {
             |why| Problem::new(StatusCode::BAD_REQUEST, format!("`topic` is unknown: {why}")).with_field("topic");
         let topic = query.topic.as_deref().map(topic).transpose().map_err(wrong)?;
         let filter = Filter { topic, saga: query.saga_id, ..Filter::default() };
-        let _reading = self.reading.lock().await;
-        let letters = mailbox::newest(&self.kafka, CLIENT, &filter, LOOKED_THROUGH).await.map_err(unreadable)?;
-        Ok(LettersBody { letters: letters.into_iter().take(limit).map(LetterBody::from).collect() })
+        let letters = timeout(LIMIT, async {
+            let _reading = self.reading.lock().await;
+            mailbox::newest(&self.kafka, CLIENT, &filter, LOOKED_THROUGH, limit).await
+        });
+        let letters = letters.await.map_err(|_| out_of_time())?.map_err(unreadable)?;
+        Ok(LettersBody { letters: letters.into_iter().map(LetterBody::from).collect() })
     }
 
     async fn redrive(&self, topic: &'static str, place: Place, act: &Act) -> Result<SentBody, Problem> {
-        let _reading = self.reading.lock().await;
-        let found = mailbox::find(&self.kafka, CLIENT, topic, place).await.map_err(unreadable)?;
-        let Some((letter, marker)) = found else {
+        let found = timeout(LIMIT, async {
+            let reading = self.reading.lock().await;
+            (reading, mailbox::find(&self.kafka, CLIENT, topic, place).await)
+        });
+        let (_reading, found) = found.await.map_err(|_| out_of_time())?;
+        let Some((letter, marker)) = found.map_err(unreadable)? else {
             let none = format!("there is no letter {place} on {topic}.dlq");
             return Err(Problem::new(StatusCode::NOT_FOUND, none));
         };
@@ -179,6 +190,13 @@ impl DeadLetters {
             }
         }
     }
+}
+
+fn out_of_time() -> Problem {
+    Problem::unavailable(
+        format!("the dead-letter topics could not be read within {LIMIT:?}; `sagactl dlq` has no limit"),
+        5,
+    )
 }
 
 fn unreadable(error: Fatal) -> Problem {

@@ -158,8 +158,9 @@ impl Calls {
         let requests = calls.iter().map(request).collect::<Result<Vec<_>, _>>()?;
         let requests = serde_json::to_string(&requests).map_err(|error| Answered::NotSent(error.to_string()))?;
         let (status, body) = self.send(Method::POST, "/batch", requests, None).await?;
-        // An older release, or a proxy, knows no batches.
-        if matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
+        // An older release, or a proxy, knows no batches, or none with all that is in ours; nothing of it was done then.
+        // (Where something was, calls may be repeated.)
+        if matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::BAD_REQUEST) {
             return try_join_all(calls.iter().map(|call| self.one(call))).await;
         }
         if !status.is_success() {

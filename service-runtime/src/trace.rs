@@ -352,6 +352,7 @@ mod tests {
             ("https://c.example/otlp", true),
             ("localhost:4318", false),
             ("ftp://a", false),
+            ("https://user:token@c.example", false),
         ] {
             assert_eq!(collector::check_endpoint(endpoint).is_ok(), is_valid, "{endpoint}");
         }

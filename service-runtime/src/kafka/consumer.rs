@@ -14,7 +14,7 @@ use std::time::Duration;
 use faults::Bug;
 use futures::FutureExt as _;
 use messages::{OutgoingRecord, dead_letter_topic};
-use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
+use rdkafka::consumer::{CommitMode, Consumer as _, ConsumerContext, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Headers as _};
 use rdkafka::{Message as _, TopicPartitionList};
@@ -77,17 +77,23 @@ pub trait Handler: Send + Sync + 'static {
 
 /// librdkafka's consumer. Closing it waits for a broker, so that is done by a thread of its own, whoever drops it: the
 /// services' one thread has signals and time limits to see to.
-struct Member(Option<StreamConsumer<GroupContext>>);
+pub(super) struct Member<C: ConsumerContext + 'static>(Option<StreamConsumer<C>>);
 
-impl Deref for Member {
-    type Target = StreamConsumer<GroupContext>;
+impl<C: ConsumerContext + 'static> Member<C> {
+    pub(super) fn new(consumer: StreamConsumer<C>) -> Self {
+        Self(Some(consumer))
+    }
+}
+
+impl<C: ConsumerContext + 'static> Deref for Member<C> {
+    type Target = StreamConsumer<C>;
 
     fn deref(&self) -> &Self::Target {
         self.0.as_ref().expect("it is there until it is dropped")
     }
 }
 
-impl Drop for Member {
+impl<C: ConsumerContext + 'static> Drop for Member<C> {
     fn drop(&mut self) {
         let inner = self.0.take();
         let _ = std::thread::Builder::new().name("kafka-close".to_owned()).spawn(move || drop(inner));
@@ -96,7 +102,7 @@ impl Drop for Member {
 
 /// A member of the consumer group that is named as its service.
 pub struct Consumer {
-    inner: Arc<Member>,
+    inner: Arc<Member<GroupContext>>,
     offsets: Arc<Offsets>,
     state: Arc<GroupState>,
     counts: HashMap<String, RecordCounts>,
@@ -157,7 +163,7 @@ impl Consumer {
         inner
             .subscribe(&names.iter().map(String::as_str).collect::<Vec<_>>())
             .map_err(|e| Fatal::new(format!("can't subscribe to {names:?}: {e}")))?;
-        let inner = Arc::new(Member(Some(inner)));
+        let inner = Arc::new(Member::new(inner));
         Ok(Self { inner, offsets, state, counts, tracer: tracer.clone(), settings: settings.clone(), service })
     }
 
@@ -256,7 +262,7 @@ impl Consumer {
 struct Shared<H> {
     handler: H,
     producer: Producer,
-    consumer: Arc<Member>,
+    consumer: Arc<Member<GroupContext>>,
     offsets: Arc<Offsets>,
     /// By topic.
     counts: HashMap<String, RecordCounts>,

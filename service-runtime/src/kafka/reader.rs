@@ -10,7 +10,7 @@ use rdkafka::{Message as _, Offset, TopicPartitionList};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::consumer::to_record;
+use super::consumer::{Member, to_record};
 use super::producer::QuietContext;
 use super::{KafkaSettings, Record};
 use crate::Fatal;
@@ -18,13 +18,17 @@ use crate::Fatal;
 /// How long the broker may take for an answer, or for the next record.
 const LIMIT: Duration = Duration::from_secs(15);
 
+/// After so many records others have their turn.
+const YIELDS: usize = 64;
+
 /// The records of one topic: of each partition in order, of different partitions in any.
 pub struct TopicReader {
-    consumer: StreamConsumer<QuietContext>,
+    consumer: Member<QuietContext>,
     topic: String,
     topic_prefix: String,
     /// The offsets to stop before, of the partitions that are not read to their ends yet.
     ends: HashMap<i32, i64>,
+    read: usize,
 }
 
 impl ConsumerContext for QuietContext {}
@@ -55,9 +59,10 @@ impl TopicReader {
             .set("queued.max.messages.kbytes", "16384");
         let servers = settings.kafka_bootstrap_servers.clone();
         let (topic, topic_prefix) = (settings.prefixed(topic), settings.kafka_topic_prefix.clone());
-        let consumer = config
+        let consumer: StreamConsumer<QuietContext> = config
             .create_with_context(QuietContext)
             .map_err(|error| Fatal::new(format!("the Kafka consumer can't be made: {error}")))?;
+        let consumer = Member::new(consumer);
         let open = tokio::task::spawn_blocking(move || {
             let ends = assign_all(&consumer, &topic, most).map_err(|error| match error {
                 KafkaError::MetadataFetch(_) => Fatal::new(format!(
@@ -68,7 +73,7 @@ impl TopicReader {
             if ends.is_none() {
                 return Err(Fatal::new(format!("Kafka at {servers} has no topic {topic}. `kafka-init` creates it")));
             }
-            Ok(Self { consumer, topic, topic_prefix, ends: ends.unwrap_or_default() })
+            Ok(Self { consumer, topic, topic_prefix, ends: ends.unwrap_or_default(), read: 0 })
         });
         open.await.map_err(|error| Fatal::new(format!("the reading of the topic failed: {error}")))?
     }
@@ -79,6 +84,11 @@ impl TopicReader {
     /// When nothing came for 15 s though the end is not reached.
     pub async fn next(&mut self) -> Result<Option<Record>, Fatal> {
         let deadline = Instant::now() + LIMIT;
+        self.read += 1;
+        if self.read.is_multiple_of(YIELDS) {
+            // What has been fetched is there at once, and must not keep a service's one thread from all else.
+            tokio::task::yield_now().await;
+        }
         while !self.ends.is_empty() {
             let received = tokio::time::timeout_at(deadline, self.consumer.recv()).await.map_err(|_| {
                 let (topic, partitions) = (&self.topic, self.ends.len());

@@ -33,6 +33,11 @@ pub(super) struct Collector {
 /// `OTEL_EXPORTER_OTLP_ENDPOINT` is a base URL: the path of the traces is put behind it.
 pub(super) fn check_endpoint(endpoint: &str) -> Result<(), String> {
     let uri: Uri = endpoint.parse().map_err(|error| format!("not a URL: {error}"))?;
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err(
+            "must hold no user or password, which the log would tell: OTEL_EXPORTER_OTLP_HEADERS takes them".to_owned()
+        );
+    }
     match (uri.scheme_str(), uri.host()) {
         (Some("http" | "https"), Some(_)) => Ok(()),
         _ => Err("must be an http:// or https:// URL, as http://localhost:4318".to_owned()),
