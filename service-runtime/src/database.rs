@@ -21,7 +21,7 @@ pub use self::session::Session;
 /// Every statement finds its rows by a key, for arrays of any length, so it is planned once and not for each set
 /// of arrays (which cost more than the statement). A plan made while a table was small would go on to read all of it,
 /// by the table or by the whole key, until the next analysis: so the best plan is the one that reads the fewest entries
-/// of an index, which Postgres takes for nearly nothing otherwise. (At 10 looking up wins from 16 rows on. Much more would
+/// of an index, which Postgres takes for nearly nothing otherwise. (At 10 looking up wins from 12 rows on. Much more would
 /// use up what keeps Postgres from scanning a large table all the same.) At such costs it would compile, which pays for
 /// no statement of ours.
 const PLANNING: [(&str, &str); 4] = [
