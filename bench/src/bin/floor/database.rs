@@ -8,9 +8,12 @@ use sqlx::{ConnectOptions as _, PgConnection};
 
 /// Connects. Statements are prepared, and planned once.
 pub async fn connect(url: &str) -> Result<PgConnection> {
-    let planning =
-        [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off"), ("cpu_index_tuple_cost", "10")];
-    let planning = planning.into_iter().chain([("search_path", "floor")]);
+    let planning = [
+        ("plan_cache_mode", "force_generic_plan"),
+        ("enable_seqscan", "off"),
+        ("cpu_index_tuple_cost", "10"),
+        ("search_path", "floor"),
+    ];
     let options = PgConnectOptions::from_str(url)?.disable_statement_logging().options(planning);
     Ok(options.connect().await?)
 }
