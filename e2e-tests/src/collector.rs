@@ -18,6 +18,9 @@ use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 
+/// The parent of a trace's first span, in hex.
+pub const NO_PARENT: &str = "";
+
 /// A span, with what its resource says.
 #[derive(Debug, Clone)]
 pub struct Collected {

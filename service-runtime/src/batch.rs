@@ -25,7 +25,7 @@ pub trait Batch: Send + Sync + 'static {
     /// What this is, for log lines and metrics: "payments", say.
     const NAME: &'static str;
 
-    /// Whether it reads or writes, for metrics.
+    /// Whether it reads or writes, for metrics and spans.
     const KIND: &'static str = "write";
 
     /// Whether it is a statement of the database: then each item's share in it is a span.
@@ -70,7 +70,8 @@ impl<B: Batch> Batcher<B> {
     /// [`StoreError::Refused`] means that this very item failed: a refused batch is halved until the culprit
     /// stands alone, so that it takes nobody with it. The queue is bounded by its callers' number in flight.
     pub async fn submit(&self, item: B::Item) -> Result<B::Answer, StoreError> {
-        let span = if B::IS_STATEMENT { trace::child(trace::Kind::Client, || B::NAME.into()) } else { Span::none() };
+        let name = || if B::KIND == "read" { format!("read {}", B::NAME).into() } else { B::NAME.into() };
+        let span = if B::IS_STATEMENT { trace::child(trace::Kind::Client, name) } else { Span::none() };
         span.set("db.system.name", "postgresql");
         span.set("db.operation.name", B::KIND);
         let (sender, answer) = oneshot::channel();
