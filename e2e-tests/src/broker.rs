@@ -6,6 +6,7 @@ use anyhow::{Result, anyhow, ensure};
 use messages::{TOPICS, dead_letter_topic};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use service_runtime::kafka::KafkaSettings;
 use standalone::broker::EmbeddedBroker;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
@@ -37,6 +38,34 @@ pub fn real_kafka() -> Option<String> {
     std::env::var("KAFKA_BOOTSTRAP_SERVERS").ok().filter(|servers| !servers.is_empty())
 }
 
+/// How to reach the real Kafka, if its listener asks for more than an address: by the services' own variables.
+const SECURITY: [&str; 5] = [
+    "KAFKA_SECURITY_PROTOCOL",
+    "KAFKA_SASL_MECHANISM",
+    "KAFKA_SASL_USERNAME",
+    "KAFKA_SASL_PASSWORD",
+    "KAFKA_SSL_CA_LOCATION",
+];
+
+/// Those variables that are set. An embedded broker has nothing of the kind.
+pub fn kafka_security() -> Vec<(&'static str, String)> {
+    let set = SECURITY.into_iter().filter_map(|name| Some((name, std::env::var(name).ok()?)));
+    if real_kafka().is_some() { set.collect() } else { Vec::new() }
+}
+
+pub fn owned(environment: Vec<(&str, String)>) -> Vec<(String, String)> {
+    environment.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// A client of the tests' own.
+pub fn client(address: &str) -> Result<ClientConfig> {
+    let settings = KafkaSettings::at(address, "")?;
+    let mut config: ClientConfig =
+        settings.connection().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    config.set("log_level", "0");
+    Ok(config)
+}
+
 /// A prefix for topics and groups that nobody else has, and that tells when it was made.
 pub fn new_prefix() -> String {
     format!("{PREFIX}{}-", Uuid::now_v7().simple())
@@ -50,7 +79,7 @@ pub async fn delete_old_topics(address: &str) -> Result<()> {
 }
 
 async fn delete_topics(address: &str, made_before: SystemTime) -> Result<()> {
-    let admin: AdminClient<_> = ClientConfig::new().set("bootstrap.servers", address).create()?;
+    let admin: AdminClient<_> = client(address)?.create()?;
     let metadata = admin.inner().fetch_metadata(None, LIMIT)?;
     let names = metadata.topics().iter().map(|topic| topic.name());
     let old: Vec<&str> = names.filter(|name| made_at(name).is_some_and(|made| made < made_before)).collect();
@@ -99,7 +128,7 @@ impl Broker {
         if let Some(broker) = &self.embedded {
             return Ok(broker.set_available(&topic, PARTITIONS, taking)?);
         }
-        let admin: AdminClient<_> = ClientConfig::new().set("bootstrap.servers", &self.address).create()?;
+        let admin: AdminClient<_> = client(&self.address)?.create()?;
         let config = AlterConfig::new(ResourceSpecifier::Topic(&topic));
         // What is not named goes back to its default.
         let config = if taking { config } else { config.set("max.message.bytes", "1") };
@@ -111,10 +140,11 @@ impl Broker {
 
     /// What a service needs to know of it.
     pub fn environment(&self) -> Vec<(String, String)> {
-        let mut environment = vec![
+        let mut environment = owned(kafka_security());
+        environment.extend([
             ("KAFKA_BOOTSTRAP_SERVERS".to_owned(), self.address.clone()),
             ("KAFKA_TOPIC_PREFIX".to_owned(), self.prefix.clone()),
-        ];
+        ]);
         if self.embedded.is_some() {
             // It does not wake a waiting fetch.
             environment.push(("KAFKA_FETCH_WAIT_MAX_MS".to_owned(), "5".to_owned()));
@@ -138,7 +168,7 @@ async fn create_topics(scratch: &Scratch, address: &str, prefix: &str, partition
     let partitions = partitions.to_string();
     let arguments = ["--bootstrap-servers", address, "--topic-prefix", prefix, "--partitions", &partitions];
     let arguments = arguments.map(str::to_owned);
-    let mut init = Process::start(scratch, "kafka-init", &arguments, &[])?;
+    let mut init = Process::start(scratch, "kafka-init", &arguments, &owned(kafka_security()))?;
     let ended = init.ended(LIMIT).await?;
     ensure!(ended.status.success(), "kafka-init: {}", init.output());
     Ok(())

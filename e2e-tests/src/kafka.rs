@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::Value;
 use service_runtime::kafka::{KafkaSettings, Record, TopicReader};
 
-use crate::eventually;
+use crate::{broker, eventually};
 
 /// How long the broker may take for anything.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -139,11 +138,14 @@ impl KafkaClient {
 
     fn producer(&self) -> Result<FutureProducer> {
         let timeout = LIMIT.as_millis().to_string();
-        Ok(self.config().set("partitioner", "murmur2_random").set("message.timeout.ms", timeout).create()?)
+        Ok(broker::client(&self.address)?
+            .set("partitioner", "murmur2_random")
+            .set("message.timeout.ms", timeout)
+            .create()?)
     }
 
     async fn partitions(&self, topic: &str) -> Result<i32> {
-        let (config, name) = (self.config(), self.name(topic));
+        let (config, name) = (broker::client(&self.address)?, self.name(topic));
         let count = tokio::task::spawn_blocking(move || {
             let consumer: BaseConsumer = config.create()?;
             partition_count(&consumer, &name)
@@ -153,12 +155,6 @@ impl KafkaClient {
 
     fn name(&self, topic: &str) -> String {
         format!("{}{topic}", self.prefix)
-    }
-
-    fn config(&self) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &self.address).set("log_level", "0");
-        config
     }
 }
 

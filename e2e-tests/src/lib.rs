@@ -27,7 +27,7 @@ mod standalone;
 mod wait;
 
 pub use answer::Answer;
-pub use broker::{Broker, dev_kafka};
+pub use broker::{Broker, dev_kafka, kafka_security};
 pub use client::{Client, Service, id};
 pub use commands::{Command, Outsider};
 pub use databases::Databases;

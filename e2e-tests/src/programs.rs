@@ -10,6 +10,9 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 /// The features that make the programs breakable, for the tests in `tests/failpoints`.
 const FAULTS: &str = "faults/failpoints,faults/planted-bugs";
 
+/// The features that the programs have in any case.
+const ALWAYS: &str = if cfg!(feature = "kafka-tls") { "service-runtime/kafka-tls" } else { "" };
+
 static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
 
 static GIVEN: Mutex<Option<PathBuf>> = Mutex::new(None);
@@ -76,6 +79,7 @@ fn build(arguments: &[&str]) -> Result<()> {
         .current_dir(workspace)
         .args(["build", "--workspace", "--bins", "--target-dir"])
         .arg(target_dir()?)
+        .args(["--features", ALWAYS])
         .args(arguments);
     if !cfg!(debug_assertions) {
         command.arg("--release");

@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::{Client, Service, program};
+use crate::{Client, Service, kafka_security, program};
 
 /// What a run has said, and its exit code.
 #[derive(Debug)]
@@ -37,6 +37,7 @@ impl Client {
             command.env(variable, self.database_url(service)?);
         }
         command.env("ORCHESTRATOR_URL", format!("http://127.0.0.1:{}", self.ports.orchestrator));
+        command.envs(kafka_security());
         command.env("KAFKA_BOOTSTRAP_SERVERS", self.kafka.address()).env("KAFKA_TOPIC_PREFIX", self.kafka.prefix());
         command.envs(environment.iter().copied());
         let output = tokio::task::spawn_blocking(move || command.output()).await??;

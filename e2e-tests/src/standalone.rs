@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use standalone::platform::Ports;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
-use crate::broker::{delete_old_topics, new_prefix, real_kafka};
+use crate::broker::{delete_old_topics, kafka_security, new_prefix, owned, real_kafka};
 use crate::process::{Ended, LogTail, Process, log_path};
 use crate::scratch::Scratch;
 use crate::{Client, KafkaClient, free_ports, postgres};
@@ -63,7 +63,8 @@ impl Standalone {
         let (ports, prefix) = (free_ports()?, new_prefix());
         let mut arguments = arguments(&scratch, &ports);
         arguments.extend(real_kafka().into_iter().flat_map(|address| ["--kafka".to_owned(), address]));
-        let mut environment = vec![("KAFKA_TOPIC_PREFIX".to_owned(), prefix.clone())];
+        let mut environment = owned(kafka_security());
+        environment.push(("KAFKA_TOPIC_PREFIX".to_owned(), prefix.clone()));
         environment.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let process = Process::start(&scratch, "standalone", &arguments, &environment)?;
         let mut standalone = Self { process, ports, prefix, arguments, environment, scratch, _place: place };

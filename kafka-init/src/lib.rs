@@ -1,7 +1,6 @@
 //! Creates the topics that `messages` declares, and their dead-letter topics. May be run any number of times.
 
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use messages::{TOPICS, dead_letter_topic};
 use rdkafka::ClientConfig;
@@ -9,6 +8,10 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::types::RDKafkaErrorCode;
 use service_runtime::Fatal;
+use service_runtime::kafka::{KafkaSettings, existing_topics};
+
+/// The name by which the brokers know it.
+const CLIENT: &str = "kafka-init";
 
 /// How long one request of the broker may take.
 const REQUEST: Duration = Duration::from_secs(5);
@@ -19,15 +22,16 @@ const DEAD_LETTER_MAX_BYTES: &str = "2097152";
 /// Partitions of a topic unless told otherwise: the most instances of a service that can share the work.
 pub const DEFAULT_PARTITIONS: i32 = 8;
 
+/// The replication factor that stands for the cluster's own default.
+pub const BROKERS_DEFAULT: i32 = -1;
+
 /// What is wanted, and where.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// host:port of a broker, or several, separated by commas.
-    pub bootstrap_servers: String,
-    /// Put before each topic's name.
-    pub topic_prefix: String,
+    pub kafka: KafkaSettings,
     /// `None`: as many as the topics that are there have, else [`DEFAULT_PARTITIONS`].
     pub partitions: Option<i32>,
+    /// Brokers that hold a copy of each partition. [`BROKERS_DEFAULT`]: as the cluster's `default.replication.factor` says.
     pub replication_factor: i32,
     /// How long to wait for Kafka.
     pub timeout: Duration,
@@ -50,17 +54,10 @@ impl Plan {
     /// the same one, or replies would not come back to the process that waits for them.
     pub async fn carry_out(&self) -> Result<Report, Fatal> {
         let names = TOPICS.iter().flat_map(|topic| [(*topic).to_owned(), dead_letter_topic(topic)]);
-        let names: Vec<String> = names.map(|name| format!("{}{name}", self.topic_prefix)).collect();
-        let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
-            .set("bootstrap.servers", &self.bootstrap_servers)
-            .set("log_level", "0")
-            .create()
-            .map_err(|error| self.fatal(format!("bad address: {error}")))?;
-        let plan = self.clone();
-        let (admin, found) =
-            tokio::task::spawn_blocking(move || plan.partition_counts(&admin).map(|found| (admin, found)))
-                .await
-                .map_err(|error| self.fatal(error.to_string()))??;
+        let names: Vec<String> = names.map(|name| self.kafka.prefixed(&name)).collect();
+        let (kafka, timeout) = (self.kafka.clone(), self.timeout);
+        let found = tokio::task::spawn_blocking(move || existing_topics(&kafka, CLIENT, timeout));
+        let found = found.await.map_err(|error| self.fatal(error.to_string()))??;
 
         let adopted = || names.iter().find_map(|name| found.get(name)).map(|count| *count as i32);
         let partitions = self.partitions.or_else(adopted).unwrap_or(DEFAULT_PARTITIONS);
@@ -79,36 +76,21 @@ impl Plan {
         }
         let (existing, missing): (Vec<String>, Vec<String>) =
             names.into_iter().partition(|name| found.contains_key(name));
-        self.create(&admin, &missing, partitions).await?;
+        self.create(&missing, partitions).await?;
         Ok(Report { created: missing, existing, partitions })
     }
 
-    fn partition_counts(&self, admin: &AdminClient<DefaultClientContext>) -> Result<HashMap<String, usize>, Fatal> {
-        let deadline = Instant::now() + self.timeout;
-        loop {
-            match admin.inner().fetch_metadata(None, Duration::from_secs(2)) {
-                Ok(metadata) => {
-                    return Ok(metadata.topics().iter().map(|t| (t.name().to_owned(), t.partitions().len())).collect());
-                }
-                Err(error) if Instant::now() >= deadline => {
-                    return Err(
-                        self.fatal(format!("can't be reached: {error}. KAFKA_BOOTSTRAP_SERVERS says where it is"))
-                    );
-                }
-                Err(_) => std::thread::sleep(Duration::from_millis(200)),
-            }
-        }
-    }
-
-    async fn create(
-        &self,
-        admin: &AdminClient<DefaultClientContext>,
-        names: &[String],
-        partitions: i32,
-    ) -> Result<(), Fatal> {
+    async fn create(&self, names: &[String], partitions: i32) -> Result<(), Fatal> {
         if names.is_empty() {
             return Ok(());
         }
+        let mut config: ClientConfig =
+            self.kafka.connection().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let admin: AdminClient<DefaultClientContext> = config
+            .set("client.id", CLIENT)
+            .set("log_level", "0")
+            .create()
+            .map_err(|error| self.fatal(error.to_string()))?;
         let topics = names.iter().map(|name| {
             let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(self.replication_factor));
             if name.ends_with(".dlq") { topic.set("max.message.bytes", DEAD_LETTER_MAX_BYTES) } else { topic }
@@ -126,6 +108,6 @@ impl Plan {
     }
 
     fn fatal(&self, what: String) -> Fatal {
-        Fatal::new(format!("Kafka at {}: {what}", self.bootstrap_servers))
+        Fatal::new(format!("Kafka at {}: {what}", self.kafka.bootstrap_servers()))
     }
 }

@@ -4,8 +4,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use kafka_init::{DEFAULT_PARTITIONS, Plan, Report};
+use kafka_init::{BROKERS_DEFAULT, DEFAULT_PARTITIONS, Plan, Report};
 use service_runtime::Fatal;
+use service_runtime::kafka::KafkaSettings;
 use service_runtime::program::exit_code;
 
 /// Creates the topics that the services need; those that exist are left as they are
@@ -21,9 +22,9 @@ struct Arguments {
     /// Partitions of each topic: the most instances of a service that can share the work
     #[arg(long, default_value_t = DEFAULT_PARTITIONS, value_parser = clap::value_parser!(i32).range(1..))]
     partitions: i32,
-    /// Brokers that hold a copy of each partition
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..))]
-    replication_factor: i32,
+    /// Brokers that hold a copy of each partition; unless given, as many as the cluster's default.replication.factor says
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
+    replication_factor: Option<i32>,
     /// How long to wait for Kafka, in seconds
     #[arg(long, default_value_t = 60)]
     timeout: u64,
@@ -37,10 +38,9 @@ async fn main() -> ExitCode {
 async fn run(arguments: Arguments) -> Result<(), Fatal> {
     println!("waiting for Kafka at {}", arguments.bootstrap_servers);
     let plan = Plan {
-        bootstrap_servers: arguments.bootstrap_servers,
-        topic_prefix: arguments.topic_prefix,
+        kafka: KafkaSettings::at(&arguments.bootstrap_servers, &arguments.topic_prefix)?,
         partitions: Some(arguments.partitions),
-        replication_factor: arguments.replication_factor,
+        replication_factor: arguments.replication_factor.unwrap_or(BROKERS_DEFAULT),
         timeout: Duration::from_secs(arguments.timeout),
     };
     let Report { created, existing, partitions } = plan.carry_out().await?;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Deserialize;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,9 +14,9 @@ use tracing::{info, warn};
 use crate::settings::{Settings, SettingsError, environment, require};
 use crate::{CancellationToken, Fatal, http, telemetry};
 
-/// How long after the signal and `SHUTDOWN_DRAIN_MS` the process ends at the latest, whatever it waits for: a start
-/// that waits for its database or Kafka, a stop that waits for a broker. Nothing is lost by it.
-pub const STOP_LIMIT: Duration = Duration::from_millis(4000);
+/// How long after the signal, `SHUTDOWN_DRAIN_MS` and `SHUTDOWN_TIMEOUT_MS` the process ends at the latest, whatever it
+/// waits for: a start that waits for its database or Kafka, a stop that waits for a broker. Nothing is lost by it.
+const STOP_LIMIT: Duration = Duration::from_millis(1000);
 
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -71,12 +72,13 @@ where
         eprintln!("{name}: {why}");
         return ExitCode::from(2);
     }
+    allow_all_files();
     info!(version = env!("CARGO_PKG_VERSION"), "{name} starts");
     let outcome = runtime.block_on(async {
         let stop = stop_on_signal();
         let out_of_time = async {
             stop.cancelled().await;
-            tokio::time::sleep(listening.drain() + STOP_LIMIT).await;
+            tokio::time::sleep(listening.stop_limit() + STOP_LIMIT).await;
         };
         tokio::select! {
             outcome = run(config, stop.clone()) => outcome,
@@ -87,6 +89,15 @@ where
         }
     });
     end(name, outcome)
+}
+
+/// As many open files, and so connections, as the system permits: the first limit, often 1024, is for programs that
+/// use `select`.
+pub fn allow_all_files() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    }
 }
 
 /// How many threads do a service's work.

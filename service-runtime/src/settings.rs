@@ -4,6 +4,7 @@
 //! in the file stops the start. A setting's environment variable is its name in capitals.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::Path;
 
 use config::{Config, Environment, File, FileFormat};
@@ -111,6 +112,29 @@ fn keys(config: &Config) -> Result<Vec<String>, config::ConfigError> {
         config.clone().try_deserialize::<HashMap<String, config::Value>>()?.into_keys().collect();
     keys.sort();
     Ok(keys)
+}
+
+/// A value that is not shown: a password.
+#[derive(Clone, Default, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn get(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(value: String) -> Self {
+        Self(value)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
 }
 
 /// A share between 0 and 1, such as a failure rate.

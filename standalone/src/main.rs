@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Parser;
-use service_runtime::program::{end, stop_on_signal};
+use service_runtime::program::{allow_all_files, end, stop_on_signal};
 use service_runtime::settings::{SERVICE_DEFAULTS, Settings, environment};
 use service_runtime::{Fatal, telemetry};
 use standalone::data_dir::DataDir;
@@ -60,7 +60,7 @@ async fn run(arguments: Arguments) -> Result<(), Fatal> {
     let began = Instant::now();
     faults::init().map_err(Fatal::new)?;
     telemetry::init(&Settings::load(&[SERVICE_DEFAULTS], None, environment())?.section()?)?;
-    faults::init().map_err(Fatal::new)?;
+    allow_all_files();
     let stop = stop_on_signal();
     let data_dir = DataDir::open(&arguments.data_dir).map_err(|error| Fatal::new(error.to_string()))?;
     let ports = Ports {

@@ -6,9 +6,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kafka_init::Plan;
+use kafka_init::{BROKERS_DEFAULT, Plan};
 use messages::{TOPICS, dead_letter_topic};
 use service_runtime::http::HttpSettings;
+use service_runtime::kafka::KafkaSettings;
 use service_runtime::program::Threads;
 use service_runtime::settings::{self, Settings, SettingsError};
 use service_runtime::{CancellationToken, Fatal, http};
@@ -42,8 +43,8 @@ const PER_PROCESS: [&str; 10] = [
     "INVENTORY_SERVICE_URL",
 ];
 
-/// How long the services may take to stop, beyond `SHUTDOWN_DRAIN_MS`; the databases follow.
-const SERVICES_STOP_LIMIT: Duration = Duration::from_millis(4200);
+/// How long the services may take to stop, beyond `SHUTDOWN_DRAIN_MS` and `SHUTDOWN_TIMEOUT_MS`; the databases follow.
+const SERVICES_STOP_LIMIT: Duration = Duration::from_millis(1200);
 
 /// How long the services may take to get ready, once their databases and Kafka are there.
 const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -158,7 +159,7 @@ impl Platform {
             ("inventory-service", address(&inventory)?),
             ("saga-orchestrator", address(&orchestrator)?),
         ];
-        let stop_limit = HttpSettings::try_from(&orchestrator)?.drain() + SERVICES_STOP_LIMIT;
+        let stop_limit = HttpSettings::try_from(&orchestrator)?.stop_limit() + SERVICES_STOP_LIMIT;
         let threads = Threads::try_from(&order)?;
         let (order, payment) = ((&order).try_into()?, (&payment).try_into()?);
         let (inventory, orchestrator) = ((&inventory).try_into()?, (&orchestrator).try_into()?);
@@ -293,14 +294,16 @@ async fn start_kafka(
             let names = TOPICS.iter().flat_map(|topic| [(*topic).to_owned(), dead_letter_topic(topic)]);
             let names: Vec<String> = names.map(|name| format!("{topic_prefix}{name}")).collect();
             let broker = EmbeddedBroker::start(&names, PARTITIONS).map_err(|error| Fatal::new(error.to_string()))?;
-            let settings = HashMap::from([
+            let mut settings = HashMap::from([
                 ("kafka_bootstrap_servers", broker.bootstrap_servers().into()),
                 ("kafka_fetch_wait_max_ms", EMBEDDED_FETCH_WAIT_MS.into()),
             ]);
+            // What the environment says of a real one.
+            settings.extend(KafkaSettings::PLAINTEXT.map(|(key, value)| (key, value.into())));
             Ok((Some(broker), settings))
         }
         Kafka::At(bootstrap_servers) => {
-            create_missing_topics(&bootstrap_servers, topic_prefix).await?;
+            create_missing_topics(&bootstrap_servers, &topic_prefix).await?;
             let settings = HashMap::from([
                 ("kafka_bootstrap_servers", bootstrap_servers.into()),
                 // The data directory is locked, so this name is unique, and it is stable over restarts.
@@ -312,12 +315,11 @@ async fn start_kafka(
 }
 
 /// Creates what is missing, as `kafka-init` does.
-async fn create_missing_topics(bootstrap_servers: &str, topic_prefix: String) -> Result<(), Fatal> {
+async fn create_missing_topics(bootstrap_servers: &str, topic_prefix: &str) -> Result<(), Fatal> {
     let plan = Plan {
-        bootstrap_servers: bootstrap_servers.to_owned(),
-        topic_prefix,
+        kafka: KafkaSettings::at(bootstrap_servers, topic_prefix)?,
         partitions: None,
-        replication_factor: 1,
+        replication_factor: BROKERS_DEFAULT,
         timeout: Duration::from_secs(10),
     };
     let report = plan.carry_out().await?;

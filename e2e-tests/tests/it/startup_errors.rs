@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e_tests::{Client, Process, Scratch, Service, Standalone, free_port, program, shared};
+use e2e_tests::{Client, Process, Scratch, Service, Standalone, free_port, kafka_security, program, shared};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -32,13 +32,15 @@ async fn fails(name: &str, arguments: &[&str], environment: &[(&str, String)], w
 
 /// A participant's environment that works, on the shared platform's databases and Kafka.
 fn working(client: &Client, service: Service) -> Result<Vec<(&'static str, String)>> {
-    Ok(vec![
+    let mut environment = kafka_security();
+    environment.extend([
         ("PORT", free_port()?.to_string()),
         ("DATABASE_URL", client.database_url(service)?),
         ("KAFKA_BOOTSTRAP_SERVERS", client.kafka.address().to_owned()),
         ("KAFKA_TOPIC_PREFIX", client.kafka.prefix().to_owned()),
         ("STARTUP_TIMEOUT_MS", "500".to_owned()),
-    ])
+    ]);
+    Ok(environment)
 }
 
 fn with(mut environment: Vec<(&'static str, String)>, key: &'static str, value: &str) -> Vec<(&'static str, String)> {
@@ -133,6 +135,34 @@ async fn postgres_programs_that_are_not_there_are_told_with_the_setting_that_nam
     let environment = [("PG_BINDIR", "/no/such/folder".to_owned())];
 
     fails("standalone", &arguments, &environment, &["PG_BINDIR=/no/such/folder", "initdb", "postgres"]).await
+}
+
+/// On a Kafka that wants a password, as `dev/kafka start --secure` runs one.
+#[cfg(feature = "kafka-tls")]
+#[tokio::test]
+async fn a_kafka_that_refuses_the_password_is_named_with_what_it_said() -> Result<()> {
+    let client = shared().await?;
+    let address = client.kafka.address();
+    for service in [Service::Payment, Service::Inventory, Service::Orchestrator] {
+        let environment = with(working(&client, service)?, "KAFKA_SASL_PASSWORD", "secret-word");
+        fails(service.program(), &[], &environment, &[address, "invalid credentials"]).await?;
+    }
+    let environment = with(working(&client, Service::Payment)?, "KAFKA_SASL_PASSWORD", "secret-word");
+    fails("kafka-init", &["--timeout", "1"], &environment, &[address, "invalid credentials"]).await?;
+    let ran = client.sagactl_with(&["topics"], &[("KAFKA_SASL_PASSWORD", "secret-word")]).await?;
+    ensure!(ran.code == 1 && ran.stderr.contains("invalid credentials"), "{ran:?}");
+    let environment = with(working(&client, Service::Payment)?, "KAFKA_SSL_CA_LOCATION", "");
+    fails("payment-service", &[], &environment, &[address, "certificate verify failed"]).await
+}
+
+#[tokio::test]
+async fn a_password_for_a_kafka_that_would_not_be_asked_for_it_is_refused_by_its_setting() -> Result<()> {
+    let client = shared().await?;
+    let environment = with(working(&client, Service::Payment)?, "KAFKA_SECURITY_PROTOCOL", "plaintext");
+    let environment = with(environment, "KAFKA_SASL_USERNAME", "ann");
+    let error = "kafka_sasl_username: is for kafka_security_protocol";
+    let environment = with(environment, "KAFKA_SSL_CA_LOCATION", "");
+    fails("payment-service", &[], &environment, &[error]).await
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::ObjectBuilder;
 
 use crate::CancellationToken;
+use crate::database::Session;
 
 /// How long a check may take before it counts as failed.
 const CHECK_LIMIT: Duration = Duration::from_secs(1);
@@ -38,7 +39,7 @@ pub enum Check {
 const READY: &str = "ready";
 const DEGRADED: &str = "degraded";
 const CLOSED: &str = "closed";
-const NOT_READY: &str = "not ready";
+pub(super) const NOT_READY: &str = "not ready";
 
 type CheckFn = dyn Fn() -> BoxFuture<'static, Check> + Send + Sync;
 
@@ -71,11 +72,12 @@ impl Health {
 
     /// Adds the check that the database answers.
     #[must_use]
-    pub fn with_database(self, pool: PgPool) -> Self {
+    pub fn with_database(self, pool: &PgPool) -> Self {
+        let session = Arc::new(Session::beside(pool));
         self.with("database", move || {
-            let pool = pool.clone();
+            let session = session.clone();
             Box::pin(async move {
-                match sqlx::query("SELECT 1").execute(&pool).await {
+                match session.rows(sqlx::query("SELECT 1")).await {
                     Ok(_) => Check::Ok,
                     Err(error) => Check::Failed(error.to_string()),
                 }
@@ -89,9 +91,9 @@ impl Health {
 pub(super) struct Readiness {
     /// By name: `ok`, or `degraded`, `closed` or `failed` and why.
     #[schema(example = json!({"database": "ok", "running": "ok"}))]
-    checks: BTreeMap<&'static str, String>,
+    pub(super) checks: BTreeMap<&'static str, String>,
     #[schema(schema_with = statuses)]
-    status: &'static str,
+    pub(super) status: &'static str,
 }
 
 fn statuses() -> ObjectBuilder {

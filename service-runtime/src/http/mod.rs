@@ -7,6 +7,7 @@ mod json_body;
 mod measured;
 mod problem;
 mod reference;
+mod starting;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -18,13 +19,16 @@ use axum::http::{HeaderValue, StatusCode, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
-use axum::serve::ListenerExt as _;
+use axum::serve::{Listener as _, ListenerExt as _};
+use rustix::net::sockopt;
 use serde::Deserialize;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{info, warn};
 use utoipa::openapi::OpenApi;
 
+use self::starting::Shared;
 use crate::metrics::{self, Metrics};
 use crate::settings::{Settings, SettingsError};
 use crate::trace::{self, Tracer};
@@ -61,15 +65,24 @@ impl HttpSettings {
         SocketAddr::new(if everywhere { Ipv4Addr::LOCALHOST.into() } else { self.bind_address }, self.port)
     }
 
+    /// How long a stop takes that has requests and records to finish: until then it need not be cut short.
+    pub fn stop_limit(&self) -> Duration {
+        self.drain() + Duration::from_millis(self.shutdown_timeout_ms)
+    }
+
     /// How long the server goes on after it was told to stop, so that its clients have time to go elsewhere.
-    pub fn drain(&self) -> Duration {
+    fn drain(&self) -> Duration {
         Duration::from_millis(self.shutdown_drain_ms)
     }
 }
 
-/// A port that is ours, before the routes exist: a taken one stops the start at once.
+/// A port that is ours, before the routes exist: a taken one stops the start at once. Until then it says how far the
+/// service is ([`starting`]).
 pub struct HttpServer {
-    listener: TcpListener,
+    listener: Shared,
+    /// Where the routes go, for requests that came before them.
+    routes: watch::Sender<Option<Router>>,
+    started: CancellationToken,
     address: SocketAddr,
     told_to_stop: CancellationToken,
     drain: Duration,
@@ -90,10 +103,14 @@ impl HttpServer {
                 settings.port
             ))
         };
-        let listener = listen(wanted).map_err(error)?;
+        let listener = Shared(Arc::new(listen(wanted).map_err(error)?));
         let address = listener.local_addr().map_err(error)?;
+        let ((routes, waiting), started) = (watch::channel(None), CancellationToken::new());
+        let first = axum::serve(listener.clone(), starting::router(waiting));
+        tokio::spawn(first.with_graceful_shutdown(started.clone().cancelled_owned()).into_future());
         let shutdown_timeout = Duration::from_millis(settings.shutdown_timeout_ms);
-        Ok(Self { listener, address, told_to_stop: told_to_stop.clone(), drain: settings.drain(), shutdown_timeout })
+        let (told_to_stop, drain) = (told_to_stop.clone(), settings.drain());
+        Ok(Self { listener, routes, started, address, told_to_stop, drain, shutdown_timeout })
     }
 
     /// The end of the service's work: a while after it was told to stop. Until then it does all that it is asked for.
@@ -144,10 +161,12 @@ impl HttpServer {
                 CatchPanicLayer::custom(problem::from_panic),
                 DefaultBodyLimit::max(MAX_BODY),
             ));
+        self.started.cancel();
+        self.routes.send_replace(Some(app.clone()));
         info!(address = %self.address, "HTTP ready");
 
         let stopped = shutdown.clone();
-        let graceful = axum::serve(self.listener.tap_io(|stream| drop(stream.set_nodelay(true))), app)
+        let graceful = axum::serve(self.listener.tap_io(prepare), app)
             .with_graceful_shutdown(async move { shutdown.cancelled().await })
             .into_future();
         let out_of_time = async {
@@ -174,6 +193,16 @@ async fn close_when_stopping(State(told_to_stop): State<CancellationToken>, requ
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// Small answers must not wait for one another, and a client that is gone without a word is noticed: a request whose end
+/// does not come, or a stream that nobody reads, would hold its connection for ever.
+fn prepare(stream: &mut TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let _ = sockopt::set_tcp_keepidle(&*stream, Duration::from_secs(60));
+    let _ = sockopt::set_tcp_keepintvl(&*stream, Duration::from_secs(10));
+    let _ = sockopt::set_tcp_keepcnt(&*stream, 3);
+    let _ = sockopt::set_socket_keepalive(&*stream, true);
 }
 
 /// The default queue of 128 connections overflows when a few hundred clients come at once, and who is dropped there

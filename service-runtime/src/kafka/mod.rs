@@ -6,6 +6,7 @@ mod group;
 mod offsets;
 mod producer;
 mod reader;
+mod security;
 mod spans;
 mod topics;
 mod watermarks;
@@ -15,13 +16,14 @@ use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use serde::Deserialize;
 
-use crate::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError};
+use self::security::Security;
+use crate::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError, environment};
 
 pub use consumer::{Consumer, Handled, Handler, Retry};
 pub use group::GroupState;
 pub use producer::{Delivery, Producer};
 pub use reader::TopicReader;
-pub use topics::require_topics;
+pub use topics::{existing_topics, require_topics};
 pub use watermarks::{PartitionMarks, watermarks};
 
 /// How to reach Kafka. See `defaults/kafka.toml` for what each setting means.
@@ -36,13 +38,15 @@ pub struct KafkaSettings {
     kafka_producer_queue_kbytes: u32,
     startup_timeout_ms: u64,
     shutdown_timeout_ms: u64,
+    #[serde(skip)]
+    security: Security,
 }
 
 impl TryFrom<&Settings> for KafkaSettings {
     type Error = SettingsError;
 
     fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
-        let section: Self = settings.section()?;
+        let section = Self { security: Security::try_from(settings)?, ..settings.section()? };
         let invalid = |key, problem: &str| Err(SettingsError::Invalid { key, problem: problem.to_owned() });
         if section.kafka_bootstrap_servers.trim().is_empty() {
             return invalid("kafka_bootstrap_servers", "must name at least one broker, as host:port");
@@ -58,12 +62,16 @@ impl TryFrom<&Settings> for KafkaSettings {
 }
 
 impl KafkaSettings {
-    /// The defaults, at this address and with this prefix: for programs that are no service.
+    /// The settings of a connection without TLS or a password.
+    pub const PLAINTEXT: [(&str, &str); 6] = security::PLAINTEXT;
+
+    /// What the environment says, else the defaults, but at this address and with this prefix: for programs that are no
+    /// service.
     ///
     /// # Errors
-    /// When `bootstrap_servers` names no broker.
+    /// When `bootstrap_servers` names no broker, or a setting in the environment is wrong.
     pub fn at(bootstrap_servers: &str, topic_prefix: &str) -> Result<Self, SettingsError> {
-        let settings = Settings::load(&[SERVICE_DEFAULTS, KAFKA_DEFAULTS], None, std::iter::empty())?;
+        let settings = Settings::load(&[SERVICE_DEFAULTS, KAFKA_DEFAULTS], None, environment())?;
         let settings = settings.with("kafka_bootstrap_servers", bootstrap_servers)?;
         Self::try_from(&settings.with("kafka_topic_prefix", topic_prefix)?)
     }
@@ -73,10 +81,20 @@ impl KafkaSettings {
         format!("{}{name}", self.kafka_topic_prefix)
     }
 
+    /// host:port of a broker, or of several, separated by commas.
+    pub fn bootstrap_servers(&self) -> &str {
+        &self.kafka_bootstrap_servers
+    }
+
+    /// What librdkafka has to know to reach it, by its own names: for clients of other kinds than those in here.
+    pub fn connection(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.security.properties().chain([("bootstrap.servers", self.kafka_bootstrap_servers.as_str())])
+    }
+
     fn client(&self, service: &str) -> ClientConfig {
-        let mut config = ClientConfig::new();
+        let mut config: ClientConfig =
+            self.connection().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         config
-            .set("bootstrap.servers", &self.kafka_bootstrap_servers)
             .set("client.id", service)
             // Small messages and replies must not wait for one another (Nagle); back soon after an outage.
             .set("socket.nagle.disable", "true")

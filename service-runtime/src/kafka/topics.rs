@@ -1,12 +1,17 @@
 //! The check at start that the topics are there: a service without its topics would wait for ever in silence.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::KafkaError;
 use tracing::warn;
 
 use super::KafkaSettings;
+use super::producer::QuietContext;
 use crate::Fatal;
 
 /// Checks that all `topics` exist and answers the partition count that they share.
@@ -16,7 +21,15 @@ use crate::Fatal;
 pub async fn require_topics(settings: &KafkaSettings, service: &str, topics: &[String]) -> Result<u32, Fatal> {
     let (settings, service, topics) = (settings.clone(), service.to_owned(), topics.to_vec());
     let check = tokio::task::spawn_blocking(move || {
-        let existing = topics_of_broker(&settings, &service, &topics)?;
+        let limit = Duration::from_millis(settings.startup_timeout_ms);
+        let mut existing = existing_topics(&settings, &service, limit)?;
+        let answered = Instant::now();
+        while !topics.iter().all(|topic| existing.contains_key(&settings.prefixed(topic)))
+            && answered.elapsed() < NEW_TOPICS
+        {
+            std::thread::sleep(Duration::from_millis(100));
+            existing = existing_topics(&settings, &service, limit)?;
+        }
         shared_partition_count(&settings, &topics, &existing)
     });
     check.await.map_err(|error| Fatal::new(format!("the check of the topics failed: {error}")))?
@@ -25,48 +38,68 @@ pub async fn require_topics(settings: &KafkaSettings, service: &str, topics: &[S
 /// A topic that was just created may be unknown for a moment to the broker that is asked. Beyond it, it is missing.
 const NEW_TOPICS: Duration = Duration::from_secs(8);
 
-fn topics_of_broker(
+/// The topics of a broker, with their partition counts, once it answers. Blocks its thread.
+///
+/// # Errors
+/// When it does not answer within `limit`; tells the last that was heard of why.
+pub fn existing_topics(
     settings: &KafkaSettings,
-    service: &str,
-    topics: &[String],
+    client: &str,
+    limit: Duration,
 ) -> Result<HashMap<String, usize>, Fatal> {
     let servers = &settings.kafka_bootstrap_servers;
     let unusable = |error| Fatal::new(format!("KAFKA_BOOTSTRAP_SERVERS={servers}: {error}"));
-    let client: BaseConsumer = settings
-        .client(service)
-        // Its connection errors would be logged one by one; the answer below says it in one line.
-        .set("log_level", "0")
-        .create()
-        .map_err(unusable)?;
-    let deadline = Instant::now() + Duration::from_millis(settings.startup_timeout_ms);
+    let heard = Heard::default();
+    let asking: BaseConsumer<Heard> =
+        settings.client(client).set("log_level", "6").create_with_context(heard.clone()).map_err(unusable)?;
+    let deadline = Instant::now() + limit;
     let mut waiting = false;
-    let mut answered: Option<Instant> = None;
     loop {
-        match client.fetch_metadata(None, Duration::from_secs(2)) {
+        let error = match asking.fetch_metadata(None, Duration::from_secs(2)) {
             Ok(metadata) => {
-                let found: HashMap<String, usize> =
-                    metadata.topics().iter().map(|t| (t.name().to_owned(), t.partitions().len())).collect();
-                let all_there = topics.iter().all(|topic| found.contains_key(&settings.prefixed(topic)));
-                if all_there || answered.get_or_insert_with(Instant::now).elapsed() > NEW_TOPICS {
-                    return Ok(found);
-                }
-                std::thread::sleep(Duration::from_millis(100));
+                return Ok(metadata.topics().iter().map(|t| (t.name().to_owned(), t.partitions().len())).collect());
             }
-            Err(error) if Instant::now() >= deadline => {
-                return Err(Fatal::new(format!(
-                    "Kafka can't be reached at {servers}: {error}. Is it running? KAFKA_BOOTSTRAP_SERVERS says where it is"
-                )));
-            }
-            Err(error) => {
-                if !waiting {
-                    warn!(%servers, %error, "waiting for Kafka");
-                    waiting = true;
-                }
-                std::thread::sleep(Duration::from_millis(200));
-            }
+            Err(error) => heard.why().unwrap_or_else(|| error.to_string()),
+        };
+        if Instant::now() >= deadline {
+            return Err(Fatal::new(format!(
+                "Kafka can't be reached at {servers}: {error}. Is it running? KAFKA_BOOTSTRAP_SERVERS says where it is"
+            )));
         }
+        if !waiting {
+            warn!(%servers, %error, "waiting for Kafka");
+            waiting = true;
+        }
+        std::thread::sleep(Duration::from_millis(200));
     }
 }
+
+/// What librdkafka said last of a connection that failed: its own answer is only that there is none.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<Option<String>>>);
+
+impl Heard {
+    fn why(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ClientContext for Heard {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        super::log_librdkafka(level, facility, message);
+        if facility == "FAIL" {
+            // Before it stands the thread's name.
+            let why = message.split_once("]: ").map_or(message, |(_, why)| why);
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        QuietContext.error(error, reason);
+    }
+}
+
+impl ConsumerContext for Heard {}
 
 fn shared_partition_count(
     settings: &KafkaSettings,
