@@ -11,7 +11,7 @@ use service_runtime::retention::may_be_removed;
 use service_runtime::settings::Share;
 use tracing::debug;
 
-use crate::reservation::{Next, Reservation, Stock, decide};
+use crate::reservation::{Next, Reservation, Status, Stock, decide};
 use crate::retention;
 use crate::store::{Move, Moves, NewReservations};
 
@@ -30,7 +30,8 @@ impl Handler for Reservations {
             Err(error) => return Ok(Handled::DeadLetter(error.to_string())),
         };
         let order_id = command.order_id();
-        if may_be_removed(order_id.into(), service_runtime::now()) && self.old.were_removed(order_id).await? {
+        let is_old = may_be_removed(order_id.into(), service_runtime::now());
+        if is_old && self.old.were_removed(order_id).await? {
             let why = format!("order {order_id} is below the retention horizon: its saga has ended, its rows are gone");
             return Ok(Handled::DeadLetter(why));
         }
@@ -40,16 +41,18 @@ impl Handler for Reservations {
         let sold_out = rand::random::<f64>() < self.failure_rate.get();
         let stock = if sold_out { Stock::SoldOut } else { Stock::Available };
         // Mostly the order has no row yet; where it has one, the first write tells.
-        let mut stored: Option<Reservation> = None;
+        let (mut stored, mut created): (Option<Reservation>, bool) = (None, false);
         loop {
             match decide(&command, stored.as_ref(), stock, service_runtime::now()) {
                 Next::Write(row) => {
                     let status = row.status.as_str();
                     faults::reached("inventory.storing", status);
-                    let outcome = match stored.map(|reservation| reservation.status) {
+                    let expected = stored.map(|reservation| reservation.status);
+                    let outcome = match expected {
                         None => self.new.submit(row).await?,
                         Some(expected) => self.moves.submit(Move { expected, row }).await?,
                     };
+                    created |= expected.is_none() && matches!(outcome, Outcome::Stored(_));
                     stored = match outcome {
                         Outcome::Stored(row) => {
                             faults::reached("inventory.stored", status);
@@ -60,11 +63,28 @@ impl Handler for Reservations {
                         Outcome::Found(row) => row,
                     };
                 }
+                // The question above may have been too early: the rows went after it, and what stands now is a new one.
+                Next::Reply(_) if is_old && created && self.old.is_below_horizon(order_id).await? => {
+                    self.give_back(stored).await?;
+                    return Ok(Handled::DeadLetter(format!(
+                        "order {order_id} is below the retention horizon: nothing is set aside for it again"
+                    )));
+                }
                 Next::Reply(reply) => {
                     return Ok(Handled::Reply(reply.to_record(crate::NAME, record.header("traceparent"))));
                 }
                 Next::Contradiction(why) => return Ok(Handled::DeadLetter(why)),
             }
         }
+    }
+}
+
+impl Reservations {
+    /// Releases what stands for an order that nobody will ask about again.
+    async fn give_back(&self, stored: Option<Reservation>) -> Result<(), Retry> {
+        let Some(row) = stored.filter(|row| row.status == Status::Reserved) else { return Ok(()) };
+        let (expected, updated_at) = (row.status, service_runtime::now());
+        self.moves.submit(Move { expected, row: Reservation { status: Status::Released, updated_at, ..row } }).await?;
+        Ok(())
     }
 }

@@ -45,4 +45,11 @@ impl Reservations {
         );
         Ok(removed.bind(order_id.as_uuid()).fetch_one(&self.0).await?)
     }
+
+    /// Whether the order is below the horizon: its saga has ended. Asked once the order's row stands, it can't be missed:
+    /// the horizon is stored before anything below it is removed.
+    pub async fn is_below_horizon(&self, order_id: OrderId) -> Result<bool, StoreError> {
+        let below = sqlx::query_scalar("SELECT EXISTS (SELECT FROM retention_horizon WHERE order_id > $1)");
+        Ok(below.bind(order_id.as_uuid()).fetch_one(&self.0).await?)
+    }
 }

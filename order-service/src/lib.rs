@@ -67,7 +67,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     };
     let removal = router("/orders", retention::Orders(pool.clone()), config.retention);
     let routes = routes::router(orders, tracer.clone()).merge(removal);
-    let health = Health::default().with_database(pool.clone());
+    let health = Health::default().with_database(&pool);
     let served = server.serve(routes, openapi, health, metrics, tracer.clone(), stop).await;
     database::close(pool).await;
     tracer.close().await;

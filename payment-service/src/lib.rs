@@ -71,9 +71,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let consumer = Consumer::open(&config.kafka, NAME, &messages::PaymentCommand::TOPICS, &metrics, &tracer).await?;
     let producer = Producer::open(&config.kafka, NAME, &metrics)?;
     let group = consumer.state();
-    let health = Health::default()
-        .with_database(pool.clone())
-        .with("kafka", move || Box::pin(std::future::ready(group.check())));
+    let health =
+        Health::default().with_database(&pool).with("kafka", move || Box::pin(std::future::ready(group.check())));
     let gateway = gateway::SimulatedGateway::start(Session::beside(&pool), config.gateway, &metrics);
     let old = retention::Payments(pool.clone());
     let routes = router("/payments", old.clone(), config.retention).merge(reading::router(pool.clone()));

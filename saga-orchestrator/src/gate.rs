@@ -7,10 +7,9 @@ use std::time::Duration;
 use messages::Timestamp;
 use serde::Serialize;
 use service_runtime::CancellationToken;
-use service_runtime::database::{StoreError, within_limit};
+use service_runtime::database::{Session, StoreError, within_limit};
 use service_runtime::http::Check;
-use sqlx::postgres::PgRow;
-use sqlx::{PgPool, Row as _};
+use sqlx::Row as _;
 use tracing::{info, warn};
 use utoipa::ToSchema;
 
@@ -19,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// What was last seen. Between two looks an instance may take a few checkouts too many.
 pub struct Gate {
-    pool: PgPool,
+    session: Session,
     max_unfinished: i64,
     seen: RwLock<Seen>,
 }
@@ -51,10 +50,10 @@ pub struct Seen {
 
 impl Gate {
     /// The gate as it stands in the database.
-    pub async fn at(pool: PgPool, max_unfinished: u32) -> Result<Self, StoreError> {
+    pub async fn at(session: Session, max_unfinished: u32) -> Result<Self, StoreError> {
         let max_unfinished = max_unfinished.into();
-        let seen = look(&pool, max_unfinished).await?;
-        Ok(Self { pool, max_unfinished, seen: RwLock::new(seen) })
+        let seen = look(&session, max_unfinished).await?;
+        Ok(Self { session, max_unfinished, seen: RwLock::new(seen) })
     }
 
     /// Keeps looking until `stop`.
@@ -65,7 +64,7 @@ impl Gate {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(LOOK) => {}
             }
-            match within_limit(look(&self.pool, self.max_unfinished)).await {
+            match within_limit(look(&self.session, self.max_unfinished)).await {
                 Ok(seen) => {
                     self.note(seen);
                     looking = true;
@@ -81,13 +80,9 @@ impl Gate {
 
     /// Opens or closes it, for all instances.
     pub async fn change(&self, open: bool, by: &str, reason: &str) -> Result<Seen, StoreError> {
-        sqlx::query("INSERT INTO intake_changes (open, actor, reason) VALUES ($1, $2, $3)")
-            .bind(open)
-            .bind(by)
-            .bind(reason)
-            .execute(&self.pool)
-            .await?;
-        let seen = look(&self.pool, self.max_unfinished).await?;
+        let change = sqlx::query("INSERT INTO intake_changes (open, actor, reason) VALUES ($1, $2, $3)");
+        self.session.rows(change.bind(open).bind(by).bind(reason)).await?;
+        let seen = look(&self.session, self.max_unfinished).await?;
         self.note(seen.clone());
         Ok(seen)
     }
@@ -135,8 +130,8 @@ impl Gate {
     }
 }
 
-async fn look(pool: &PgPool, max_unfinished: i64) -> Result<Seen, StoreError> {
-    let row: PgRow = sqlx::query(
+async fn look(session: &Session, max_unfinished: i64) -> Result<Seen, StoreError> {
+    let latest = sqlx::query(
         "SELECT COALESCE(change_id, 0) AS changes, open, actor, reason, at,
                 (SELECT count(*) FROM (SELECT FROM sagas WHERE status IN ('RUNNING', 'COMPENSATING') LIMIT $1) AS unended)
                     AS unfinished,
@@ -144,9 +139,9 @@ async fn look(pool: &PgPool, max_unfinished: i64) -> Result<Seen, StoreError> {
          FROM (SELECT) AS one_row
          LEFT JOIN (SELECT * FROM intake_changes ORDER BY change_id DESC LIMIT 1) AS latest ON true",
     )
-    .bind(max_unfinished)
-    .fetch_one(pool)
-    .await?;
+    .bind(max_unfinished);
+    let rows = session.rows(latest).await?;
+    let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
     Ok(Seen {
         changes: row.try_get("changes")?,
         open: row.try_get::<Option<bool>, _>("open")?.unwrap_or(true),

@@ -38,7 +38,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use serde::Deserialize;
-use service_runtime::database::{self, DatabaseSettings};
+use service_runtime::database::{self, DatabaseSettings, Session};
 use service_runtime::http::{Check, Health, HttpServer, HttpSettings};
 use service_runtime::kafka::{Consumer, KafkaSettings, Producer, require_topics};
 use service_runtime::metrics::Metrics;
@@ -137,7 +137,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let group = consumer.state();
     metrics::standing::show(&metrics, pool.clone());
 
-    let gate = gate::Gate::at(pool.clone(), config.saga.checkout_max_unfinished).await;
+    let gate = gate::Gate::at(Session::beside(&pool), config.saga.checkout_max_unfinished).await;
     let gate = Arc::new(gate.map_err(|error| Fatal::new(error.to_string()))?);
     let orders = orders::OrderService::connect(&config.saga, &metrics)?;
     let views = views::Views::open(pool.clone(), &config.saga, stop.clone())?;
@@ -145,7 +145,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let coordinator = Arc::new(Coordinator::new(&pool, producer.clone(), orders, &config.saga, &metrics, &tracer));
     let (watched, watched_gate) = (group.clone(), gate.clone());
     let health = Health::default()
-        .with_database(pool.clone())
+        .with_database(&pool)
         .with("kafka", move || {
             // A checkout is accepted without Kafka: it is stored, and goes on once Kafka is back.
             let check = watched.trouble().map_or(Check::Ok, |why| Check::Degraded(why.to_owned()));
@@ -165,7 +165,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let (consumed, served, (), (), (), ()) = tokio::join!(
         stop_when_done(&stop, consumer.run(handler, producer.clone(), stop.clone())),
         stop_when_done(&stop, server.serve(routes, openapi, health, metrics, tracer.clone(), stop.clone())),
-        stop_when_done(&stop, sweeper::run(coordinator.clone(), pool.clone(), &config.saga, stop.clone())),
+        stop_when_done(&stop, sweeper::run(coordinator.clone(), Session::beside(&pool), &config.saga, stop.clone())),
         stop_when_done(&stop, gate.watch(stop.clone())),
         stop_when_done(&stop, idempotency::forget_old_keys(pool.clone(), retention, stop.clone())),
         stop_when_done(&stop, remover.run(stop.clone())),

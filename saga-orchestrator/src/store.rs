@@ -16,7 +16,7 @@ use service_runtime::conditional::Table;
 use service_runtime::database::{Session, StoreError};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{PgExecutor, PgPool, Postgres, Row as _};
+use sqlx::{PgExecutor, Postgres, Row as _};
 use uuid::Uuid;
 
 pub use self::new_sagas::{Identity, NewSaga, NewSagas, forget_keys};
@@ -133,11 +133,11 @@ pub struct Resending {
 /// repeats the same. All by the database's clock. Sagas of a definition that this release does not know are left
 /// to a release that does. A claimed row that can't be read is an error of its own.
 pub async fn claim_due(
-    pool: &PgPool,
+    session: &Session,
     limit: i64,
     resending: Resending,
 ) -> Result<Vec<Result<Due, StoreError>>, StoreError> {
-    let rows = sqlx::query(
+    let claim = sqlx::query(
         "WITH early AS (
              -- They have moved since they were noted to be looked at now.
              SELECT saga_id FROM sagas
@@ -177,10 +177,9 @@ pub async fn claim_due(
     .bind(milliseconds(resending.most))
     .bind(i32::try_from(resending.attention_after).unwrap_or(i32::MAX))
     .bind(DEFINITIONS.iter().map(|definition| definition.name).collect::<Vec<_>>())
-    .bind(DEFINITIONS.iter().map(|definition| definition.version).collect::<Vec<_>>())
-    .fetch_all(pool)
-    .await?;
-    let due = rows.iter().map(|row| {
+    .bind(DEFINITIONS.iter().map(|definition| definition.version).collect::<Vec<_>>());
+    let due = session.rows(claim).await?;
+    let due = due.iter().map(|row| {
         Ok(Due {
             saga: from_row(row)?,
             newly_needs_attention: row.try_get("newly_needs_attention")?,

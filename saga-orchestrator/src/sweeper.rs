@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use faults::Bug;
 use service_runtime::CancellationToken;
-use service_runtime::database::{StoreError, within_limit};
-use sqlx::PgPool;
+use service_runtime::database::{Session, StoreError, within_limit};
 use tracing::{debug, error, info, warn};
 
 use crate::SagaSettings;
@@ -19,7 +18,7 @@ use crate::store::{Due, Resending, Stored, claim_due};
 const TICK: Duration = Duration::from_millis(250);
 
 /// Sweeps until `stop`.
-pub async fn run(coordinator: Arc<Coordinator>, pool: PgPool, settings: &SagaSettings, stop: CancellationToken) {
+pub async fn run(coordinator: Arc<Coordinator>, session: Session, settings: &SagaSettings, stop: CancellationToken) {
     let resending = Resending {
         first: Duration::from_millis(settings.resend_first_ms.into()),
         most: Duration::from_millis(settings.resend_max_ms.into()),
@@ -39,7 +38,7 @@ pub async fn run(coordinator: Arc<Coordinator>, pool: PgPool, settings: &SagaSet
         }
         let claimed = tokio::select! {
             () = stop.cancelled() => return,
-            claimed = within_limit(claim_due(&pool, limit, resending)) => claimed,
+            claimed = within_limit(claim_due(&session, limit, resending)) => claimed,
         };
         let failure = match claimed {
             Ok(due) => {

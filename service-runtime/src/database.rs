@@ -111,8 +111,7 @@ impl fmt::Debug for DatabaseSettings {
 /// Connects and brings the schema up to date (under an advisory lock, so instances may start side by side).
 ///
 /// # Errors
-/// When the database can't be reached within `startup_timeout_ms`, refuses the login, or was migrated by a newer
-/// release.
+/// When the database can't be reached within `startup_timeout_ms`, refuses the login, or a migration fails.
 pub async fn open(settings: &DatabaseSettings, migrations: &Migrator, metrics: &Metrics) -> Result<PgPool, Fatal> {
     // No ping before each use: a broken connection shows in the statement itself, which is then repeated.
     let pool = PgPoolOptions::new()
@@ -149,13 +148,37 @@ pub async fn open(settings: &DatabaseSettings, migrations: &Migrator, metrics: &
     Ok(pool)
 }
 
-/// On a connection of its own: the schema of a large table takes its time.
+/// How long a migration waits for a lock before it gives way and tries again: whoever comes meanwhile for the same table
+/// waits behind it.
+const LOCK_LIMIT: (&str, &str) = ("lock_timeout", "2s");
+
+/// How long it lets the others through then.
+const LOCK_AGAIN: Duration = Duration::from_secs(5);
+
+/// On a connection of its own: the schema of a large table takes its time. A newer release's migrations don't matter:
+/// each leaves a schema that the release before it works with, which may be started again beside it or after it.
 async fn migrate(options: &PgConnectOptions, migrations: &Migrator) -> Result<(), MigrateError> {
-    let unlimited = options.clone().options([(STATEMENT_LIMIT.0, "0")]);
-    let one = PgPoolOptions::new().max_connections(1).connect_lazy_with(unlimited);
-    let outcome = migrations.run(&one).await;
-    one.close().await;
-    outcome
+    let unlimited = options.clone().options([(STATEMENT_LIMIT.0, "0"), LOCK_LIMIT]);
+    let mut migrations = Migrator { migrations: migrations.migrations.clone(), ..Migrator::DEFAULT };
+    migrations.set_ignore_missing(true);
+    loop {
+        let one = PgPoolOptions::new().max_connections(1).connect_lazy_with(unlimited.clone());
+        let outcome = migrations.run(&one).await;
+        one.close().await;
+        match outcome {
+            Err(error) if is_lock_timeout(&error) => {
+                warn!(%error, "a migration waits for a table that is in use; trying again");
+                tokio::time::sleep(LOCK_AGAIN).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// 55P03.
+fn is_lock_timeout(error: &MigrateError) -> bool {
+    let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else { return false };
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("55P03"))
 }
 
 /// Deadlines are set by this machine's clock and judged by the database's.

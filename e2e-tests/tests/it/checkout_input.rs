@@ -7,6 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use e2e_tests::{Answer, Client, Service, eventually, shared};
 use reqwest::Method;
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use uuid::Uuid;
 
 async fn send(client: &Client, content_type: Option<&str>, body: impl Into<String>) -> Result<Answer> {
@@ -28,6 +30,22 @@ async fn what_is_not_json_is_answered_400() -> Result<()> {
     for body in ["", "{", "userId=u1", r#"{"userId":"u","totalAmount":5} trailing"#, r#"{"totalAmount":NaN}"#] {
         is_refused(&client, body, 400, &["JSON"]).await?;
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_answered_408_and_gives_its_place_back() -> Result<()> {
+    let client = shared().await?;
+    let mut stream = TcpStream::connect(("127.0.0.1", Service::Orchestrator.port(&client.ports))).await?;
+    let head =
+        "POST /checkout HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n";
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(br#"{"userId":"u1","#).await?;
+
+    let mut answer = String::new();
+    tokio::time::timeout(Duration::from_secs(20), stream.read_to_string(&mut answer)).await??;
+
+    ensure!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("within 10 s"), "{answer}");
     Ok(())
 }
 

@@ -25,5 +25,6 @@ mod slow_gateway;
 mod startup_errors;
 mod structure;
 mod traces;
+mod upgrades;
 mod views;
 mod waiting;
