@@ -7,11 +7,11 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-# librdkafka is compiled from source: g++, make and zlib's headers are in the base image.
+# librdkafka is compiled from source: g++, make, and the headers of zlib and OpenSSL are in the base image.
 # The mounts are not part of the image, so the binaries are copied out of them in the same step.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target,sharing=locked \
-    cargo build --profile dist --locked \
+    cargo build --profile dist --locked --features service-runtime/kafka-tls \
         --bin order-service \
         --bin payment-service \
         --bin inventory-service \
@@ -26,11 +26,14 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
         target/dist/kafka-init \
         target/dist/sagactl
 
-# The same Debian as the build stage, so the same glibc. zlib, the one other shared library, is part of it.
+# The same Debian as the build stage, so the same glibc. zlib is part of it, OpenSSL (for Kafka) is not.
 FROM debian:bookworm-slim AS runtime
+COPY --from=build /usr/lib/*-linux-gnu/libssl.so.3 /usr/lib/*-linux-gnu/libcrypto.so.3 /usr/lib/
 # The HTTP client refuses to start without root certificates, even where it only speaks plain HTTP.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin app
+# In a container nobody else can reach localhost.
+ENV BIND_ADDRESS=0.0.0.0
 USER 10001
 
 FROM runtime AS kafka-init

@@ -64,8 +64,11 @@ pub async fn read(
     Ok(())
 }
 
-/// The newest letters, at most `limit`, among the last `most` records of each partition, each with its marker. Memory
-/// holds twice as many.
+/// How much is kept of letters' bodies, in bytes: theirs are a few hundred each, but anybody may have written there.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+
+/// The newest letters, at most `limit` and 4 MiB of them, among the last `most` records of each partition, each with its
+/// marker. Memory holds twice as many.
 ///
 /// # Errors
 /// When Kafka can't be read.
@@ -76,31 +79,48 @@ pub async fn newest(
     most: i64,
     limit: usize,
 ) -> Result<Vec<(Letter, Option<Marker>)>, Fatal> {
-    let age = |letter: &Letter| std::cmp::Reverse((letter.at(), letter.place.offset));
     let mut all = Vec::new();
     for topic in filter.topics() {
         let mut markers = HashMap::new();
-        let mut letters = Vec::new();
+        let (mut letters, mut bytes) = (Vec::new(), 0);
         let mut reader = TopicReader::open_tail(kafka, client, &dead_letter_topic(topic), most).await?;
         while let Some(record) = reader.next().await? {
             match Marker::read(&record) {
                 Some(marker) => drop(markers.insert(marker.letter, marker)),
-                None => letters.extend(Letter::of(topic, record).filter(|letter| filter.means(letter))),
+                None => {
+                    let letter = Letter::of(topic, record).filter(|letter| filter.means(letter));
+                    bytes += letter.as_ref().map_or(0, |letter| letter.record.body.len());
+                    letters.extend(letter.map(|letter| (letter, None)));
+                }
             }
-            if letters.len() >= 2 * limit {
-                letters.sort_by_key(age);
-                letters.truncate(limit);
+            if letters.len() >= 2 * limit || bytes >= 2 * MOST_BYTES {
+                bytes = keep_newest(&mut letters, limit);
             }
         }
         // A marker stands behind its letter, so it is among the last as well.
-        all.extend(letters.into_iter().map(|letter| {
+        all.extend(letters.into_iter().map(|(letter, _)| {
             let marker = markers.remove(&letter.place);
             (letter, marker)
         }));
-        all.sort_by_key(|(letter, _)| age(letter));
-        all.truncate(limit);
+        keep_newest(&mut all, limit);
     }
     Ok(all)
+}
+
+/// Sorts by age and keeps the newest, at least one. Answers how many bytes their bodies have.
+fn keep_newest(letters: &mut Vec<(Letter, Option<Marker>)>, limit: usize) -> usize {
+    letters.sort_by_key(|(letter, _)| std::cmp::Reverse((letter.at(), letter.place.offset)));
+    letters.truncate(limit);
+    let (mut kept, mut bytes) = (0, 0);
+    for (letter, _) in letters.iter() {
+        let with_it = bytes + letter.record.body.len();
+        if kept > 0 && with_it > MOST_BYTES {
+            break;
+        }
+        (kept, bytes) = (kept + 1, with_it);
+    }
+    letters.truncate(kept);
+    bytes
 }
 
 /// One letter, with the newest marker behind it.
@@ -166,6 +186,25 @@ mod tests {
         ] {
             assert_eq!(filter.means(&of_saga), meant, "{filter:?}");
         }
+    }
+
+    #[test]
+    fn the_newest_letters_are_kept_as_far_as_there_is_room_for_their_bodies() {
+        let of = |offset: i64, bytes: usize| {
+            let mut letter = letter(Some(SAGA), "{}");
+            letter.place.offset = offset;
+            letter.record.body = vec![b'x'; bytes];
+            (letter, None)
+        };
+        let kept = |mut letters: Vec<_>, limit| {
+            let bytes = keep_newest(&mut letters, limit);
+            (letters.iter().map(|(letter, _)| letter.place.offset).collect::<Vec<_>>(), bytes)
+        };
+        assert_eq!(kept(vec![of(1, 10), of(3, 10), of(2, 10)], 2), (vec![3, 2], 20));
+        let half = MOST_BYTES / 2;
+        assert_eq!(kept(vec![of(1, half), of(2, half), of(3, half)], 9), (vec![3, 2], MOST_BYTES));
+        assert_eq!(kept(vec![of(1, 10), of(2, 3 * half)], 9), (vec![2], 3 * half));
+        assert_eq!(kept(Vec::new(), 9), (vec![], 0));
     }
 
     #[test]

@@ -124,11 +124,12 @@ pub async fn send(producer: &Producer, letter: &Letter, by: &str, reason: &str) 
     let (key, body) = (letter.record.key.as_deref(), letter.record.body.as_slice());
     let headers = letter.headers_back();
     let borrowed = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
-    producer.produce(letter.topic, key, body, borrowed).acknowledged().await?;
+    let sent = producer.produce(letter.topic, key, body, borrowed).acknowledged().await;
+    sent.map_err(|why| format!("Kafka does not take it: {why}"))?;
     let headers = Marker::now(letter.place, by, reason).headers();
     let borrowed = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
     let marked = producer.produce(&dead_letter_topic(letter.topic), key, &[], borrowed).acknowledged().await;
-    marked.map_err(|why| format!("it was sent, but could not be marked as redriven: {why}"))
+    marked.map_err(|why| format!("it was sent back, but could not be marked as redriven, and will be shown as if it were not: {why}. Sent back once more it does no harm"))
 }
 
 impl Standing {

@@ -183,7 +183,7 @@ impl DeadLetters {
             Verdict::Send => {
                 send(&self.producer, &letter, &act.by, &act.reason)
                     .await
-                    .map_err(|why| Problem::unavailable(format!("Kafka does not take it: {why}"), 1))?;
+                    .map_err(|why| Problem::unavailable(why, 1))?;
                 let (by, reason) = (&act.by, &act.reason);
                 warn!(topic, letter = %place, by, reason, "a dead letter is sent back");
                 Ok(SentBody { topic, letter: place.to_string() })
@@ -214,7 +214,7 @@ pub fn router(letters: DeadLetters) -> Router {
     get, path = "/dead-letters", operation_id = "listDeadLetters", tag = "Dead letters", summary = "What was set aside lately",
     params(LettersQuery),
     responses(
-        (status = 200, description = "The newest first, of the last 500 records of each partition", body = LettersBody), QueryProblems,
+        (status = 200, description = "The newest first, of the last 500 records of each partition; fewer than `limit` where their bodies are more than 4 MiB", body = LettersBody), QueryProblems,
         (status = 503, description = "Kafka can't be read", body = Problem, content_type = PROBLEM_JSON, headers(("retry-after" = i64, description = "In how many seconds to try again"))),
     ),
 )]

@@ -146,5 +146,5 @@ async fn topics_are_told_with_their_records_and_where_their_readers_are() -> Res
     };
     e2e_tests::eventually("the group has committed", SOON, committed).await?;
     let nowhere = client.sagactl_with(&["topics"], &[("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")]).await?;
-    tells(&nowhere, 2, &["Kafka can't be asked at 127.0.0.1:1", "KAFKA_BOOTSTRAP_SERVERS"])
+    tells(&nowhere, 2, &["Kafka can't be reached at 127.0.0.1:1", "KAFKA_BOOTSTRAP_SERVERS"])
 }

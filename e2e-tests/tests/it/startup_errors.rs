@@ -150,7 +150,7 @@ async fn a_kafka_that_refuses_the_password_is_named_with_what_it_said() -> Resul
     let environment = with(working(&client, Service::Payment)?, "KAFKA_SASL_PASSWORD", "secret-word");
     fails("kafka-init", &["--timeout", "1"], &environment, &[address, "invalid credentials"]).await?;
     let ran = client.sagactl_with(&["topics"], &[("KAFKA_SASL_PASSWORD", "secret-word")]).await?;
-    ensure!(ran.code == 1 && ran.stderr.contains("invalid credentials"), "{ran:?}");
+    ensure!(ran.code == 2 && ran.stderr.contains("invalid credentials"), "{ran:?}");
     let environment = with(working(&client, Service::Payment)?, "KAFKA_SSL_CA_LOCATION", "");
     fails("payment-service", &[], &environment, &[address, "certificate verify failed"]).await
 }

@@ -6,7 +6,6 @@
 //! While a dead letter is not acknowledged, its partition is paused, and only that one.
 
 use std::collections::HashMap;
-use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use std::time::Duration;
 use faults::Bug;
 use futures::FutureExt as _;
 use messages::{OutgoingRecord, dead_letter_topic};
-use rdkafka::consumer::{CommitMode, Consumer as _, ConsumerContext, StreamConsumer};
+use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Headers as _};
 use rdkafka::{Message as _, TopicPartitionList};
@@ -22,6 +21,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
+use super::closing::ClosesOnThread;
 use super::group::{GroupContext, GroupState};
 use super::offsets::{Offsets, TopicPartition};
 use super::producer::{Delivery, Producer};
@@ -75,34 +75,9 @@ pub trait Handler: Send + Sync + 'static {
     fn handle(&self, record: &Record) -> impl Future<Output = Result<Handled, Retry>> + Send;
 }
 
-/// librdkafka's consumer. Closing it waits for a broker, so that is done by a thread of its own, whoever drops it: the
-/// services' one thread has signals and time limits to see to.
-pub(super) struct Member<C: ConsumerContext + 'static>(Option<StreamConsumer<C>>);
-
-impl<C: ConsumerContext + 'static> Member<C> {
-    pub(super) fn new(consumer: StreamConsumer<C>) -> Self {
-        Self(Some(consumer))
-    }
-}
-
-impl<C: ConsumerContext + 'static> Deref for Member<C> {
-    type Target = StreamConsumer<C>;
-
-    fn deref(&self) -> &Self::Target {
-        self.0.as_ref().expect("it is there until it is dropped")
-    }
-}
-
-impl<C: ConsumerContext + 'static> Drop for Member<C> {
-    fn drop(&mut self) {
-        let inner = self.0.take();
-        let _ = std::thread::Builder::new().name("kafka-close".to_owned()).spawn(move || drop(inner));
-    }
-}
-
 /// A member of the consumer group that is named as its service.
 pub struct Consumer {
-    inner: Arc<Member<GroupContext>>,
+    inner: Arc<ClosesOnThread<GroupContext>>,
     offsets: Arc<Offsets>,
     state: Arc<GroupState>,
     counts: HashMap<String, RecordCounts>,
@@ -163,7 +138,7 @@ impl Consumer {
         inner
             .subscribe(&names.iter().map(String::as_str).collect::<Vec<_>>())
             .map_err(|e| Fatal::new(format!("can't subscribe to {names:?}: {e}")))?;
-        let inner = Arc::new(Member::new(inner));
+        let inner = Arc::new(ClosesOnThread::new(inner));
         Ok(Self { inner, offsets, state, counts, tracer: tracer.clone(), settings: settings.clone(), service })
     }
 
@@ -250,7 +225,7 @@ impl Consumer {
         let consumer = self.inner;
         let closed = tokio::task::spawn_blocking(move || {
             let _ = consumer.commit_consumer_state(CommitMode::Sync);
-            drop(Arc::into_inner(consumer).and_then(|mut last| last.0.take()));
+            drop(Arc::into_inner(consumer).and_then(ClosesOnThread::take));
         });
         // Without a broker it would wait for one.
         let _ = tokio::time::timeout(CLOSE_LIMIT, closed).await;
@@ -262,7 +237,7 @@ impl Consumer {
 struct Shared<H> {
     handler: H,
     producer: Producer,
-    consumer: Arc<Member<GroupContext>>,
+    consumer: Arc<ClosesOnThread<GroupContext>>,
     offsets: Arc<Offsets>,
     /// By topic.
     counts: HashMap<String, RecordCounts>,

@@ -1,8 +1,10 @@
 //! Kafka as the services see it: records in plain types, a consumer that runs a handler for each, a producer.
 //! No type of rdkafka leaves this module.
 
+mod closing;
 mod consumer;
 mod group;
+mod heard;
 mod offsets;
 mod producer;
 mod reader;

@@ -10,7 +10,9 @@ use rdkafka::{Message as _, Offset, TopicPartitionList};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::consumer::{Member, to_record};
+use super::closing::ClosesOnThread;
+use super::consumer::to_record;
+use super::heard;
 use super::producer::QuietContext;
 use super::{KafkaSettings, Record};
 use crate::Fatal;
@@ -23,7 +25,7 @@ const YIELDS: usize = 64;
 
 /// The records of one topic: of each partition in order, of different partitions in any.
 pub struct TopicReader {
-    consumer: Member<QuietContext>,
+    consumer: ClosesOnThread<QuietContext>,
     topic: String,
     topic_prefix: String,
     /// The offsets to stop before, of the partitions that are not read to their ends yet.
@@ -62,12 +64,10 @@ impl TopicReader {
         let consumer: StreamConsumer<QuietContext> = config
             .create_with_context(QuietContext)
             .map_err(|error| Fatal::new(format!("the Kafka consumer can't be made: {error}")))?;
-        let consumer = Member::new(consumer);
+        let consumer = ClosesOnThread::new(consumer);
         let open = tokio::task::spawn_blocking(move || {
             let ends = assign_all(&consumer, &topic, most).map_err(|error| match error {
-                KafkaError::MetadataFetch(_) => Fatal::new(format!(
-                    "Kafka can't be reached at {servers}: {error}. Is it running? KAFKA_BOOTSTRAP_SERVERS says where it is"
-                )),
+                KafkaError::MetadataFetch(_) => heard::no_answer(&servers, &error.to_string()),
                 _ => Fatal::new(format!("the topic {topic} at {servers} can't be read: {error}")),
             })?;
             if ends.is_none() {

@@ -1,17 +1,13 @@
 //! The check at start that the topics are there: a service without its topics would wait for ever in silence.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use tracing::warn;
 
 use super::KafkaSettings;
-use super::producer::QuietContext;
+use super::heard::{self, Heard};
 use crate::Fatal;
 
 /// Checks that all `topics` exist and answers the partition count that they share.
@@ -49,9 +45,8 @@ pub fn existing_topics(
 ) -> Result<HashMap<String, usize>, Fatal> {
     let servers = &settings.kafka_bootstrap_servers;
     let unusable = |error| Fatal::new(format!("KAFKA_BOOTSTRAP_SERVERS={servers}: {error}"));
-    let heard = Heard::default();
     let asking: BaseConsumer<Heard> =
-        settings.client(client).set("log_level", "6").create_with_context(heard.clone()).map_err(unusable)?;
+        settings.client(client).create_with_context(Heard::default()).map_err(unusable)?;
     let deadline = Instant::now() + limit;
     let mut waiting = false;
     loop {
@@ -59,12 +54,10 @@ pub fn existing_topics(
             Ok(metadata) => {
                 return Ok(metadata.topics().iter().map(|t| (t.name().to_owned(), t.partitions().len())).collect());
             }
-            Err(error) => heard.why().unwrap_or_else(|| error.to_string()),
+            Err(error) => heard::why(&asking, &error),
         };
         if Instant::now() >= deadline {
-            return Err(Fatal::new(format!(
-                "Kafka can't be reached at {servers}: {error}. Is it running? KAFKA_BOOTSTRAP_SERVERS says where it is"
-            )));
+            return Err(heard::no_answer(servers, &error));
         }
         if !waiting {
             warn!(%servers, %error, "waiting for Kafka");
@@ -73,33 +66,6 @@ pub fn existing_topics(
         std::thread::sleep(Duration::from_millis(200));
     }
 }
-
-/// What librdkafka said last of a connection that failed: its own answer is only that there is none.
-#[derive(Clone, Default)]
-struct Heard(Arc<Mutex<Option<String>>>);
-
-impl Heard {
-    fn why(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl ClientContext for Heard {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        super::log_librdkafka(level, facility, message);
-        if facility == "FAIL" {
-            // Before it stands the thread's name.
-            let why = message.split_once("]: ").map_or(message, |(_, why)| why);
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
-        }
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        QuietContext.error(error, reason);
-    }
-}
-
-impl ConsumerContext for Heard {}
 
 fn shared_partition_count(
     settings: &KafkaSettings,

@@ -8,7 +8,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::KafkaSettings;
-use super::producer::QuietContext;
+use super::heard::{self, Heard};
 use crate::Fatal;
 
 /// How long the broker may take for an answer.
@@ -57,22 +57,16 @@ pub async fn watermarks(
     config.set("group.id", settings.prefixed(group.unwrap_or(client))).set("enable.auto.commit", "false");
     let with_group = group.is_some();
     let asked = tokio::task::spawn_blocking(move || {
-        let consumer: BaseConsumer<QuietContext> = config.create_with_context(QuietContext)?;
-        topics.iter().map(|topic| marks(&consumer, topic, with_group)).collect::<Result<_, KafkaError>>()
+        let consumer: BaseConsumer<Heard> =
+            config.create_with_context(Heard::default()).map_err(|error| error.to_string())?;
+        let answer = topics.iter().map(|topic| marks(&consumer, topic, with_group)).collect::<Result<_, KafkaError>>();
+        answer.map_err(|error| heard::why(&consumer, &error))
     });
     let answer = asked.await.map_err(|error| Fatal::new(format!("the question about the topics failed: {error}")))?;
-    answer.map_err(|error| {
-        Fatal::new(format!(
-            "Kafka can't be asked at {servers}: {error}. Is it running? KAFKA_BOOTSTRAP_SERVERS says where it is"
-        ))
-    })
+    answer.map_err(|why| heard::no_answer(&servers, &why))
 }
 
-fn marks(
-    consumer: &BaseConsumer<QuietContext>,
-    topic: &str,
-    with_group: bool,
-) -> Result<Vec<PartitionMarks>, KafkaError> {
+fn marks(consumer: &BaseConsumer<Heard>, topic: &str, with_group: bool) -> Result<Vec<PartitionMarks>, KafkaError> {
     let metadata = consumer.fetch_metadata(Some(topic), LIMIT)?;
     let partitions = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
     let mut ids: Vec<i32> = partitions.iter().map(|partition| partition.id()).collect();
