@@ -88,7 +88,7 @@ pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<List
         select.push(" AND saga_id < ").push_bind(before);
     }
     select.push(" ORDER BY saga_id DESC LIMIT ").push_bind(limit);
-    // Planned for its values: for a user with a thousand sagas not as for one with none.
+    // Not kept prepared: its texts are many, and each comes seldom.
     Ok(select.build_query_as().persistent(false).fetch_all(pool).await?)
 }
 
