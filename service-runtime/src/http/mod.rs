@@ -76,8 +76,8 @@ impl HttpSettings {
     }
 }
 
-/// A port that is ours, before the routes exist: a taken one stops the start at once. Until then it says how far the
-/// service is ([`starting`]).
+/// A port that is ours, before the routes exist: a taken one stops the start at once. Until [`HttpServer::serve`] it says
+/// that the service starts, and keeps what else it is asked.
 pub struct HttpServer {
     listener: Shared,
     /// Where the routes go, for requests that came before them.
