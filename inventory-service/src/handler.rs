@@ -41,18 +41,16 @@ impl Handler for Reservations {
         let sold_out = rand::random::<f64>() < self.failure_rate.get();
         let stock = if sold_out { Stock::SoldOut } else { Stock::Available };
         // Mostly the order has no row yet; where it has one, the first write tells.
-        let (mut stored, mut created): (Option<Reservation>, bool) = (None, false);
+        let mut stored: Option<Reservation> = None;
         loop {
             match decide(&command, stored.as_ref(), stock, service_runtime::now()) {
                 Next::Write(row) => {
                     let status = row.status.as_str();
                     faults::reached("inventory.storing", status);
-                    let expected = stored.map(|reservation| reservation.status);
-                    let outcome = match expected {
+                    let outcome = match stored.map(|reservation| reservation.status) {
                         None => self.new.submit(row).await?,
                         Some(expected) => self.moves.submit(Move { expected, row }).await?,
                     };
-                    created |= expected.is_none() && matches!(outcome, Outcome::Stored(_));
                     stored = match outcome {
                         Outcome::Stored(row) => {
                             faults::reached("inventory.stored", status);
@@ -64,7 +62,7 @@ impl Handler for Reservations {
                     };
                 }
                 // The question above may have been too early: the rows went after it, and what stands now is a new one.
-                Next::Reply(_) if is_old && created && self.old.is_below_horizon(order_id).await? => {
+                Next::Reply(_) if is_old && is_new(stored.as_ref()) && self.old.is_below_horizon(order_id).await? => {
                     self.give_back(stored).await?;
                     return Ok(Handled::DeadLetter(format!(
                         "order {order_id} is below the retention horizon: nothing is set aside for it again"
@@ -77,6 +75,12 @@ impl Handler for Reservations {
             }
         }
     }
+}
+
+/// Whether a row was made lately. One that stood when its order fell below the horizon is older: its saga has ended a day
+/// ago at least, the shortest retention.
+fn is_new(row: Option<&Reservation>) -> bool {
+    row.is_some_and(|row| (service_runtime::now() - row.created_at).num_hours() < 12)
 }
 
 impl Reservations {

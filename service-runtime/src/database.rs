@@ -161,18 +161,20 @@ async fn migrate(options: &PgConnectOptions, migrations: &Migrator) -> Result<()
     let unlimited = options.clone().options([(STATEMENT_LIMIT.0, "0"), LOCK_LIMIT]);
     let mut migrations = Migrator { migrations: migrations.migrations.clone(), ..Migrator::DEFAULT };
     migrations.set_ignore_missing(true);
-    loop {
-        let one = PgPoolOptions::new().max_connections(1).connect_lazy_with(unlimited.clone());
-        let outcome = migrations.run(&one).await;
-        one.close().await;
-        match outcome {
+    // One connection for all tries. It keeps the advisory lock meanwhile: else another instance would take its turn in the
+    // pause, and there would be none.
+    let one = PgPoolOptions::new().max_connections(1).connect_lazy_with(unlimited);
+    let outcome = loop {
+        match migrations.run(&one).await {
             Err(error) if is_lock_timeout(&error) => {
-                warn!(%error, "a migration waits for a table that is in use; trying again");
+                warn!(%error, "a migration waits for what somebody else holds; trying again");
                 tokio::time::sleep(LOCK_AGAIN).await;
             }
-            outcome => return outcome,
+            outcome => break outcome,
         }
-    }
+    };
+    one.close().await;
+    outcome
 }
 
 /// 55P03.

@@ -137,6 +137,12 @@ async fn postgres_programs_that_are_not_there_are_told_with_the_setting_that_nam
     fails("standalone", &arguments, &environment, &["PG_BINDIR=/no/such/folder", "initdb", "postgres"]).await
 }
 
+/// One that gives a refusal the time that it takes.
+#[cfg(feature = "kafka-tls")]
+fn patient(client: &Client, service: Service) -> Result<Vec<(&'static str, String)>> {
+    Ok(with(working(client, service)?, "STARTUP_TIMEOUT_MS", "10000"))
+}
+
 /// On a Kafka that wants a password, as `dev/kafka start --secure` runs one.
 #[cfg(feature = "kafka-tls")]
 #[tokio::test]
@@ -144,14 +150,16 @@ async fn a_kafka_that_refuses_the_password_is_named_with_what_it_said() -> Resul
     let client = shared().await?;
     let address = client.kafka.address();
     for service in [Service::Payment, Service::Inventory, Service::Orchestrator] {
-        let environment = with(working(&client, service)?, "KAFKA_SASL_PASSWORD", "secret-word");
+        let environment = with(patient(&client, service)?, "KAFKA_SASL_PASSWORD", "secret-word");
         fails(service.program(), &[], &environment, &[address, "invalid credentials"]).await?;
     }
-    let environment = with(working(&client, Service::Payment)?, "KAFKA_SASL_PASSWORD", "secret-word");
-    fails("kafka-init", &["--timeout", "1"], &environment, &[address, "invalid credentials"]).await?;
-    let ran = client.sagactl_with(&["topics"], &[("KAFKA_SASL_PASSWORD", "secret-word")]).await?;
-    ensure!(ran.code == 2 && ran.stderr.contains("invalid credentials"), "{ran:?}");
-    let environment = with(working(&client, Service::Payment)?, "KAFKA_SSL_CA_LOCATION", "");
+    let environment = with(patient(&client, Service::Payment)?, "KAFKA_SASL_PASSWORD", "secret-word");
+    fails("kafka-init", &["--timeout", "10"], &environment, &[address, "invalid credentials"]).await?;
+    for command in [&["topics"][..], &["dlq", "list"]] {
+        let ran = client.sagactl_with(command, &[("KAFKA_SASL_PASSWORD", "secret-word")]).await?;
+        ensure!(ran.code == 2 && ran.stderr.contains("invalid credentials"), "{ran:?}");
+    }
+    let environment = with(patient(&client, Service::Payment)?, "KAFKA_SSL_CA_LOCATION", "");
     fails("payment-service", &[], &environment, &[address, "certificate verify failed"]).await
 }
 

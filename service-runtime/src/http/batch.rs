@@ -2,7 +2,7 @@
 //! in the same order. Each is served as if it had come alone, side by side with the others, so that what they store
 //! shares a statement; saved is what a request costs on its way.
 
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, to_bytes};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{Request, StatusCode, header};
 use axum::routing::post;
@@ -16,6 +16,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::{OpenApi, ToSchema};
 
 use super::description::PROBLEM_JSON;
+use super::json_body::WholeBody;
 use super::{Problem, problem};
 use crate::trace::{self, Tracer};
 
@@ -75,10 +76,14 @@ pub struct Described;
         (status = 200, description = "All answers, in the order of the requests, whatever each says", body = Vec<BatchedAnswer>,
             example = json!([{"status": 422, "body": {"type": "about:blank", "title": "Unprocessable Entity", "status": 422, "detail": "`userId` must not be blank", "field": "userId"}}])),
         (status = 400, description = "Not a batch of requests", body = Problem, content_type = PROBLEM_JSON),
+        (status = 408, description = "The body did not come", body = Problem, content_type = PROBLEM_JSON),
         (status = 413, description = "More than 500 requests, or more than 1 MiB", body = Problem, content_type = PROBLEM_JSON),
     ),
 )]
-async fn answer_all(State(routes): State<Router>, batch: Bytes) -> Result<Json<Vec<BatchedAnswer>>, Problem> {
+async fn answer_all(
+    State(routes): State<Router>,
+    WholeBody(batch): WholeBody<MAX_BATCH_BODY>,
+) -> Result<Json<Vec<BatchedAnswer>>, Problem> {
     let requests: Vec<BatchedRequest> = serde_json::from_slice(&batch).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, format!("the body is not a batch of requests: {error}"))
     })?;

@@ -24,17 +24,28 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
             let detail = "the body must be JSON, with the header `Content-Type: application/json`";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
         }
+        let WholeBody::<MAX_BODY>(body) = WholeBody::from_request(request, state).await?;
+        parse(&body).map(Self)
+    }
+}
+
+/// A request's whole body. Answers 413 and 408 as [`JsonBody`] does. `LIMIT` is what its route takes, in bytes.
+pub(super) struct WholeBody<const LIMIT: usize>(pub Bytes);
+
+impl<S: Send + Sync, const LIMIT: usize> FromRequest<S> for WholeBody<LIMIT> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let body = tokio::time::timeout(BODY_LIMIT, Bytes::from_request(request, state)).await.map_err(|_| {
             let detail = format!("the body did not come within {} s", BODY_LIMIT.as_secs());
             Problem::new(StatusCode::REQUEST_TIMEOUT, detail).with_header(header::CONNECTION, "close")
         })?;
-        let body = body.map_err(|rejection| match rejection.status() {
+        body.map(Self).map_err(|rejection| match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => {
-                Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {MAX_BODY} bytes"))
+                Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {LIMIT} bytes"))
             }
             status => Problem::new(status, rejection.body_text()),
-        })?;
-        parse(&body).map(Self)
+        })
     }
 }
 

@@ -9,26 +9,27 @@ mod problem;
 mod reference;
 mod starting;
 
+use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::ServiceExt as _;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
-use axum::serve::{Listener as _, ListenerExt as _};
+use axum::serve::ListenerExt as _;
 use rustix::net::sockopt;
 use serde::Deserialize;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{info, warn};
 use utoipa::openapi::OpenApi;
 
-use self::starting::Shared;
 use crate::metrics::{self, Metrics};
 use crate::settings::{Settings, SettingsError};
 use crate::trace::{self, Tracer};
@@ -79,10 +80,10 @@ impl HttpSettings {
 /// A port that is ours, before the routes exist: a taken one stops the start at once. Until [`HttpServer::serve`] it says
 /// that the service starts, and keeps what else it is asked.
 pub struct HttpServer {
-    listener: Shared,
-    /// Where the routes go, for requests that came before them.
-    routes: watch::Sender<Option<Router>>,
-    started: CancellationToken,
+    routes: starting::Give,
+    /// Tells it to end; and its end.
+    end: CancellationToken,
+    serving: JoinHandle<std::io::Result<()>>,
     address: SocketAddr,
     told_to_stop: CancellationToken,
     drain: Duration,
@@ -103,14 +104,14 @@ impl HttpServer {
                 settings.port
             ))
         };
-        let listener = Shared(Arc::new(listen(wanted).map_err(error)?));
+        let listener = listen(wanted).map_err(error)?;
         let address = listener.local_addr().map_err(error)?;
-        let ((routes, waiting), started) = (watch::channel(None), CancellationToken::new());
-        let first = axum::serve(listener.clone(), starting::router(waiting));
-        tokio::spawn(first.with_graceful_shutdown(started.clone().cancelled_owned()).into_future());
+        let ((routes, late), end) = (starting::late_routes(), CancellationToken::new());
+        let server = axum::serve(listener.tap_io(prepare), late.into_make_service());
+        let serving = tokio::spawn(server.with_graceful_shutdown(end.clone().cancelled_owned()).into_future());
         let shutdown_timeout = Duration::from_millis(settings.shutdown_timeout_ms);
         let (told_to_stop, drain) = (told_to_stop.clone(), settings.drain());
-        Ok(Self { listener, routes, started, address, told_to_stop, drain, shutdown_timeout })
+        Ok(Self { routes, end, serving, address, told_to_stop, drain, shutdown_timeout })
     }
 
     /// The end of the service's work: a while after it was told to stop. Until then it does all that it is asked for.
@@ -161,20 +162,17 @@ impl HttpServer {
                 CatchPanicLayer::custom(problem::from_panic),
                 DefaultBodyLimit::max(MAX_BODY),
             ));
-        self.started.cancel();
-        self.routes.send_replace(Some(app.clone()));
+        self.routes.send_replace(Some(app));
         info!(address = %self.address, "HTTP ready");
 
-        let stopped = shutdown.clone();
-        let graceful = axum::serve(self.listener.tap_io(prepare), app)
-            .with_graceful_shutdown(async move { shutdown.cancelled().await })
-            .into_future();
         let out_of_time = async {
-            stopped.cancelled().await;
+            shutdown.cancelled().await;
+            self.end.cancel();
             tokio::time::sleep(self.shutdown_timeout).await;
         };
+        let ended = |error: &dyn Display| Fatal::new(format!("the HTTP server ended: {error}"));
         tokio::select! {
-            result = graceful => result.map_err(|error| Fatal::new(format!("the HTTP server ended: {error}"))),
+            result = self.serving => result.map_err(|error| ended(&error))?.map_err(|error| ended(&error)),
             () = out_of_time => {
                 warn!("some requests were not finished in time");
                 Ok(())

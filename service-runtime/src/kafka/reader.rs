@@ -14,7 +14,7 @@ use super::closing::ClosesOnThread;
 use super::consumer::to_record;
 use super::heard;
 use super::producer::QuietContext;
-use super::{KafkaSettings, Record};
+use super::{KafkaSettings, Record, existing_topics};
 use crate::Fatal;
 
 /// How long the broker may take for an answer, or for the next record.
@@ -59,6 +59,7 @@ impl TopicReader {
             // Nothing is waited for: what comes later is not read.
             .set("fetch.wait.max.ms", "10")
             .set("queued.max.messages.kbytes", "16384");
+        let (settings, client) = (settings.clone(), client.to_owned());
         let servers = settings.kafka_bootstrap_servers.clone();
         let (topic, topic_prefix) = (settings.prefixed(topic), settings.kafka_topic_prefix.clone());
         let consumer: StreamConsumer<QuietContext> = config
@@ -67,7 +68,10 @@ impl TopicReader {
         let consumer = ClosesOnThread::new(consumer);
         let open = tokio::task::spawn_blocking(move || {
             let ends = assign_all(&consumer, &topic, most).map_err(|error| match error {
-                KafkaError::MetadataFetch(_) => heard::no_answer(&servers, &error.to_string()),
+                // Why, those are told who ask only.
+                KafkaError::MetadataFetch(_) => existing_topics(&settings, &client, Duration::ZERO)
+                    .err()
+                    .unwrap_or_else(|| heard::no_answer(&servers, &error.to_string())),
                 _ => Fatal::new(format!("the topic {topic} at {servers} can't be read: {error}")),
             })?;
             if ends.is_none() {
