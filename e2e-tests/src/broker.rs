@@ -60,8 +60,7 @@ pub fn owned(environment: Vec<(&str, String)>) -> Vec<(String, String)> {
 /// A client of the tests' own.
 pub fn client(address: &str) -> Result<ClientConfig> {
     let settings = KafkaSettings::at(address, "")?;
-    let mut config: ClientConfig =
-        settings.connection().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let mut config: ClientConfig = settings.connection().collect();
     config.set("log_level", "0");
     Ok(config)
 }

@@ -84,8 +84,7 @@ impl Plan {
         if names.is_empty() {
             return Ok(());
         }
-        let mut config: ClientConfig =
-            self.kafka.connection().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let mut config: ClientConfig = self.kafka.connection().collect();
         let admin: AdminClient<DefaultClientContext> = config
             .set("client.id", CLIENT)
             .set("log_level", "0")

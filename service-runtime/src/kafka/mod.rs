@@ -89,13 +89,13 @@ impl KafkaSettings {
     }
 
     /// What librdkafka has to know to reach it, by its own names: for clients of other kinds than those in here.
-    pub fn connection(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        self.security.properties().chain([("bootstrap.servers", self.kafka_bootstrap_servers.as_str())])
+    pub fn connection(&self) -> impl Iterator<Item = (String, String)> {
+        let all = self.security.properties().chain([("bootstrap.servers", self.kafka_bootstrap_servers.as_str())]);
+        all.map(|(name, value)| (name.to_owned(), value.to_owned()))
     }
 
     fn client(&self, service: &str) -> ClientConfig {
-        let mut config: ClientConfig =
-            self.connection().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let mut config: ClientConfig = self.connection().collect();
         config
             .set("client.id", service)
             // Small messages and replies must not wait for one another (Nagle); back soon after an outage.
