@@ -259,6 +259,13 @@ async fn a_command_of_an_unknown_saga_is_refused_by_name() -> Result<()> {
     let client = shared().await?;
     let (outsider, mut stranger) = (Outsider::new(&client.kafka), Outsider::new(&client.kafka));
     outsider.reserve().publish("inventory.reserve.command").await?;
+    // On another partition the second command might be taken first.
+    eventually("the first command is carried out", Duration::from_secs(30), async || {
+        let stored = sqlx::query_scalar("SELECT EXISTS (SELECT FROM reservations WHERE order_id = $1)");
+        let stored: bool = stored.bind(outsider.order_id).fetch_one(&client.databases.inventory).await?;
+        Ok(stored.then_some(()))
+    })
+    .await?;
     stranger.order_id = outsider.order_id;
     let contradiction = stranger.reserve().publish("inventory.reserve.command").await?;
     client.kafka.dead_letter("inventory.reserve.command", contradiction).await?;
