@@ -1,6 +1,6 @@
 //! Why Kafka can't be reached: librdkafka's own answer to a question is only that there is none.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientContext;
@@ -15,8 +15,8 @@ use crate::Fatal;
 const POLLS: u32 = 64;
 
 /// What was said last of a connection that failed.
-#[derive(Clone, Default)]
-pub(super) struct Heard(Arc<Mutex<Option<String>>>);
+#[derive(Default)]
+pub(super) struct Heard(Mutex<Option<String>>);
 
 /// Why a question of this consumer has failed: a refused password, say, else the error itself.
 pub(super) fn why(asking: &BaseConsumer<Heard>, error: &KafkaError) -> String {

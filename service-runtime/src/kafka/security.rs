@@ -66,9 +66,9 @@ impl TryFrom<&Settings> for Security {
         // use it still. (One in twenty ends of `sagactl dlq` was a crash.)
         #[cfg(feature = "kafka-tls")]
         openssl_sys::init();
-        let protocol = parsed("kafka_security_protocol", &section.kafka_security_protocol)?;
+        let protocol: Protocol = parsed("kafka_security_protocol", &section.kafka_security_protocol)?;
         let mechanism = parsed("kafka_sasl_mechanism", &section.kafka_sasl_mechanism)?;
-        let mut properties = vec![("security.protocol", Protocol::name(protocol).to_owned())];
+        let mut properties = vec![("security.protocol", protocol.name().to_owned())];
         properties.extend(tls(protocol, &section)?);
         properties.extend(sasl(protocol, mechanism, &section)?);
         Ok(Self(properties.into_iter().map(|(name, value)| (name, value.into())).collect()))
