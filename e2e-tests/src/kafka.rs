@@ -144,7 +144,8 @@ impl KafkaClient {
             .create()?)
     }
 
-    async fn partitions(&self, topic: &str) -> Result<i32> {
+    /// How many partitions a topic has.
+    pub async fn partitions(&self, topic: &str) -> Result<i32> {
         let (config, name) = (broker::client(&self.address)?, self.name(topic));
         let count = tokio::task::spawn_blocking(move || {
             let consumer: BaseConsumer = config.create()?;

@@ -23,6 +23,9 @@ use crate::{Broker, Client, KafkaClient, Service, free_port, free_ports, postgre
 /// How long a start may take here, where other environments start beside it.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
+/// Likewise a stop, with what it waits for.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+
 /// One process of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instance {
@@ -191,7 +194,7 @@ impl Services {
 
     /// SIGTERM, and the end that it leads to.
     pub async fn stop(&mut self, instance: impl Into<Instance>) -> Result<Ended> {
-        self.process(instance)?.end_with(Signal::TERM, Duration::from_secs(20)).await
+        self.process(instance)?.end_with(Signal::TERM, STOP_LIMIT).await
     }
 
     /// Sends SIGTERM and waits for nothing.
@@ -201,7 +204,7 @@ impl Services {
 
     /// The end of a service that was told to stop.
     pub async fn end_of(&mut self, service: Service) -> Result<Ended> {
-        self.process(service)?.ended(Duration::from_secs(20)).await
+        self.process(service)?.ended(STOP_LIMIT).await
     }
 
     /// The processes' numbers.

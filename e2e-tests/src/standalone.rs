@@ -43,9 +43,9 @@ impl Standalone {
         Self::on(Scratch::new()?, true, settings, Some(PLACES.acquire().await?)).await
     }
 
-    /// Starts one as on its very first start: without a data folder.
-    pub async fn first_start() -> Result<Self> {
-        Self::on(Scratch::new()?, false, &[], Some(PLACES.acquire().await?)).await
+    /// Starts one with these settings as on its very first start: without a data folder.
+    pub async fn first_start(settings: &[(&str, &str)]) -> Result<Self> {
+        Self::on(Scratch::new()?, false, settings, Some(PLACES.acquire().await?)).await
     }
 
     async fn on(
@@ -100,7 +100,7 @@ impl Standalone {
 
     /// SIGINT, and the end that it leads to.
     pub async fn interrupt(&mut self) -> Result<Ended> {
-        self.process.end_with(Signal::INT, Duration::from_secs(20)).await
+        self.process.end_with(Signal::INT, Duration::from_secs(30)).await
     }
 
     /// Starts it on the same data folder; answers when that was, once it is ready.

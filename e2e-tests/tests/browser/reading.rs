@@ -73,6 +73,8 @@ async fn a_tab_that_nobody_sees_holds_no_stream_and_is_fresh_when_it_is_seen_aga
     browser.open("/").await?;
     browser.mark().await?;
     let limit = Duration::from_secs(60);
+    // Asked before that, the only stream would be ours, and the page's own would be refused for good.
+    browser.until("the page has its stream", "source?.readyState === 1").await?;
     eventually("the page listens", limit, async || Ok((!can_listen(&client).await?).then_some(()))).await?;
 
     let page = browser.open_tab().await?;

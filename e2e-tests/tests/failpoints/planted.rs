@@ -45,14 +45,20 @@ async fn a_command_that_nobody_repeats_survives_a_crash_in_its_handler() -> Resu
 
 #[tokio::test]
 async fn a_move_that_was_decided_on_an_old_version_changes_nothing() -> Result<()> {
-    let mut services = Services::launch_none(&[("SAGA_TIMEOUT_MS", "2500"), ("RESEND_FIRST_MS", "60000")]).await?;
+    let settings = [("SAGA_TIMEOUT_MS", "8000"), ("RESEND_FIRST_MS", "60000"), ("ORDER_SERVICE_TIMEOUT_MS", "20000")];
+    let mut services = Services::launch_none(&settings).await?;
     // The reply's move is held up until the saga has timed out and failed.
-    services.set_failpoints(Service::Orchestrator, "orchestrator.storing:INVENTORY_RESERVE=1*sleep(6000)");
+    services.set_failpoints(Service::Orchestrator, "orchestrator.storing:INVENTORY_RESERVE=1*sleep(12000)");
     services.start_all().await?;
     let client = services.client()?;
-    let answer = client.checkout(&json!({"userId": "u1", "totalAmount": 500})).await?;
-    ensure!(answer.status == 409, "{} {}", answer.status, answer.text);
-    let saga_id = id(&answer.json()?, "sagaId")?;
+    let checkouts = client.checkouts(1);
+    let charged = client.kafka.wait_for("payment.charged", 1, |_| true).await?;
+    let saga_id = id(&charged[0].json(), "sagaId")?;
+    assert_eq!(client.saga(saga_id).await?["status"], json!("RUNNING"), "the reply came after the time-out");
+    for answer in checkouts.join_all().await {
+        let answer = answer?;
+        ensure!(answer.status == 409, "{} {}", answer.status, answer.text);
+    }
 
     let saga = eventually("the late reply is noted", LIMIT, async || {
         let saga = client.saga(saga_id).await?;

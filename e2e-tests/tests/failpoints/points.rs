@@ -41,7 +41,13 @@ const SLOW: Scenario = Scenario { settings: &[("PAYMENT_PROCESSING_MS", "2500")]
 
 /// The victim holds something back until the saga has timed out, so that the compensation overtakes it.
 const fn late(also: &'static str) -> Scenario {
-    Scenario { flag: None, settings: &[("SAGA_TIMEOUT_MS", "3000")], also, end: "TIMED_OUT", answer: 409 }
+    Scenario {
+        flag: None,
+        settings: &[("SAGA_TIMEOUT_MS", "8000"), ("CHECKOUT_WAIT_MS", "60000")],
+        also,
+        end: "TIMED_OUT",
+        answer: 409,
+    }
 }
 
 const LATE_CREATE: Scenario = late("order.storing:PENDING=sleep(20000)");

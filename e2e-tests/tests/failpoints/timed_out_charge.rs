@@ -8,11 +8,11 @@ use e2e_tests::{Client, Service, Services, eventually, id};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(40);
 
 /// A checkout whose charge and refund are both on Kafka, and a payment service that was never up.
 async fn timed_out_without_a_payment_service() -> Result<(Services, Client, Uuid, Uuid)> {
-    let mut services = Services::launch_none(&[("SAGA_TIMEOUT_MS", "4000"), ("RESEND_FIRST_MS", "500")]).await?;
+    let mut services = Services::launch_none(&[("SAGA_TIMEOUT_MS", "8000"), ("RESEND_FIRST_MS", "500")]).await?;
     for service in [Service::Order, Service::Inventory, Service::Orchestrator] {
         services.start_again(service).await?;
     }
@@ -55,7 +55,7 @@ async fn ledger(client: &Client, order_id: Uuid) -> Result<Vec<(Value, Value)>> 
 #[tokio::test]
 async fn a_charge_that_is_read_before_its_refund_is_paid_back_before_the_saga_fails() -> Result<()> {
     let (mut services, client, saga_id, order_id) = timed_out_without_a_payment_service().await?;
-    services.set_failpoints(Service::Payment, "consumer.received:payment.refund.command=sleep(3000)");
+    services.set_failpoints(Service::Payment, "consumer.received:payment.refund.command=sleep(10000)");
     services.start_again(Service::Payment).await?;
 
     payment_is(&client, order_id, "CHARGED").await?;
@@ -71,7 +71,7 @@ async fn a_charge_that_is_read_before_its_refund_is_paid_back_before_the_saga_fa
 #[tokio::test]
 async fn a_charge_that_is_read_after_its_refund_is_refused() -> Result<()> {
     let (mut services, client, saga_id, order_id) = timed_out_without_a_payment_service().await?;
-    services.set_failpoints(Service::Payment, "consumer.received:payment.charge.command=sleep(3000)");
+    services.set_failpoints(Service::Payment, "consumer.received:payment.charge.command=sleep(10000)");
     services.start_again(Service::Payment).await?;
 
     payment_is(&client, order_id, "VOIDED").await?;

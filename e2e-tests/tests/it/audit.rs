@@ -227,10 +227,10 @@ async fn an_audit_beside_running_checkouts_never_takes_one_in_flight_for_a_fault
     let began = Instant::now();
     let (mut waves, mut judged, mut in_flight) = (Vec::new(), 0, 0);
     // Long enough that the first ones are beyond their grace while the last ones are under way.
-    while began.elapsed() < Duration::from_secs(8) {
+    while began.elapsed() < Duration::from_secs(16) {
         waves.push(client.checkouts(30));
 
-        let ran = client.sagactl(&["audit", "--grace", "3s", "--recheck", "200ms", "--json"]).await?;
+        let ran = client.sagactl(&["audit", "--grace", "10s", "--recheck", "200ms", "--json"]).await?;
 
         ensure!(ran.code == 0, "{ran:?}");
         let number = |report: &Value, field: &str| report[field].as_u64().unwrap_or_default();

@@ -7,12 +7,19 @@ use anyhow::{Context as _, Result, ensure};
 use e2e_tests::agreement::Rows;
 use e2e_tests::{Answer, Service, Services, Standalone};
 
-/// Slow, so that each of them is in flight for a while.
-const WORLD: [(&str, &str); 3] =
-    [("PAYMENT_PROCESSING_MS", "500"), ("PAYMENT_FAILURE_RATE", "0.25"), ("INVENTORY_FAILURE_RATE", "0.35")];
+/// Slow, so that each of them is in flight for a while. The goods take long, so that most still run when the last one
+/// is stored; the payment does not, so that each service is asked for something while it is away. Whoever waits for the
+/// outcome has the patience that a recovery takes.
+const WORLD: [(&str, &str); 5] = [
+    ("PAYMENT_PROCESSING_MS", "500"),
+    ("PAYMENT_FAILURE_RATE", "0.25"),
+    ("INVENTORY_PROCESSING_MS", "3000"),
+    ("INVENTORY_FAILURE_RATE", "0.35"),
+    ("CHECKOUT_WAIT_MS", "60000"),
+];
 
 /// From the start of what was killed until no saga is unfinished.
-const RECOVERY: Duration = Duration::from_secs(15);
+const RECOVERY: Duration = Duration::from_secs(30);
 
 fn left_of(limit: Duration, began: Instant) -> Duration {
     limit.saturating_sub(began.elapsed())

@@ -26,7 +26,12 @@ async fn a_saga_that_failed_can_be_read_from_its_page_whatever_its_user_is_calle
     let body = json!({"userId": user, "totalAmount": "500.50", "forceInventoryFail": true});
     let saga_id = id(&client.checkout(&body).await?.json()?, "sagaId")?;
 
-    let saga = get(&client, &format!("/dashboard/sagas/{saga_id}")).await?;
+    // A service that is slow to answer is told as one that is away.
+    let saga = e2e_tests::eventually("each service has answered", Duration::from_secs(15), async || {
+        let saga = get(&client, &format!("/dashboard/sagas/{saga_id}")).await?;
+        Ok((!saga.text.contains("can't be asked")).then_some(saga))
+    })
+    .await?;
     assert_eq!((saga.status, saga.header("content-type")), (200, "text/html; charset=utf-8"));
     shows(
         &saga,

@@ -1,7 +1,9 @@
 //! Everything may come twice, and in the wrong order: there is one row, and the same reply each time.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
-use e2e_tests::{Seen, id, shared};
+use e2e_tests::{Client, Seen, eventually, id, shared};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -112,26 +114,32 @@ async fn a_checkouts_own_commands_sent_again_get_the_same_replies_and_change_not
         let sent = client.kafka.wait_for(command, 1, of_saga).await?;
         client.kafka.publish(command, &sent[0].key, &sent[0].body).await?;
         client.kafka.publish(command, &sent[0].key, &sent[0].body).await?;
+        // More than three where the orchestrator, on a busy machine, has sent it twice by itself.
         let replies = client.kafka.wait_for(reply, 3, of_saga).await?;
-        assert_eq!(replies.iter().map(|seen| &seen.body).collect::<Vec<_>>(), [&replies[0].body; 3]);
+        for seen in &replies {
+            ensure!(seen.body == replies[0].body, "{} then {}", replies[0].json(), seen.json());
+        }
     }
 
-    let noted = ignored_twice(&client, saga_id).await?;
-    assert_eq!(noted, ["payment.charged", "inventory.reserved"]);
+    for reply in ["payment.charged", "inventory.reserved"] {
+        all_but_one_are_ignored(&client, saga_id, reply).await?;
+    }
     assert_eq!(only_status(&client.databases.payments(order_id).await?), "CHARGED");
     assert_eq!(only_status(&client.databases.reservations(order_id).await?), "RESERVED");
     client.agree_about(&[saga_id]).await
 }
 
-/// Waits until the saga tells of two kinds of replies that each came twice too often; answers their names.
-async fn ignored_twice(client: &e2e_tests::Client, saga_id: Uuid) -> Result<Vec<String>> {
-    let limit = std::time::Duration::from_secs(10);
-    e2e_tests::eventually("the late replies are noted", limit, async || {
+/// Waits until the saga tells that a reply came at least twice too often: each time but one.
+async fn all_but_one_are_ignored(client: &Client, saga_id: Uuid, reply: &str) -> Result<()> {
+    eventually("the late replies are noted", Duration::from_secs(10), async || {
+        let mut replies = client.kafka.records(reply).await?;
+        replies.retain(|seen| seen.json()["sagaId"] == json!(saga_id));
         let saga = client.saga(saga_id).await?;
-        let ignored = saga["ignored"].as_array().cloned().unwrap_or_default();
-        let twice = ignored.iter().filter(|entry| entry["count"] == json!(2));
-        let names: Vec<String> = twice.filter_map(|entry| entry["input"].as_str().map(str::to_owned)).collect();
-        Ok((names.len() == 2).then_some(names))
+        let entries = saga["ignored"].as_array().into_iter().flatten();
+        let counts = entries.filter(|entry| entry["input"] == reply).filter_map(|entry| entry["count"].as_u64());
+        let (came, ignored) = (replies.len() as u64, counts.sum::<u64>());
+        ensure!(ignored >= 2 && came == ignored + 1, "{came} came, {ignored} were ignored: {saga}");
+        Ok(Some(()))
     })
     .await
 }

@@ -59,7 +59,7 @@ async fn a_client_is_told_by_the_process_that_it_asked_or_from_the_row_if_that_o
 
 #[tokio::test]
 async fn those_who_wait_are_counted_while_they_wait() -> Result<()> {
-    let services = Services::start(&[("PAYMENT_PROCESSING_MS", "1500")]).await?;
+    let services = Services::start(&[("PAYMENT_PROCESSING_MS", "6000")]).await?;
     let client = services.client()?;
     let address = services.address(Service::Orchestrator.into())?.to_string();
     let checkouts = client.checkouts(7);
@@ -74,8 +74,8 @@ async fn those_who_wait_are_counted_while_they_wait() -> Result<()> {
     Ok(())
 }
 
-/// Nothing is sent twice here, so that numbers can be told.
-const NO_REPETITION: (&str, &str) = ("RESEND_FIRST_MS", "60000");
+/// Nothing is sent twice here, so that numbers can be told; and no call is given up, which nobody would repeat.
+const NO_REPETITION: [(&str, &str); 2] = [("RESEND_FIRST_MS", "60000"), ("ORDER_SERVICE_TIMEOUT_MS", "20000")];
 
 /// Waits until these samples of a service have these values.
 async fn until_shown(client: &Client, service: Service, expected: &[(&str, f64)]) -> Result<()> {
@@ -92,7 +92,7 @@ async fn until_shown(client: &Client, service: Service, expected: &[(&str, f64)]
 
 #[tokio::test]
 async fn sagas_are_counted_by_outcome_and_step_as_they_were_sent() -> Result<()> {
-    let platform = Standalone::start(&[NO_REPETITION]).await?;
+    let platform = Standalone::start(&NO_REPETITION).await?;
     let client = platform.client()?;
     for (count, status, force) in [(3, 200, ""), (2, 402, "forcePaymentFail"), (1, 409, "forceInventoryFail")] {
         let mut body = json!({"userId": "u1", "totalAmount": 500});
@@ -192,7 +192,7 @@ async fn letters_and_pages_are_counted_by_topic_and_route_whatever_their_ids_are
 
 #[tokio::test]
 async fn what_stands_and_what_is_behind_is_shown_until_it_is_done() -> Result<()> {
-    let settings = [("PAYMENT_PROCESSING_MS", "6000"), ("RESEND_FIRST_MS", "1000")];
+    let settings = [("PAYMENT_PROCESSING_MS", "15000"), ("RESEND_FIRST_MS", "1000")];
     let services = Services::start(&settings).await?;
     let client = services.client()?;
     for n in 1..=7 {
@@ -212,10 +212,10 @@ async fn what_stands_and_what_is_behind_is_shown_until_it_is_done() -> Result<()
     })
     .await?;
 
-    client.all_end(Duration::from_secs(30)).await?;
+    client.all_end(Duration::from_secs(60)).await?;
     until_shown(&client, Service::Orchestrator, &[(standing, 0.0), (r#"checkouts_total{outcome="completed"}"#, 7.0)])
         .await?;
-    eventually("nothing is behind", Duration::from_secs(30), async || {
+    eventually("nothing is behind", Duration::from_secs(60), async || {
         let lag = Samples::of(&client, Service::Payment).await?.sum(behind);
         ensure!(lag == 0.0, "{lag} are");
         Ok(Some(()))

@@ -88,7 +88,9 @@ async fn a_saga_from_its_pivot_on_is_not_cancelled_and_the_answer_names_its_stat
 
 #[tokio::test]
 async fn a_retry_repeats_the_pending_effect_now() -> Result<()> {
-    let mut services = Services::start(&[("RESEND_FIRST_MS", "600000"), ("RESEND_MAX_MS", "600000")]).await?;
+    // A call that is given up would be repeated by nobody.
+    let settings = [("RESEND_FIRST_MS", "600000"), ("RESEND_MAX_MS", "600000"), ("ORDER_SERVICE_TIMEOUT_MS", "20000")];
+    let mut services = Services::start(&settings).await?;
     let client = services.client()?;
     services.kill(Service::Order)?;
     let body = json!({"userId": "u1", "totalAmount": 500});
@@ -183,14 +185,15 @@ async fn an_act_without_who_or_why_or_of_an_unknown_saga_is_refused_by_name() ->
 
 #[tokio::test]
 async fn a_paused_intake_refuses_new_checkouts_finishes_old_ones_and_stays_paused_over_a_restart() -> Result<()> {
-    let mut standalone = Standalone::start(&[("PAYMENT_PROCESSING_MS", "1000")]).await?;
+    let mut standalone = Standalone::start(&[("PAYMENT_PROCESSING_MS", "5000")]).await?;
     let client = standalone.client()?;
     let body = json!({"userId": "u1", "totalAmount": 500});
-    let running = checkout_at(&client, &body, "PAYMENT_CHARGE").await?;
     let keyed = client.checkout_with_key("before the pause", &body).await?;
+    let running = checkout_at(&client, &body, "PAYMENT_CHARGE").await?;
 
     let paused = client.post(Service::Orchestrator, "/intake/pause", &act()).await?;
     assert_eq!((paused.status, paused.json()?["open"].clone()), (200, json!(false)));
+    assert_eq!(client.saga(running).await?["status"], json!("RUNNING"), "it ended before the pause");
 
     let refused = client.checkout(&body).await?;
     refused.is_problem(503, &["paused", "the customer called", "nothing was stored"])?;

@@ -206,7 +206,7 @@ async fn no_money_is_moved_for_a_payment_below_the_horizon() -> Result<()> {
 
 #[tokio::test]
 async fn an_unfinished_saga_keeps_itself_and_what_came_later_and_money_that_is_not_settled_stays() -> Result<()> {
-    let settings = [("PAYMENT_REFUND_REFUSAL_RATE", "1"), ("ATTENTION_AFTER", "1"), ("RESEND_FIRST_MS", "200")];
+    let settings = [("PAYMENT_REFUND_REFUSAL_RATE", "1"), ("ATTENTION_AFTER", "1"), ("RESEND_FIRST_MS", "2000")];
     let mut services = with_a_days_retention(&settings).await?;
     let client = services.client()?;
     let (before, _) = ended(&client, 5, json!({})).await?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e_tests::{Ran, Services, id, shared};
+use e2e_tests::{Client, Ran, Services, id, shared};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -20,6 +20,15 @@ fn tells(ran: &Ran, code: i32, words: &[&str]) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// What is shown of a saga, once each service has answered: one that is slow is told as one that is away.
+async fn shown(client: &Client, id: Uuid) -> Result<Ran> {
+    e2e_tests::eventually("each service has answered", SOON, async || {
+        let ran = client.sagactl(&["show", &id.to_string()]).await?;
+        Ok((!ran.stdout.contains("can't be asked")).then_some(ran))
+    })
+    .await
 }
 
 #[tokio::test]
@@ -42,7 +51,7 @@ async fn a_sold_out_checkout_is_sent_listed_and_shown_with_where_its_money_went(
 
     // By its order's id as well as by its own.
     for field in ["sagaId", "orderId"] {
-        let shown = client.sagactl(&["show", &id(&sagas[1], field)?.to_string()]).await?;
+        let shown = shown(&client, id(&sagas[1], field)?).await?;
         tells(
             &shown,
             0,
@@ -60,7 +69,13 @@ async fn a_sold_out_checkout_is_sent_listed_and_shown_with_where_its_money_went(
         )?;
         ensure!(!shown.stdout.contains('\x1b'), "colour where there is no terminal: {}", shown.stdout);
     }
-    let whole = client.sagactl(&["show", &id(&sagas[1], "sagaId")?.to_string(), "--json"]).await?.json()?;
+    let saga_id = id(&sagas[1], "sagaId")?.to_string();
+    let answered = async || {
+        let whole = client.sagactl(&["show", &saga_id, "--json"]).await?.json()?;
+        let errors = ["order", "payment", "reservation"].map(|service| whole["rows"][service]["error"].clone());
+        Ok(errors.iter().all(Value::is_null).then_some(whole))
+    };
+    let whole = e2e_tests::eventually("each service has answered", SOON, answered).await?;
     assert_eq!(whole["rows"]["payment"]["row"]["status"], "REFUNDED");
     tells(&client.sagactl(&["stats"]).await?, 0, &["Unfinished", "COMPLETED", "p50"])
 }

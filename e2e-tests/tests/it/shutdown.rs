@@ -6,16 +6,28 @@ use anyhow::{Context as _, Result, ensure};
 use e2e_tests::{Client, Ended, Service, Services, Standalone, eventually};
 use serde_json::{Value, json};
 
-const AT_MOST: Duration = Duration::from_secs(5);
+/// Much else may run beside it. Whether a stop has waited in vain, the log tells.
+const AT_MOST: Duration = Duration::from_secs(20);
+
+/// A stop waits for so long before it cuts something short and says so.
+const PATIENT: (&str, &str) = ("SHUTDOWN_TIMEOUT_MS", "15000");
 
 /// A checkout goes through in it, on a machine with much else to do.
 const LONG_DRAIN: Duration = Duration::from_secs(6);
 
-fn is_clean(ended: &Ended) -> Result<()> {
-    is_clean_within(AT_MOST, ended)
+/// It ended with code 0, in time, and what was in hand was finished.
+fn is_clean(ended: &Ended, client: &Client) -> Result<()> {
+    is_clean_within(AT_MOST, ended, client)
 }
 
-fn is_clean_within(limit: Duration, ended: &Ended) -> Result<()> {
+fn is_clean_within(limit: Duration, ended: &Ended, client: &Client) -> Result<()> {
+    has_ended_within(limit, ended)?;
+    let log = client.log();
+    ensure!(!log.contains("not finished in time") && !log.contains("not everything was finished"), "{log}");
+    Ok(())
+}
+
+fn has_ended_within(limit: Duration, ended: &Ended) -> Result<()> {
     ensure!(ended.status.success(), "ended with {}", ended.status);
     ensure!(ended.after <= limit, "took {:?}", ended.after);
     Ok(())
@@ -32,7 +44,7 @@ async fn told(client: &Client, locations: &[String]) -> Result<Vec<Value>> {
 
 #[tokio::test]
 async fn an_interrupted_standalone_ends_with_all_its_servers_and_the_next_start_has_all_rows() -> Result<()> {
-    let mut standalone = Standalone::first_start().await?;
+    let mut standalone = Standalone::first_start(&[PATIENT]).await?;
     let client = standalone.client()?;
     let mut locations = Vec::new();
     for body in [
@@ -48,7 +60,7 @@ async fn an_interrupted_standalone_ends_with_all_its_servers_and_the_next_start_
 
     let ended = standalone.interrupt().await?;
 
-    is_clean(&ended)?;
+    is_clean(&ended, &client)?;
     assert_eq!(standalone.processes(), Vec::<String>::new());
     standalone.start_again().await?;
     let client = standalone.client()?;
@@ -59,27 +71,28 @@ async fn an_interrupted_standalone_ends_with_all_its_servers_and_the_next_start_
 
 #[tokio::test]
 async fn an_interrupt_with_checkouts_in_flight_answers_them_202_and_the_next_start_completes_them() -> Result<()> {
-    let mut standalone = Standalone::start(&[("PAYMENT_PROCESSING_MS", "2500")]).await?;
+    let mut standalone = Standalone::start(&[("PAYMENT_PROCESSING_MS", "8000")]).await?;
     let client = standalone.client()?;
     let checkouts = client.checkouts(20);
     client.in_flight(20).await?;
 
     let ended = standalone.interrupt().await?;
 
-    is_clean(&ended)?;
+    // The charges in hand are cut short.
+    has_ended_within(AT_MOST, &ended)?;
     for answer in checkouts.join_all().await {
         let answer = answer?;
         ensure!(answer.status == 202 && !answer.header("location").is_empty(), "{} {}", answer.status, answer.text);
     }
     standalone.start_again().await?;
-    let rows = standalone.client()?.all_end_in_agreement(Duration::from_secs(20)).await?;
+    let rows = standalone.client()?.all_end_in_agreement(Duration::from_secs(40)).await?;
     assert_eq!(rows.count("COMPLETED"), 20);
     Ok(())
 }
 
 #[tokio::test]
 async fn a_stopped_orchestrator_answers_the_waiting_requests_202_at_once() -> Result<()> {
-    let mut services = Services::start(&[]).await?;
+    let mut services = Services::start(&[PATIENT]).await?;
     let client = services.client()?;
     services.stop(Service::Payment).await?;
     let mut checkouts = client.checkouts(10);
@@ -94,8 +107,8 @@ async fn a_stopped_orchestrator_answers_the_waiting_requests_202_at_once() -> Re
         ensure!(answer.header("location").starts_with("/sagas/"), "{:?}", answer.headers);
     }
     let waited = told_at.elapsed();
-    ensure!(waited < Duration::from_secs(2), "the answers took {waited:?}");
-    is_clean(&services.end_of(Service::Orchestrator).await?)?;
+    ensure!(waited < Duration::from_secs(10), "the answers took {waited:?}");
+    is_clean(&services.end_of(Service::Orchestrator).await?, &client)?;
     services.start_again(Service::Payment).await?;
     services.start_again(Service::Orchestrator).await?;
     let rows = client.all_end_in_agreement(Duration::from_secs(20)).await?;
@@ -105,7 +118,7 @@ async fn a_stopped_orchestrator_answers_the_waiting_requests_202_at_once() -> Re
 
 #[tokio::test]
 async fn an_orchestrator_that_was_told_to_stop_sends_its_clients_elsewhere_before_it_refuses_them() -> Result<()> {
-    let mut services = Services::start(&[("SHUTDOWN_DRAIN_MS", &LONG_DRAIN.as_millis().to_string())]).await?;
+    let mut services = Services::start(&[("SHUTDOWN_DRAIN_MS", &LONG_DRAIN.as_millis().to_string()), PATIENT]).await?;
     let client = services.client()?;
     services.tell_to_stop(Service::Orchestrator)?;
 
@@ -118,7 +131,7 @@ async fn an_orchestrator_that_was_told_to_stop_sends_its_clients_elsewhere_befor
 
     ensure!(answer.status == 200, "{} {}", answer.status, answer.text);
     assert_eq!(answer.header("connection"), "close");
-    is_clean_within(LONG_DRAIN + AT_MOST, &services.end_of(Service::Orchestrator).await?)?;
+    is_clean_within(LONG_DRAIN + AT_MOST, &services.end_of(Service::Orchestrator).await?, &client)?;
     let refused = client.checkout(&json!({"userId": "u1", "totalAmount": 500})).await;
     ensure!(refused.is_err(), "it has ended, and answered {refused:?}");
     services.start_again(Service::Orchestrator).await?;
@@ -128,7 +141,7 @@ async fn an_orchestrator_that_was_told_to_stop_sends_its_clients_elsewhere_befor
 
 #[tokio::test]
 async fn a_stop_waits_for_a_record_in_hand_as_long_as_it_was_told_to() -> Result<()> {
-    let mut services = Services::start(&[("PAYMENT_PROCESSING_MS", "6000"), ("SHUTDOWN_TIMEOUT_MS", "15000")]).await?;
+    let mut services = Services::start(&[("PAYMENT_PROCESSING_MS", "12000"), ("SHUTDOWN_TIMEOUT_MS", "20000")]).await?;
     let client = services.client()?;
     let body = json!({"userId": "u1", "totalAmount": 500});
     let begun = client.checkout_async(&body).await?;
@@ -141,34 +154,34 @@ async fn a_stop_waits_for_a_record_in_hand_as_long_as_it_was_told_to() -> Result
 
     let ended = services.stop(Service::Payment).await?;
 
-    is_clean_within(Duration::from_secs(17), &ended)?;
-    ensure!(ended.after > Duration::from_secs(3), "it took the call {:?}, which takes 6 s", ended.after);
-    let log = client.log();
-    ensure!(!log.contains("not finished in time") && !log.contains("not everything was finished"), "{log}");
+    is_clean_within(Duration::from_secs(25), &ended, &client)?;
+    ensure!(ended.after > Duration::from_secs(3), "it took the call {:?}, which takes 12 s", ended.after);
     // Without the payment service: its reply was sent.
     client.end_of(begun.header("location"), Duration::from_secs(20)).await?;
     Ok(())
 }
 
 #[tokio::test]
-async fn a_service_told_to_stop_while_it_starts_ends_with_code_0_within_5_seconds() -> Result<()> {
-    let mut services = Services::launch_none(&[]).await?;
+async fn a_service_told_to_stop_while_it_starts_ends_with_code_0_and_cuts_nothing_short() -> Result<()> {
+    let mut services = Services::launch_none(&[PATIENT]).await?;
+    let client = services.client()?;
     for stage in ["database ready", "HTTP ready", "joined the consumer group", "HTTP ready", "database ready"] {
         for service in [Service::Payment, Service::Inventory, Service::Orchestrator] {
             services.start_until(service, stage).await?;
             let ended = services.stop(service).await.with_context(|| format!("{service:?} at {stage:?}"))?;
-            is_clean(&ended).with_context(|| format!("{service:?} at {stage:?}"))?;
+            is_clean(&ended, &client).with_context(|| format!("{service:?} at {stage:?}"))?;
         }
     }
     Ok(())
 }
 
 #[tokio::test]
-async fn each_service_told_to_stop_ends_with_code_0_within_5_seconds() -> Result<()> {
-    let mut services = Services::start(&[]).await?;
+async fn each_service_told_to_stop_ends_with_code_0_and_cuts_nothing_short() -> Result<()> {
+    let mut services = Services::start(&[PATIENT]).await?;
+    let client = services.client()?;
     for service in Service::ALL {
         let ended = services.stop(service).await?;
-        is_clean(&ended).with_context(|| service.program())?;
+        is_clean(&ended, &client).with_context(|| service.program())?;
     }
     Ok(())
 }

@@ -138,7 +138,6 @@ async fn postgres_programs_that_are_not_there_are_told_with_the_setting_that_nam
 }
 
 /// One that gives a refusal the time that it takes.
-#[cfg(feature = "kafka-tls")]
 fn patient(client: &Client, service: Service) -> Result<Vec<(&'static str, String)>> {
     Ok(with(working(client, service)?, "STARTUP_TIMEOUT_MS", "10000"))
 }
@@ -216,7 +215,7 @@ async fn a_missing_topic_is_named_with_the_command_that_creates_it() -> Result<(
         (Service::Inventory, "elsewhere-inventory.release.command"),
         (Service::Orchestrator, "elsewhere-payment.charged"),
     ] {
-        let environment = with(working(&client, service)?, "KAFKA_TOPIC_PREFIX", "elsewhere-");
+        let environment = with(patient(&client, service)?, "KAFKA_TOPIC_PREFIX", "elsewhere-");
         fails(service.program(), &[], &environment, &[topic, client.kafka.address(), "kafka-init"]).await?;
     }
     Ok(())

@@ -72,6 +72,15 @@ impl Events {
     }
 }
 
+/// What the services have stored, once these have answered: one that is slow is told as one that is away.
+async fn rows(client: &Client, saga_id: Uuid, services: &[&str]) -> Result<Value> {
+    e2e_tests::eventually("the services have answered", SOON, async || {
+        let rows = get(client, &format!("/sagas/{saga_id}/rows")).await?.json()?;
+        Ok(services.iter().all(|service| rows[*service]["error"].is_null()).then_some(rows))
+    })
+    .await
+}
+
 /// The values of a field of each event's data.
 fn data(text: &str, field: &str) -> Result<Vec<Value>> {
     let lines = text.lines().filter_map(|line| line.strip_prefix("data: "));
@@ -137,7 +146,7 @@ async fn a_saga_tells_what_was_sent_when_and_what_the_other_services_have_stored
     assert!(history[1]["durationMs"].as_f64() > Some(0.0) && history[5]["durationMs"].is_null(), "{saga}");
     assert!(saga["pending"].is_null() && saga["durationMs"].as_f64() > Some(0.0), "{saga}");
 
-    let rows = get(&client, &format!("/sagas/{saga_id}/rows")).await?.json()?;
+    let rows = rows(&client, saga_id, &["order", "payment", "reservation"]).await?;
     let status = |service: &str| rows[service]["row"]["status"].clone();
     assert_eq!([status("order"), status("payment"), status("reservation")], ["CANCELLED", "REFUNDED", "FAILED"]);
     let ledger = rows["payment"]["row"]["ledger"].as_array().context("a ledger")?;
@@ -171,7 +180,7 @@ async fn a_saga_that_waits_tells_what_is_pending_and_a_service_that_is_away_is_t
     assert_eq!(pending["effect"], "payment.charge.command");
     assert_eq!(pending["commandId"], pending["message"]["eventId"], "{pending}");
     assert!(pending["nextAttemptAt"].is_string() && pending["deadlineAt"].is_string(), "{pending}");
-    let rows = get(&client, &format!("/sagas/{saga_id}/rows")).await?.json()?;
+    let rows = rows(&client, saga_id, &["order", "reservation"]).await?;
     assert_eq!(rows["order"]["row"]["status"], "PENDING");
     assert!(rows["payment"]["error"].is_string() && rows["payment"]["row"].is_null(), "{rows}");
     assert!(rows["reservation"]["error"].is_null() && rows["reservation"]["row"].is_null(), "{rows}");

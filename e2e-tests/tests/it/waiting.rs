@@ -10,7 +10,7 @@ const LIMIT: Duration = Duration::from_secs(15);
 
 #[tokio::test]
 async fn a_client_that_hangs_up_changes_nothing() -> Result<()> {
-    let standalone = Standalone::start(&[("PAYMENT_PROCESSING_MS", "1000")]).await?;
+    let standalone = Standalone::start(&[("PAYMENT_PROCESSING_MS", "5000")]).await?;
     let client = standalone.client()?;
     let checkouts = client.checkouts(5);
     client.in_flight(5).await?;
@@ -58,7 +58,7 @@ async fn an_outcome_that_takes_longer_than_the_wait_limit_is_answered_202_and_co
 
 #[tokio::test]
 async fn a_checkout_beyond_those_that_may_wait_is_answered_429_and_is_not_stored() -> Result<()> {
-    let settings = [("PAYMENT_PROCESSING_MS", "3000"), ("CHECKOUT_MAX_WAITING", "5")];
+    let settings = [("PAYMENT_PROCESSING_MS", "10000"), ("CHECKOUT_MAX_WAITING", "5")];
     let standalone = Standalone::start(&settings).await?;
     let client = standalone.client()?;
     let checkouts = client.checkouts(5);

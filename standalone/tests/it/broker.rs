@@ -7,26 +7,30 @@ use standalone::broker::EmbeddedBroker;
 
 #[tokio::test]
 async fn a_group_consumer_gets_what_a_producer_sent_without_the_initial_rebalance_delay() {
-    let started = Instant::now();
-    let broker = EmbeddedBroker::start(&["orders".to_owned(), "payments".to_owned()], 2).unwrap();
-    let consumer: StreamConsumer = ClientConfig::new()
-        .set("bootstrap.servers", broker.bootstrap_servers())
-        .set("group.id", "test")
-        .set("auto.offset.reset", "earliest")
-        .set("fetch.wait.max.ms", "10")
-        .create()
-        .unwrap();
-    consumer.subscribe(&["orders"]).unwrap();
-    let producer: FutureProducer =
-        ClientConfig::new().set("bootstrap.servers", broker.bootstrap_servers()).create().unwrap();
+    // The delay alone is 3 s by default. On a busy machine the rest may take as long, but not each time.
+    let delay = Duration::from_secs(3);
+    let mut took: Vec<Duration> = Vec::new();
+    while took.len() < 5 && took.iter().all(|took| *took >= delay) {
+        let started = Instant::now();
+        let broker = EmbeddedBroker::start(&["orders".to_owned(), "payments".to_owned()], 2).unwrap();
+        let consumer: StreamConsumer = ClientConfig::new()
+            .set("bootstrap.servers", broker.bootstrap_servers())
+            .set("group.id", "test")
+            .set("auto.offset.reset", "earliest")
+            .set("fetch.wait.max.ms", "10")
+            .create()
+            .unwrap();
+        consumer.subscribe(&["orders"]).unwrap();
+        let producer: FutureProducer =
+            ClientConfig::new().set("bootstrap.servers", broker.bootstrap_servers()).create().unwrap();
 
-    producer.send(FutureRecord::to("orders").key("k").payload("hello"), Duration::from_secs(5)).await.unwrap();
-    let message = tokio::time::timeout(Duration::from_secs(10), consumer.recv()).await.unwrap().unwrap();
+        producer.send(FutureRecord::to("orders").key("k").payload("hello"), Duration::from_secs(5)).await.unwrap();
+        let message = tokio::time::timeout(Duration::from_secs(10), consumer.recv()).await.unwrap().unwrap();
 
-    assert_eq!(message.payload(), Some(b"hello".as_slice()));
-    // The delay alone is 3 s by default.
-    let took = started.elapsed();
-    assert!(took < Duration::from_secs(3), "took {took:?}");
+        assert_eq!(message.payload(), Some(b"hello".as_slice()));
+        took.push(started.elapsed());
+    }
+    assert!(took.iter().any(|took| *took < delay), "took {took:?}");
 }
 
 #[test]

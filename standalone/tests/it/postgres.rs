@@ -2,8 +2,10 @@
 //! that the servers' user reaches a folder below one that is closed to it.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use sqlx::{Connection, PgConnection};
 use standalone::data_dir::DataDir;
@@ -22,6 +24,17 @@ const fn database(name: &'static str, user: &'static str, password: &'static str
 
 fn one() -> Vec<Database> {
     FOUR[..1].to_vec()
+}
+
+/// All four on ports of their own, below those that the operating system hands out (32768 and up on Linux): nobody gets
+/// one while its server is down for a moment.
+fn on_own_ports() -> Vec<Database> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test processes that run at the same time begin at different places.
+    let begin = 10_000 + (std::process::id() % 60 * 100) as u16;
+    let ports = std::iter::repeat_with(|| begin + NEXT.fetch_add(1, Ordering::Relaxed));
+    let free = ports.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    FOUR.into_iter().zip(free).map(|(database, port)| Database { port, ..database }).collect()
 }
 
 fn closed_folder() -> tempfile::TempDir {
@@ -91,7 +104,7 @@ async fn four_servers_answer_their_roles_and_keep_their_rows_over_a_restart() {
 async fn servers_left_behind_by_a_killed_run_make_way_and_their_rows_stay() {
     let dir = closed_folder();
     let data_dir = DataDir::open(dir.path()).unwrap();
-    let servers = start(&data_dir, FOUR.to_vec()).await.unwrap();
+    let servers = start(&data_dir, on_own_ports()).await.unwrap();
     let same_ports: Vec<_> = servers.iter().map(|server| server.database().clone()).collect();
     store_a_row(&servers, "order").await;
     let left_behind = server_pid(&dir.path().join("order")).unwrap();
@@ -109,7 +122,7 @@ async fn servers_left_behind_by_a_killed_run_make_way_and_their_rows_stay() {
 async fn one_server_can_be_killed_and_started_again_while_the_other_runs_on() {
     let dir = closed_folder();
     let data_dir = DataDir::open(dir.path()).unwrap();
-    let servers = start(&data_dir, FOUR[..2].to_vec()).await.unwrap();
+    let servers = start(&data_dir, on_own_ports()[..2].to_vec()).await.unwrap();
     store_a_row(&servers, "order").await;
     store_a_row(&servers, "payment").await;
     // A session that is open when the server dies: its backend lives on for a moment and holds the memory.
