@@ -19,6 +19,9 @@ const REQUEST: Duration = Duration::from_secs(5);
 /// Dead-letter topics take larger records than the others (1 MiB by default), since headers are added to a copy.
 const DEAD_LETTER_MAX_BYTES: &str = "2097152";
 
+/// Dead letters stay until a person has looked at them, however long that takes; they are few.
+const DEAD_LETTER_RETENTION_MS: &str = "-1";
+
 /// Partitions of a topic unless told otherwise: the most instances of a service that can share the work.
 pub const DEFAULT_PARTITIONS: i32 = 8;
 
@@ -92,7 +95,12 @@ impl Plan {
             .map_err(|error| self.fatal(error.to_string()))?;
         let topics = names.iter().map(|name| {
             let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(self.replication_factor));
-            if name.ends_with(".dlq") { topic.set("max.message.bytes", DEAD_LETTER_MAX_BYTES) } else { topic }
+            match name.ends_with(".dlq") {
+                true => {
+                    topic.set("max.message.bytes", DEAD_LETTER_MAX_BYTES).set("retention.ms", DEAD_LETTER_RETENTION_MS)
+                }
+                false => topic,
+            }
         });
         let options = AdminOptions::new().operation_timeout(Some(REQUEST)).request_timeout(Some(REQUEST));
         let results = admin.create_topics(&topics.collect::<Vec<_>>(), &options).await;

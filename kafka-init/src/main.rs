@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use kafka_init::{BROKERS_DEFAULT, DEFAULT_PARTITIONS, Plan, Report};
+use kafka_init::{BROKERS_DEFAULT, Plan, Report};
 use service_runtime::Fatal;
 use service_runtime::kafka::KafkaSettings;
 use service_runtime::program::exit_code;
@@ -19,9 +19,10 @@ struct Arguments {
     /// Put before each topic's name
     #[arg(long, env = "KAFKA_TOPIC_PREFIX", default_value = "")]
     topic_prefix: String,
-    /// Partitions of each topic: the most instances of a service that can share the work
-    #[arg(long, default_value_t = DEFAULT_PARTITIONS, value_parser = clap::value_parser!(i32).range(1..))]
-    partitions: i32,
+    /// Partitions of each topic: the most instances of a service that can share the work. Unless given, as many as the
+    /// topics that are there have, else 8
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
+    partitions: Option<i32>,
     /// Brokers that hold a copy of each partition; unless given, as many as the cluster's default.replication.factor says
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
     replication_factor: Option<i32>,
@@ -39,7 +40,7 @@ async fn run(arguments: Arguments) -> Result<(), Fatal> {
     println!("waiting for Kafka at {}", arguments.bootstrap_servers);
     let plan = Plan {
         kafka: KafkaSettings::at(&arguments.bootstrap_servers, &arguments.topic_prefix)?,
-        partitions: Some(arguments.partitions),
+        partitions: arguments.partitions,
         replication_factor: arguments.replication_factor.unwrap_or(BROKERS_DEFAULT),
         timeout: Duration::from_secs(arguments.timeout),
     };

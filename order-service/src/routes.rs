@@ -5,6 +5,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, patch, post};
 use axum::{Json, Router};
+use messages::schema::one_of;
 use messages::{AmountText, Currency, Money, OrderId, SagaId, UserId, UserIdError};
 use serde::Deserialize;
 use service_runtime::batch::Batcher;
@@ -15,6 +16,7 @@ use service_runtime::http::description::{BodyProblems, DatabaseProblems, IdProbl
 use service_runtime::http::{JsonBody, Problem};
 use service_runtime::trace::Tracer;
 use sqlx::PgPool;
+use utoipa::openapi::ObjectBuilder;
 use utoipa::{OpenApi, ToSchema};
 
 use crate::answers::OrderBody;
@@ -34,8 +36,8 @@ pub struct Orders {
 #[openapi(
     info(
         title = "order-service",
-        description = "Orders: created PENDING, then CONFIRMED or CANCELLED. Everything may be repeated: the same create \
-        answers the stored order, the same transition is accepted again."
+        description = "Orders: created PENDING, then CONFIRMED or CANCELLED. What names its `orderId` may be \
+        repeated: the same create answers the stored order, the same transition is accepted again."
     ),
     paths(create, read, transition)
 )]
@@ -130,10 +132,17 @@ async fn read(State(orders): State<Orders>, Path(id): Path<String>) -> Result<Js
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct TransitionRequest {
-    #[schema(schema_with = crate::answers::statuses)]
+    #[schema(schema_with = ends)]
     status: String,
     /// The saga that the order belongs to, if it does.
     saga_id: Option<SagaId>,
+}
+
+/// Where a request may move an order.
+const ENDS: [Status; 2] = [Status::Confirmed, Status::Cancelled];
+
+fn ends() -> ObjectBuilder {
+    one_of(ENDS.map(Status::as_str))
 }
 
 #[utoipa::path(
@@ -157,7 +166,10 @@ async fn transition(
     JsonBody(request): JsonBody<TransitionRequest>,
 ) -> Result<Json<OrderBody>, Problem> {
     let order_id = parse_id(&id)?;
-    let to: Status = request.status.parse().map_err(|error| Problem::invalid_field("status", error))?;
+    let to = ENDS.into_iter().find(|end| end.as_str() == request.status);
+    let to = to.ok_or_else(|| {
+        Problem::invalid_field("status", format_args!("must be CONFIRMED or CANCELLED, not {:?}", request.status))
+    })?;
     let wanted = Transition { order_id, saga_id: request.saga_id, to };
     loop {
         faults::reached("order.storing", to.as_str());

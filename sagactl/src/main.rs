@@ -202,8 +202,8 @@ enum DlqCommand {
     },
     /// Send letters back to the topics they came from, once what made them fail is mended
     ///
-    /// A dry run, unless --execute is given: it shows what would be sent. A command is refused if its saga has ended
-    /// or is unknown, which the orchestrator's database tells. What was sent is marked on the dead-letter topic, and
+    /// A dry run, unless --execute is given: it shows what would be sent. A command is refused unless its saga waits for
+    /// it now, which the orchestrator's database tells. What was sent is marked on the dead-letter topic, and
     /// skipped the next time.
     ///
     /// Exit codes: 0 done; 1 some letters were refused or could not be sent; 2 it could not be done.

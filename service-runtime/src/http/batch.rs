@@ -16,7 +16,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::{OpenApi, ToSchema};
 
 use super::description::PROBLEM_JSON;
-use super::json_body::WholeBody;
+use super::json_body::JsonText;
 use super::{Problem, problem};
 use crate::trace::{self, Tracer};
 
@@ -66,7 +66,7 @@ pub fn batched(routes: Router, tracer: Tracer) -> Router {
 #[openapi(paths(answer_all))]
 pub struct Described;
 
-/// 200 with all answers, whatever each says; 400 or 413 if the batch itself can't be read.
+/// 200 with all answers, whatever each says; 400, 413 or 415 if the batch itself can't be read.
 #[utoipa::path(
     post, path = "/batch", operation_id = "batch", tag = "Orders",
     summary = "Many requests in one, each answered as if it had come alone",
@@ -78,11 +78,12 @@ pub struct Described;
         (status = 400, description = "Not a batch of requests", body = Problem, content_type = PROBLEM_JSON),
         (status = 408, description = "The body did not come", body = Problem, content_type = PROBLEM_JSON),
         (status = 413, description = "More than 500 requests, or more than 1 MiB", body = Problem, content_type = PROBLEM_JSON),
+        (status = 415, description = "Not declared as JSON", body = Problem, content_type = PROBLEM_JSON),
     ),
 )]
 async fn answer_all(
     State(routes): State<Router>,
-    WholeBody(batch): WholeBody<MAX_BATCH_BODY>,
+    JsonText(batch): JsonText<MAX_BATCH_BODY>,
 ) -> Result<Json<Vec<BatchedAnswer>>, Problem> {
     let requests: Vec<BatchedRequest> = serde_json::from_slice(&batch).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, format!("the body is not a batch of requests: {error}"))
@@ -139,11 +140,16 @@ mod tests {
     use super::*;
 
     async fn ask(batch: &Value) -> (StatusCode, Value) {
+        ask_declared(batch, "application/json").await
+    }
+
+    async fn ask_declared(batch: &Value, content_type: &str) -> (StatusCode, Value) {
         let double = async |Path(n): Path<u32>, Json(by): Json<u32>| Json(n * by);
         let panics = async || -> StatusCode { panic!("on purpose") };
         let routes =
             Router::new().route("/numbers/{n}", put(double)).route("/text", get("words")).route("/panic", get(panics));
-        let request = Request::post("/batch").body(Body::from(batch.to_string())).unwrap();
+        let request = Request::post("/batch").header(header::CONTENT_TYPE, content_type);
+        let request = request.body(Body::from(batch.to_string())).unwrap();
         let Ok(response) = batched(routes, Tracer::off()).oneshot(request).await;
         let status = response.status();
         let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
@@ -191,5 +197,8 @@ mod tests {
         let many: Vec<_> =
             (0..=MAX_REQUESTS).map(|_| json!({"method": "GET", "path": "/text", "body": null})).collect();
         assert_eq!(ask(&json!(many)).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+        // What a page of another site may send without being asked for leave.
+        let (status, problem) = ask_declared(&json!([]), "text/plain").await;
+        assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{problem}");
     }
 }

@@ -41,6 +41,9 @@ const DEGRADED: &str = "degraded";
 const CLOSED: &str = "closed";
 pub(super) const NOT_READY: &str = "not ready";
 
+/// The check that it has started and does not stop.
+pub(super) const RUNNING: &str = "running";
+
 type CheckFn = dyn Fn() -> BoxFuture<'static, Check> + Send + Sync;
 
 /// What readiness depends on: named checks, run anew for each request.
@@ -64,7 +67,7 @@ impl Health {
     /// Adds the check that the service was not told to stop.
     #[must_use]
     pub(super) fn with_stop(self, told_to_stop: CancellationToken) -> Self {
-        self.with("running", move || {
+        self.with(RUNNING, move || {
             let check = if told_to_stop.is_cancelled() { Check::Closed("it stops".to_owned()) } else { Check::Ok };
             Box::pin(std::future::ready(check))
         })
@@ -73,7 +76,8 @@ impl Health {
     /// Adds the check that the database answers.
     #[must_use]
     pub fn with_database(self, pool: &PgPool) -> Self {
-        let session = Arc::new(Session::beside(pool));
+        // So that it says what is wrong, and not only that there is no answer.
+        let session = Arc::new(Session::beside(pool).impatient(CHECK_LIMIT / 2));
         self.with("database", move || {
             let session = session.clone();
             Box::pin(async move {
@@ -146,7 +150,8 @@ pub(super) async fn ready(State(health): State<Health>) -> (StatusCode, Json<Rea
     (code, Json(Readiness { checks, status }))
 }
 
-/// Whether the service at `address` says that it can do its work. One that is closed can.
+/// Whether the service at `address` says that it can do its work. One that an operator has closed can, one that stops
+/// can't.
 pub async fn probe_ready(address: SocketAddr) -> bool {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await?;
@@ -157,5 +162,7 @@ pub async fn probe_ready(address: SocketAddr) -> bool {
     };
     let Ok(Ok(answer)) = tokio::time::timeout(2 * CHECK_LIMIT, exchange).await else { return false };
     let body = answer.split_once("\r\n\r\n").and_then(|(_, body)| serde_json::from_str::<Value>(body).ok());
-    body.and_then(|body| Some(body["status"].as_str()? != NOT_READY)).unwrap_or(false)
+    body.is_some_and(|body| {
+        body["status"].as_str().is_some_and(|status| status != NOT_READY) && body["checks"][RUNNING] == "ok"
+    })
 }

@@ -20,22 +20,23 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        if !is_json(request.headers()) {
-            let detail = "the body must be JSON, with the header `Content-Type: application/json`";
-            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
-        }
-        let WholeBody::<MAX_BODY>(body) = WholeBody::from_request(request, state).await?;
+        let JsonText::<MAX_BODY>(body) = JsonText::from_request(request, state).await?;
         parse(&body).map(Self)
     }
 }
 
-/// A request's whole body. Answers 413 and 408 as [`JsonBody`] does. `LIMIT` is what its route takes, in bytes.
-pub(super) struct WholeBody<const LIMIT: usize>(pub Bytes);
+/// A whole body that is declared as JSON, which a page of another site can't do without being asked for leave (CORS).
+/// Answers 415, 413 and 408 as [`JsonBody`] does. `LIMIT` is what its route takes, in bytes.
+pub(super) struct JsonText<const LIMIT: usize>(pub Bytes);
 
-impl<S: Send + Sync, const LIMIT: usize> FromRequest<S> for WholeBody<LIMIT> {
+impl<S: Send + Sync, const LIMIT: usize> FromRequest<S> for JsonText<LIMIT> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            let detail = "the body must be JSON, with the header `Content-Type: application/json`";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+        }
         let body = tokio::time::timeout(BODY_LIMIT, Bytes::from_request(request, state)).await.map_err(|_| {
             let detail = format!("the body did not come within {} s", BODY_LIMIT.as_secs());
             Problem::new(StatusCode::REQUEST_TIMEOUT, detail).with_header(header::CONNECTION, "close")

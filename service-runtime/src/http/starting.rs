@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use tokio::sync::watch;
 use tower::{Service, ServiceExt as _};
 
-use super::health::{self, NOT_READY, Readiness};
+use super::health::{self, NOT_READY, RUNNING, Readiness};
 
 /// The service's routes, which are given later. Until then `/health/…` is answered here, and everything else waits for
 /// them.
@@ -30,7 +30,7 @@ pub(super) type Give = watch::Sender<Option<Router>>;
 pub(super) fn late_routes() -> (Give, LateRoutes) {
     let (give, routes) = watch::channel(None);
     let ready = async || {
-        let checks = BTreeMap::from([("running", "failed: it starts".to_owned())]);
+        let checks = BTreeMap::from([(RUNNING, "failed: it starts".to_owned())]);
         (StatusCode::SERVICE_UNAVAILABLE, Json(Readiness { checks, status: NOT_READY }))
     };
     let until_then = Router::new()
