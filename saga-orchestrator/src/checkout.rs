@@ -34,6 +34,9 @@ use crate::waiters::Waiter;
 const POLL: Duration = Duration::from_secs(1);
 const POLL_ELSEWHERE: Duration = Duration::from_millis(200);
 
+/// How long a request whose saga is just being stored is waited for when the service stops.
+const STORED_AT_A_STOP: Duration = Duration::from_secs(1);
+
 /// Tells that this request did not start the checkout, but an earlier one with its key.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
@@ -153,8 +156,18 @@ async fn checkout(
 
     // In a task of its own: a client that hangs up now must not leave the effect undone. It keeps the place.
     let (coordinator, new) = (intake.coordinator.clone(), NewSaga { transition, idempotency_key });
+    let has_key = new.idempotency_key.is_some();
     let stored = async move { store(coordinator, new, until).await.map(|begun| (begun, place)) };
-    let begun = tokio::spawn(trace::carried(stored)).await;
+    let stopping = async {
+        intake.stop.cancelled().await;
+        tokio::time::sleep(STORED_AT_A_STOP).await;
+    };
+    let begun = tokio::select! {
+        begun = tokio::spawn(trace::carried(stored)) => begun,
+        // One try may take longer than that.
+        () = tokio::time::sleep_until(until + POLL) => return Err(unknown(saga_id, has_key)),
+        () = stopping => return Err(unknown(saga_id, has_key)),
+    };
     let (begun, place) = begun
         .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "an error of ours, which is in the log"))??;
     match begun {
@@ -213,21 +226,23 @@ async fn store(coordinator: Arc<Coordinator>, new: NewSaga, until: Instant) -> R
             Err(error) => return Err(not_told(error)),
         }
         if Instant::now() >= until {
-            let unknown = "outcome unknown: the database failed while the checkout was stored.";
-            return Err(match new.idempotency_key {
-                Some(_) => Problem::unavailable(format!("{unknown} Send the same request with the same key again"), 1),
-                None => {
-                    let detail = format!(
-                        "{unknown} Its saga tells, once the database is back; it is unknown there (404) if nothing was stored"
-                    );
-                    Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
-                        .with_saga(saga_id)
-                        .with_header(header::LOCATION, format!("/sagas/{saga_id}"))
-                }
-            });
+            return Err(unknown(saga_id, new.idempotency_key.is_some()));
         }
         tokio::time::sleep(backoff.delay()).await;
     }
+}
+
+/// 503: whether the saga was stored, nobody can say now.
+fn unknown(saga_id: SagaId, has_key: bool) -> Problem {
+    let unknown = "outcome unknown: the database failed while the checkout was stored.";
+    if has_key {
+        return Problem::unavailable(format!("{unknown} Send the same request with the same key again"), 1);
+    }
+    let detail =
+        format!("{unknown} Its saga tells, once the database is back; it is unknown there (404) if nothing was stored");
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        .with_saga(saga_id)
+        .with_header(header::LOCATION, format!("/sagas/{saga_id}"))
 }
 
 /// 503: the saga that has the key can't be told of now. One of a newer release's definition, that release can tell.
@@ -237,7 +252,7 @@ fn not_told(error: ApplyError) -> Problem {
         ApplyError::UnknownDefinition { saga_id, .. } => {
             problem.with_saga(saga_id).with_header(header::LOCATION, format!("/sagas/{saga_id}"))
         }
-        ApplyError::Store(_) | ApplyError::UnknownSaga(_) => problem,
+        ApplyError::Store(_) | ApplyError::UnknownSaga(_) | ApplyError::Contradiction(_) => problem,
     }
 }
 

@@ -70,6 +70,9 @@ pub enum Applied {
 pub enum ApplyError {
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A participant did something else than it was asked for, or what somebody else was.
+    #[error("it contradicts its saga: {0}")]
+    Contradiction(String),
     #[error("there is no saga {0}")]
     UnknownSaga(SagaId),
     #[error(
@@ -154,6 +157,8 @@ impl Coordinator {
             Some(saga) => saga,
             None => self.stored(saga_id).await?,
         };
+        // What the saga asked for is the same in all its versions.
+        input.about.as_ref().map_or(Ok(()), |about| about.agrees_with(&saga)).map_err(ApplyError::Contradiction)?;
         loop {
             let mut transition = match advance(&saga, input, now) {
                 Ok(transition) => transition,
@@ -164,7 +169,8 @@ impl Coordinator {
                     continue;
                 }
                 Err(ignored) => {
-                    info!(%saga_id, trace_id = saga.trace_id(), %ignored, "input ignored");
+                    let by = input.operator.as_ref().map(|operator| operator.by.as_str());
+                    info!(%saga_id, trace_id = saga.trace_id(), by, %ignored, "input ignored");
                     self.ignored.submit((saga_id, ignored.clone())).await?;
                     return Ok(Applied::Ignored(ignored));
                 }
@@ -266,11 +272,8 @@ impl Coordinator {
             Effect::Call(call) => {
                 let key = (saga.saga_id, discriminant(&call));
                 if self.calling.insert(key) {
-                    let this = self.clone();
-                    self.tasks.spawn(trace::carried(async move {
-                        this.call(key.0, call).await;
-                        this.calling.remove(&key);
-                    }));
+                    let calling = Calling { of: self.clone(), key };
+                    self.tasks.spawn(trace::carried(async move { calling.of.call(key.0, call).await }));
                 }
             }
             Effect::Wake => self.waiters.wake(saga),
@@ -306,6 +309,18 @@ impl Coordinator {
             self.cache.clear();
         }
         self.cache.insert(saga.saga_id, saga.clone());
+    }
+}
+
+/// A call of the order service under way; however it ends, it may be made again.
+struct Calling {
+    of: Arc<Coordinator>,
+    key: (SagaId, Discriminant<OrderCall>),
+}
+
+impl Drop for Calling {
+    fn drop(&mut self) {
+        self.of.calling.remove(&self.key);
     }
 }
 

@@ -11,8 +11,8 @@ use crate::{checkout, dead_letters, operator, views};
 #[openapi(info(
     title = "saga-orchestrator",
     description = "`POST /checkout` takes an order, charges its payment, reserves its goods, confirms it, and answers with the outcome. Whatever \
-        fails is undone.\n\nErrors are `application/problem+json` (RFC 9457) and name the field and the rule. 429 and 503 with `Retry-After` mean that \
-        nothing was stored, and the request may be sent again."
+        fails is undone.\n\nErrors are `application/problem+json` (RFC 9457) and name the field and the rule. After a 429 or a 503 with `Retry-After` the \
+        same request may be sent again, with the same `Idempotency-Key` if it had one: nothing was stored, or it is one that may be repeated."
 ))]
 struct Described;
 

@@ -9,6 +9,7 @@ use serde::Serialize;
 use service_runtime::CancellationToken;
 use service_runtime::database::{Session, StoreError, within_limit};
 use service_runtime::http::Check;
+use service_runtime::metrics::{Gauge, Metrics};
 use sqlx::Row as _;
 use tracing::{info, warn};
 use utoipa::ToSchema;
@@ -21,6 +22,7 @@ pub struct Gate {
     session: Session,
     max_unfinished: i64,
     seen: RwLock<Seen>,
+    is_open: Gauge,
 }
 
 /// What `GET /intake` shows.
@@ -50,10 +52,13 @@ pub struct Seen {
 
 impl Gate {
     /// The gate as it stands in the database.
-    pub async fn at(session: Session, max_unfinished: u32) -> Result<Self, StoreError> {
+    pub async fn at(session: Session, max_unfinished: u32, metrics: &Metrics) -> Result<Self, StoreError> {
         let max_unfinished = max_unfinished.into();
         let seen = look(&session, max_unfinished).await?;
-        Ok(Self { session, max_unfinished, seen: RwLock::new(seen) })
+        let is_open =
+            metrics.gauge("intake_open", "Whether new checkouts are taken, as far as operators say: 1, or 0.");
+        is_open.set(seen.open.into());
+        Ok(Self { session, max_unfinished, seen: RwLock::new(seen), is_open })
     }
 
     /// Keeps looking until `stop`.
@@ -100,6 +105,11 @@ impl Gate {
         })
     }
 
+    /// Whether an operator has closed it.
+    pub fn is_paused(&self) -> bool {
+        !self.seen().open
+    }
+
     /// For readiness: a load balancer sends checkouts elsewhere, or nowhere.
     pub fn check(&self) -> Check {
         let seen = self.seen();
@@ -126,6 +136,7 @@ impl Gate {
             (false, true) => info!(by, reason, "new checkouts are taken again"),
             _ => {}
         }
+        self.is_open.set(new.open.into());
         *seen = new;
     }
 }

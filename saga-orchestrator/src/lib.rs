@@ -137,7 +137,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let group = consumer.state();
     metrics::standing::show(&metrics, pool.clone());
 
-    let gate = gate::Gate::at(Session::beside(&pool), config.saga.checkout_max_unfinished).await;
+    let gate = gate::Gate::at(Session::beside(&pool), config.saga.checkout_max_unfinished, &metrics).await;
     let gate = Arc::new(gate.map_err(|error| Fatal::new(error.to_string()))?);
     let orders = orders::OrderService::connect(&config.saga, &metrics)?;
     let views = views::Views::open(pool.clone(), &config.saga, stop.clone())?;
@@ -170,7 +170,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         stop_when_done(&stop, idempotency::forget_old_keys(pool.clone(), retention, stop.clone())),
         stop_when_done(&stop, remover.run(stop.clone())),
     );
-    tokio::join!(coordinator.finish(FINISH_LIMIT), producer.flush(FINISH_LIMIT));
+    // One after the other: a call that ends now has its saga's next command sent.
+    coordinator.finish(FINISH_LIMIT).await;
+    producer.flush(FINISH_LIMIT).await;
     database::close(pool).await;
     tracer.close().await;
     consumed.and(served)

@@ -263,13 +263,15 @@ fn understood(call: &OrderCall, Answer { status, body }: &Answer) -> Option<Inpu
     let input = interpret(call, status.as_u16(), body.as_bytes());
     if input.is_none() {
         let body = body.get(..MAX_LOGGED).unwrap_or(body);
-        warn!(?call, %status, body, "unexpected answer of the order service");
+        let (saga_id, order_id) = call.ids();
+        warn!(call = span_name(call), %saga_id, %order_id, %status, body, "unexpected answer of the order service");
     }
     input
 }
 
 fn unknown(call: &OrderCall, span: &Span, why: &str) -> Option<Input> {
     span.fail(why);
-    debug!(?call, why, "no answer of the order service; calling again later");
+    let (saga_id, order_id) = call.ids();
+    debug!(call = span_name(call), %saga_id, %order_id, why, "no answer of the order service; calling again later");
     None
 }

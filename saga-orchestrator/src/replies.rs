@@ -27,6 +27,7 @@ impl Handler for Replies {
         match self.coordinator.apply(saga_id, &event.into(), service_runtime::now()).await {
             Ok(_) => Ok(Handled::Done),
             Err(ApplyError::Store(error)) => Err(error.into()),
+            Err(error @ ApplyError::Contradiction(_)) => Ok(Handled::DeadLetter(error.to_string())),
             Err(error @ ApplyError::UnknownSaga(_)) => {
                 let count = self.unknown.fetch_add(1, Ordering::Relaxed) + 1;
                 warn!(%saga_id, %order_id, topic = record.topic, offset = record.offset, %error, count, "event ignored");

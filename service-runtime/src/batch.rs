@@ -109,6 +109,12 @@ async fn work<B: Batch>(batch: B, mut submissions: mpsc::UnboundedReceiver<Submi
             _ => {}
         }
         available = failure.is_none();
+        // What has come meanwhile can't be sent either, and need not find out once more: each look takes seconds.
+        if let Some(Err(error @ StoreError::NotSent(_))) = answers.first() {
+            while let Ok((_, sender)) = submissions.try_recv() {
+                let _ = sender.send(Err(error.clone()));
+            }
+        }
         for (answer, sender) in answers.into_iter().zip(senders) {
             let _ = sender.send(answer);
         }
@@ -178,6 +184,41 @@ mod tests {
     use super::*;
 
     const ENOUGH: usize = 10_000;
+
+    /// Finds out, once it may, that it can't be sent.
+    struct Away(Arc<tokio::sync::Semaphore>);
+
+    impl Batch for Away {
+        type Item = u32;
+        type Answer = u32;
+        const NAME: &'static str = "away";
+
+        async fn run(&self, _: &[u32]) -> Answers<u32> {
+            self.0.acquire().await.unwrap().forget();
+            Err(StoreError::NotSent("nobody is there".into()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_waits_behind_a_batch_that_could_not_be_sent_does_not_try_for_itself() {
+        let once = Arc::new(tokio::sync::Semaphore::new(0));
+        let batcher = Batcher::start(Away(once.clone()), &Metrics::of("test"));
+        let submit = |n| {
+            let batcher = batcher.clone();
+            tokio::spawn(async move { batcher.submit(n).await })
+        };
+        let many: Vec<_> = (0..2 * MAX_BATCH as u32).map(submit).collect();
+        // All are in hand or in the queue by then.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        once.add_permits(1);
+        for answer in many {
+            let answer =
+                tokio::time::timeout(Duration::from_secs(10), answer).await.expect("it waits for a batch of its own");
+            assert!(matches!(answer.unwrap(), Err(StoreError::NotSent(_))));
+        }
+    }
 
     /// Doubles numbers; refuses any batch with a 13 in it; counts its runs.
     struct Double {

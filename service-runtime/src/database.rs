@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions as _, PgPool};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use sqlx::{ConnectOptions as _, Executor as _, PgPool, Row as _};
 use tracing::{info, warn};
 
 mod session;
@@ -119,11 +119,12 @@ pub async fn open(settings: &DatabaseSettings, migrations: &Migrator, metrics: &
         .test_before_acquire(false)
         .idle_timeout(IDLE_LIMIT)
         .acquire_timeout(CONNECT_LIMIT)
+        .after_connect(|connection, _| Box::pin(refuse_standby(connection)))
         .connect_lazy_with(settings.options.clone());
     let deadline = tokio::time::Instant::now() + settings.startup_timeout;
     let mut waiting = false;
     // Not through the pool, which would say "timed out" where the database said what is wrong.
-    while let Err(error) = tokio::time::timeout(CONNECT_LIMIT, settings.options.connect())
+    while let Err(error) = tokio::time::timeout(CONNECT_LIMIT, connect(&settings.options))
         .await
         .unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut))
     {
@@ -146,6 +147,23 @@ pub async fn open(settings: &DatabaseSettings, migrations: &Migrator, metrics: &
     metrics.watch_pool(&pool);
     info!(database = %settings, "database ready");
     Ok(pool)
+}
+
+/// A connection to a database that takes writes.
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    let mut connection = options.connect().await?;
+    refuse_standby(&mut connection).await?;
+    Ok(connection)
+}
+
+/// After a failover a name may still lead to the server that was the primary and is a standby now. It answers every
+/// question, with rows that are old or will never be any more: a saga would seem unknown, and its reply be ignored.
+/// (A primary becomes a standby by a restart only, which ends its connections.)
+async fn refuse_standby(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    match connection.fetch_one("SELECT pg_is_in_recovery()").await?.try_get(0)? {
+        true => Err(sqlx::Error::Protocol("it is a standby, and takes no writes".to_owned())),
+        false => Ok(()),
+    }
 }
 
 /// How long a migration waits for a lock before it gives way and tries again: whoever comes meanwhile for the same table

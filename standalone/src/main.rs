@@ -41,13 +41,13 @@ struct Arguments {
     #[arg(long, env = "ORCHESTRATOR_DB_PORT", default_value_t = 5436)]
     orchestrator_db_port: u16,
     /// Use this database instead of an embedded one (likewise for the other three)
-    #[arg(long, env = "ORDER_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    #[arg(long, value_name = "URL")]
     order_database_url: Option<String>,
-    #[arg(long, env = "PAYMENT_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    #[arg(long, value_name = "URL")]
     payment_database_url: Option<String>,
-    #[arg(long, env = "INVENTORY_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    #[arg(long, value_name = "URL")]
     inventory_database_url: Option<String>,
-    #[arg(long, env = "ORCHESTRATOR_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    #[arg(long, value_name = "URL")]
     orchestrator_database_url: Option<String>,
 }
 

@@ -1,9 +1,10 @@
 //! Records that can't be handled: they are set aside with the reason, and the loop goes on with the next one.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use e2e_tests::{Client, Seen, eventually, shared};
+use e2e_tests::{Client, Seen, eventually, id, shared};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -17,11 +18,16 @@ async fn is_set_aside(client: &Client, topic: &str, body: &[u8], error: &str) ->
         let letter = client.kafka.dead_letter(topic, (partition, offset)).await?;
         ensure!(letter.body == body, "the copy differs: {:?}", letter.json());
         says_why(&letter, topic, error)?;
-        let logged = client.log();
-        let lines: Vec<&str> = logged.lines().filter(|line| line.contains("dead-lettered")).collect();
         let place = [format!("topic=\"{topic}\""), format!("partition={partition}"), format!("offset={offset}")];
-        let told = lines.iter().any(|line| place.iter().all(|part| line.contains(part)));
-        ensure!(told, "no log line with {place:?}:\n{}", lines.join("\n"));
+        // The line is written after Kafka has acknowledged the copy, which may be read before.
+        eventually("the log tells of it", Duration::from_secs(15), async || {
+            let logged = client.log();
+            let lines: Vec<&str> = logged.lines().filter(|line| line.contains("dead-lettered")).collect();
+            let told = lines.iter().any(|line| place.iter().all(|part| line.contains(part)));
+            ensure!(told, "no log line with {place:?}:\n{}", lines.join("\n"));
+            Ok(Some(()))
+        })
+        .await?;
     }
     Ok(())
 }
@@ -37,9 +43,17 @@ fn says_why(letter: &Seen, topic: &str, error: &str) -> Result<()> {
 
 /// Runs checkouts until each partition has carried one, and checks that all of them complete.
 async fn every_partition_goes_on(client: &Client) -> Result<()> {
-    for answer in client.checkouts(24).join_all().await {
-        let answer = answer?;
-        ensure!(answer.status == 200, "{} {}", answer.status, answer.text);
+    let partitions = u32::try_from(client.kafka.partitions("payment.charge.command").await?)?;
+    let (began, mut carried) = (Instant::now(), BTreeSet::new());
+    while carried.len() < partitions as usize {
+        ensure!(began.elapsed() < Duration::from_secs(60), "of {partitions} partitions only {carried:?} carried one");
+        for answer in client.checkouts(8).join_all().await {
+            let answer = answer?;
+            ensure!(answer.status == 200, "{} {}", answer.status, answer.text);
+            carried.insert(messages::partition_for_key(answer.field("sagaId")?.as_bytes(), partitions));
+        }
+        // Those that begin in the same second mostly share a partition.
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
     Ok(())
 }
@@ -154,5 +168,29 @@ async fn an_inventory_command_with_another_saga_is_set_aside_without_a_reply() -
     contradicts(&client, &stranger.release(), "inventory.release.command", replies, "belongs to saga").await?;
 
     assert_eq!(client.databases.reservations(outsider.order_id).await?, before);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reply_of_another_amount_or_order_than_its_saga_asked_for_is_set_aside_and_moves_nothing() -> Result<()> {
+    let client = shared().await?;
+    let answer = client.checkout(&json!({"userId": "u1", "totalAmount": 500})).await?.json()?;
+    let saga_id = id(&answer, "sagaId")?;
+    let mut participant = Outsider::new(&client.kafka);
+    (participant.saga_id, participant.order_id) = (saga_id, id(&answer, "orderId")?);
+    let before = client.saga(saga_id).await?;
+
+    let less = participant.command(&json!({"money": {"amount": 5, "currency": "USD"}, "moneyReturned": true}));
+    for topic in ["payment.charged", "payment.refunded"] {
+        let place = less.publish(topic).await?;
+        let why = "it is about 5 USD, its saga about 500 USD";
+        says_why(&client.kafka.dead_letter(topic, place).await?, topic, why)?;
+    }
+    participant.order_id = Uuid::now_v7();
+    let place = participant.command(&json!({})).publish("inventory.reserved").await?;
+    let why = format!("it is about order {}, its saga about order", participant.order_id);
+    says_why(&client.kafka.dead_letter("inventory.reserved", place).await?, "inventory.reserved", &why)?;
+
+    assert_eq!(client.saga(saga_id).await?, before);
     Ok(())
 }

@@ -85,6 +85,47 @@ async fn a_checkout_while_the_orchestrators_database_is_away_is_answered_503_and
 }
 
 #[tokio::test]
+async fn a_standby_under_the_databases_name_is_taken_for_no_database() -> Result<()> {
+    let mut services = Services::start(&[("CHECKOUT_WAIT_MS", "4000")]).await?;
+    let client = services.client()?;
+    let body = json!({"userId": "u1", "totalAmount": 500});
+    let before = client.checkout(&body).await?;
+    assert_eq!(before.status, 200);
+    // As after a failover: the old primary, under the name that the services know.
+    let standby = services.data_dir().join(Service::Orchestrator.database()).join("standby.signal");
+    services.database(Service::Orchestrator)?.stop().await;
+    std::fs::write(&standby, "")?;
+    services.database(Service::Orchestrator)?.start().await?;
+
+    // It would answer what is asked of it, from a past that others have left behind.
+    let unready = async || {
+        let ready = client.get(Service::Orchestrator, "/health/ready").await?;
+        Ok((ready.status == 503 && ready.text.contains("it is a standby")).then_some(()))
+    };
+    eventually("it says what it is connected to", Duration::from_secs(15), unready).await?;
+    client.get(Service::Orchestrator, before.header("location")).await?.is_problem(503, &[])?;
+    client.checkout(&body).await?.is_problem(503, &[])?;
+    services.kill(Service::Orchestrator)?;
+    services.set("STARTUP_TIMEOUT_MS", "1000");
+    services.launch(Service::Orchestrator)?;
+    ensure!(!services.end_of(Service::Orchestrator).await?.status.success());
+    ensure!(
+        client.log().contains("can't be used: encountered unexpected or invalid data: it is a standby"),
+        "{}",
+        client.log()
+    );
+
+    services.database(Service::Orchestrator)?.stop().await;
+    std::fs::remove_file(&standby)?;
+    services.database(Service::Orchestrator)?.start().await?;
+    services.set("STARTUP_TIMEOUT_MS", "10000");
+    services.start_again(Service::Orchestrator).await?;
+    let back = async || Ok((client.checkout(&body).await?.status == 200).then_some(()));
+    eventually("a checkout completes", Duration::from_secs(15), back).await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn checkouts_while_the_order_service_is_killed_complete_when_it_is_back() -> Result<()> {
     let mut services = Services::start(&[]).await?;
     let client = services.client()?;

@@ -58,7 +58,7 @@ pub fn page(title: &str, place: Place, live: Option<&str>, gate: Option<&Gate>, 
 fn intake(gate: &Gate) -> Markup {
     let closed = gate.refusal();
     let acts = [("pause", "Pause intake"), ("resume", "Resume intake")];
-    let (act, label) = acts[usize::from(closed.is_some())];
+    let (act, label) = acts[usize::from(gate.is_paused())];
     html! {
         div.intake id="intake" data-fresh {
             @match &closed {

@@ -1,7 +1,7 @@
 //! Every legal move of a saga.
 
 use faults::Bug;
-use messages::{EventId, OrderId, SagaId, Timestamp};
+use messages::{EventId, Money, OrderId, SagaId, Timestamp};
 
 use super::definition::{Definition, Step};
 use super::state::{Cause, Checkout, Saga, State};
@@ -16,6 +16,34 @@ pub struct Input {
     pub reason: Option<String>,
     /// Who did it, where a person did.
     pub operator: Option<Operator>,
+    /// What it is about, where a participant says so.
+    pub about: Option<About>,
+}
+
+/// What a participant's reply says that it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    pub order_id: OrderId,
+    /// What was charged or refunded.
+    pub money: Option<Money>,
+}
+
+impl About {
+    /// How it differs from what the saga asked for. Such a reply must not move the saga: less may have been charged, or
+    /// somebody else's order.
+    ///
+    /// # Errors
+    /// What differs, in words.
+    pub fn agrees_with(&self, saga: &Saga) -> Result<(), String> {
+        let (order_id, money) = (saga.order_id, saga.checkout.money);
+        if self.order_id != order_id {
+            return Err(format!("it is about order {}, its saga about order {order_id}", self.order_id));
+        }
+        match self.money {
+            Some(told) if told != money => Err(format!("it is about {told}, its saga about {money}")),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A person who steps in.
@@ -42,7 +70,7 @@ impl Input {
 
 impl From<InputKind> for Input {
     fn from(kind: InputKind) -> Self {
-        Self { kind, event_id: None, reason: None, operator: None }
+        Self { kind, event_id: None, reason: None, operator: None, about: None }
     }
 }
 

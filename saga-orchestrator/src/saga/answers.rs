@@ -4,21 +4,21 @@
 use messages::Event;
 use serde::Deserialize;
 
-use super::advance::{Input, InputKind};
+use super::advance::{About, Input, InputKind};
 use super::effect::OrderCall;
 
 impl From<Event> for Input {
     fn from(event: Event) -> Self {
-        let event_id = Some(event.event_id());
-        let (kind, reason) = match event {
-            Event::PaymentCharged(_) => (InputKind::PaymentCharged, None),
-            Event::PaymentFailed(event) => (InputKind::PaymentFailed, Some(event.payload.reason)),
-            Event::PaymentRefunded(_) => (InputKind::PaymentRefunded, None),
-            Event::InventoryReserved(_) => (InputKind::InventoryReserved, None),
-            Event::InventoryFailed(event) => (InputKind::InventoryFailed, Some(event.payload.reason)),
-            Event::InventoryReleased(_) => (InputKind::InventoryReleased, None),
+        let (event_id, order_id) = (Some(event.event_id()), event.order_id());
+        let (kind, reason, money) = match event {
+            Event::PaymentCharged(event) => (InputKind::PaymentCharged, None, Some(event.payload.money)),
+            Event::PaymentFailed(event) => (InputKind::PaymentFailed, Some(event.payload.reason), None),
+            Event::PaymentRefunded(event) => (InputKind::PaymentRefunded, None, Some(event.payload.money)),
+            Event::InventoryReserved(_) => (InputKind::InventoryReserved, None, None),
+            Event::InventoryFailed(event) => (InputKind::InventoryFailed, Some(event.payload.reason), None),
+            Event::InventoryReleased(_) => (InputKind::InventoryReleased, None, None),
         };
-        Self { event_id, reason, ..kind.into() }
+        Self { event_id, reason, about: Some(About { order_id, money }), ..kind.into() }
     }
 }
 
@@ -41,13 +41,15 @@ pub fn interpret(call: &OrderCall, status: u16, body: &[u8]) -> Option<Input> {
         let reason = problem.map_or_else(|_| format!("HTTP status {status}"), |problem| problem.detail);
         Some(Input { reason: Some(reason), ..kind.into() })
     };
+    let is_now = |wanted: &str| serde_json::from_slice::<OrderAnswer>(body).is_ok_and(|order| order.status == wanted);
     match (call, status) {
         (OrderCall::Create { .. }, 200..=299) => match serde_json::from_slice::<OrderAnswer>(body).ok()? {
             order if order.status == "CANCELLED" => refused(InputKind::OrderCreateRefused),
             _ => Some(InputKind::OrderCreated.into()),
         },
-        (OrderCall::Confirm { .. }, 200..=299) => Some(InputKind::OrderConfirmed.into()),
-        (OrderCall::Cancel { .. }, 200..=299) => Some(InputKind::OrderCancelled.into()),
+        // Said by the order itself: whatever else listens at that address may answer 200 to everything.
+        (OrderCall::Confirm { .. }, 200..=299) => is_now("CONFIRMED").then(|| InputKind::OrderConfirmed.into()),
+        (OrderCall::Cancel { .. }, 200..=299) => is_now("CANCELLED").then(|| InputKind::OrderCancelled.into()),
         (OrderCall::Create { .. }, 400 | 409 | 422) => refused(InputKind::OrderCreateRefused),
         (OrderCall::Confirm { .. }, 409) => refused(InputKind::OrderConfirmRefused),
         _ => None,

@@ -28,6 +28,17 @@ pub enum OrderCall {
     Cancel { order_id: OrderId, saga_id: SagaId },
 }
 
+impl OrderCall {
+    /// The saga that makes it, and its order.
+    pub const fn ids(&self) -> (SagaId, OrderId) {
+        match *self {
+            Self::Create { order_id, saga_id, .. }
+            | Self::Confirm { order_id, saga_id }
+            | Self::Cancel { order_id, saga_id } => (saga_id, order_id),
+        }
+    }
+}
+
 impl Saga {
     /// What this state asks for.
     pub fn effect(&self) -> Effect {

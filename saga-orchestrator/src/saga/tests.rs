@@ -8,7 +8,8 @@ use messages::{ChargePayment, Currency, Envelope, Message as _, Money, OrderId, 
 
 use super::definition::PAY_FIRST;
 use super::{
-    Attention, Cause, Checkout, Effect, Input, InputKind, Operator, OrderCall, Saga, Settled, State, advance, start,
+    About, Attention, Cause, Checkout, Effect, Input, InputKind, Operator, OrderCall, Saga, Settled, State, advance,
+    start,
 };
 use InputKind::*;
 
@@ -51,6 +52,24 @@ fn a_checkout_that_succeeds() {
             "COMPLETED/COMPLETED"
         ]
     );
+}
+
+#[test]
+fn a_reply_that_tells_of_another_amount_or_order_is_not_what_was_asked_for() {
+    let saga = new_saga();
+    let about = |money: Option<&str>| About {
+        order_id: saga.order_id,
+        money: money.map(|amount| Money::parse(amount, Currency::USD).unwrap()),
+    };
+    assert_eq!(about(None).agrees_with(&saga), Ok(()));
+    assert_eq!(about(Some("500.00")).agrees_with(&saga), Ok(()), "the same, written otherwise");
+    let other = about(Some("5")).agrees_with(&saga).unwrap_err();
+    assert_eq!(other, "it is about 5 USD, its saga about 500 USD");
+    let euros = About { money: Some(Money::parse("500", "EUR".parse().unwrap()).unwrap()), ..about(None) };
+    assert!(euros.agrees_with(&saga).unwrap_err().contains("500 EUR"));
+    let order_id = OrderId::new();
+    let other = About { order_id, ..about(None) }.agrees_with(&saga).unwrap_err();
+    assert_eq!(other, format!("it is about order {order_id}, its saga about order {}", saga.order_id));
 }
 
 #[test]

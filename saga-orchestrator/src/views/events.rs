@@ -203,7 +203,9 @@ impl Seen {
     fn new_of(&mut self, moves: Vec<Move>) -> Bytes {
         let is_new = |m: &Move| m.at >= self.from && !self.told.contains_key(&(m.saga_id, m.seq));
         let mut new: Vec<Move> = moves.into_iter().filter(is_new).collect();
-        self.newest = new.iter().map(|m| m.at).fold(self.newest, Timestamp::max);
+        // Of a clock that is ahead nothing is learned: else what the others do would be overlooked until then.
+        let newest = new.iter().map(|m| m.at).fold(self.newest, Timestamp::max);
+        self.newest = newest.min(service_runtime::now());
         self.told.extend(new.iter().map(|m| ((m.saga_id, m.seq), m.at)));
         self.told.retain(|_, at| *at >= self.newest - LATE);
         let skipped = new.len().saturating_sub(MOST);
@@ -326,7 +328,8 @@ pub async fn of_all(State(views): State<Views>, headers: HeaderMap) -> Result<Re
     let told = shared.all.subscribe();
     shared.someone.notify_one();
     let mut first = Bytes::from_static(b"retry: 1000\n\n");
-    if let Some(after) = last.and_then(DateTime::from_timestamp_micros) {
+    let last = last.and_then(DateTime::from_timestamp_micros).filter(|after| *after <= service_runtime::now());
+    if let Some(after) = last {
         let mut missed = lists::moves_since(&views.pool, after, MOST as i64).await?;
         missed.reverse();
         first = missed.iter().map(|m| text(m, &m.at.timestamp_micros().to_string())).collect::<String>().into();

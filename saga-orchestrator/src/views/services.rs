@@ -81,8 +81,12 @@ impl Participants {
 }
 
 async fn ask((client, collection): &(Client, Url), order_id: OrderId) -> Told {
-    let url = format!("{}/{order_id}", collection.as_str().trim_end_matches('/'));
-    let request = format!("GET {url}");
+    let of_order = |collection: &Url| format!("{}/{order_id}", collection.as_str().trim_end_matches('/'));
+    let url = of_order(collection);
+    // A name and a password in it are no reader's business.
+    let mut shown = collection.clone();
+    let _ = shown.set_username("").and_then(|()| shown.set_password(None));
+    let request = format!("GET {}", of_order(&shown));
     let answer = async {
         let answer = client.get(&url).send().await.map_err(|error| error.without_url().to_string())?;
         let status = answer.status();

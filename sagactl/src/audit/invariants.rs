@@ -257,7 +257,7 @@ fn ends_agree(case: &Case, saga: &Saga, found: &mut Vec<Violation>) {
         (order == Some("CONFIRMED"), payment == Some("CHARGED"), reservation == Some("RESERVED"))
     } else {
         (
-            order == Some("CANCELLED") || (order == Some("PENDING") && settled("ORDER_CANCEL")),
+            order == Some("CANCELLED") || (matches!(order, None | Some("PENDING")) && settled("ORDER_CANCEL")),
             matches!(payment, None | Some("FAILED" | "REFUNDED" | "VOIDED")) || settled("PAYMENT_REFUND"),
             matches!(reservation, None | Some("FAILED" | "RELEASED" | "VOIDED"))
                 || (reservation == Some("RESERVED") && settled("INVENTORY_RELEASE")),

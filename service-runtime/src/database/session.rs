@@ -1,12 +1,13 @@
 //! A connection of one's own, for a task that issues one statement after another. A pool would add to each: a lock, a
 //! task, and a round trip that tests the connection as it is given back, which costs as much as a small statement.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow};
 use sqlx::query::Query;
-use sqlx::{ConnectOptions as _, PgPool, Postgres};
+use sqlx::{PgPool, Postgres};
+use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use super::{CONNECT_LIMIT, IDLE_LIMIT, StoreError};
@@ -15,44 +16,50 @@ use super::{CONNECT_LIMIT, IDLE_LIMIT, StoreError};
 const CONNECT_AGAIN: Duration = Duration::from_millis(50);
 
 /// One connection to the pool's database, beside the pool. It is made when it is first needed, and again after an
-/// error or a minute without use. Meant for one statement at a time: a second one at once would get a connection of its own.
+/// error or a minute without use. One statement at a time: the next one waits for it.
 pub struct Session {
     options: Arc<PgConnectOptions>,
+    connect_limit: Duration,
     /// With when it was last used.
     idle: Mutex<Option<(PgConnection, Instant)>>,
 }
 
 impl Session {
     pub fn beside(pool: &PgPool) -> Self {
-        Self { options: pool.connect_options(), idle: Mutex::default() }
+        Self { options: pool.connect_options(), connect_limit: CONNECT_LIMIT, idle: Mutex::default() }
+    }
+
+    /// The same for somebody who can't wait: why there is no connection is told after so long.
+    #[must_use]
+    pub fn impatient(self, connect_limit: Duration) -> Self {
+        Self { connect_limit, ..self }
     }
 
     /// Runs a statement and answers its rows. If this is dropped half-way, so is the connection.
     ///
     /// # Errors
-    /// [`StoreError::NotSent`] when no connection can be had within three seconds.
+    /// [`StoreError::NotSent`] when no connection can be had within three seconds of its turn, unless it is [impatient](Self::impatient).
     pub async fn rows(&self, statement: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, StoreError> {
-        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = idle().take();
-        let mut connection = match kept {
+        let mut idle = self.idle.lock().await;
+        let mut connection = match idle.take() {
             Some((connection, used)) if used.elapsed() < IDLE_LIMIT => connection,
             _ => self.connect().await?,
         };
         let answer = statement.fetch_all(&mut connection).await.map_err(StoreError::from);
         // What was refused leaves the connection in order; after everything else it is not trusted.
         if matches!(answer, Ok(_) | Err(StoreError::Refused(_))) {
-            *idle() = Some((connection, Instant::now()));
+            *idle = Some((connection, Instant::now()));
         }
         answer
     }
 
     async fn connect(&self) -> Result<PgConnection, StoreError> {
-        let until = Instant::now() + CONNECT_LIMIT;
+        let until = Instant::now() + self.connect_limit;
         loop {
-            let why = match timeout_at(until, self.options.connect()).await {
+            let why = match timeout_at(until, super::connect(&self.options)).await {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) => error.to_string(),
-                Err(_) => return Err(StoreError::NotSent(format!("no connection within {CONNECT_LIMIT:?}"))),
+                Err(_) => return Err(StoreError::NotSent(format!("no connection within {:?}", self.connect_limit))),
             };
             if Instant::now() + CONNECT_AGAIN >= until {
                 return Err(StoreError::NotSent(why));

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use faults::Bug;
@@ -16,6 +17,7 @@ use messages::{OutgoingRecord, dead_letter_topic};
 use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Headers as _};
+use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Message as _, TopicPartitionList};
 use tokio::time::MissedTickBehavior;
 use tokio_util::task::TaskTracker;
@@ -23,6 +25,7 @@ use tracing::{debug, error, info, warn};
 
 use super::closing::ClosesOnThread;
 use super::group::{GroupContext, GroupState};
+use super::letters::{Letters, added_headers};
 use super::offsets::{Offsets, TopicPartition};
 use super::producer::{Delivery, Producer};
 use super::{KafkaSettings, Record, require_topics, spans};
@@ -44,9 +47,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A log line for so many deliveries of one record that failed.
 const WARN_EVERY: u32 = 5;
-
-/// An error in a dead letter's header is cut to so many characters: it may quote the record.
-const MAX_ERROR: usize = 1024;
 
 /// What became of a record.
 #[derive(Debug)]
@@ -108,6 +108,7 @@ impl Consumer {
             traffic: metrics.kafka_traffic("consumer"),
             lag: metrics.kafka_lag(),
             topic_prefix: settings.kafka_topic_prefix.clone(),
+            commits_fail: AtomicBool::new(false),
         };
         // A member learns by its next heartbeat that the group parts the partitions anew, and all wait for the last.
         let heartbeat = (settings.kafka_session_timeout_ms / 3).min(500);
@@ -166,6 +167,7 @@ impl Consumer {
             counts: self.counts,
             tracer: self.tracer,
             service: self.service,
+            letters: Letters::default(),
             shutdown: shutdown.clone(),
         });
         let tasks = TaskTracker::new();
@@ -174,6 +176,8 @@ impl Consumer {
         let in_hand = || tasks.len().saturating_sub(shared.offsets.held());
         let mut looks = tokio::time::interval(Duration::from_millis(20));
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // What Kafka refuses is said once, until something comes again.
+        let mut told = Vec::new();
         let outcome = loop {
             let received = tokio::select! {
                 // Looked at first: a stream of records must not put it off.
@@ -189,6 +193,7 @@ impl Consumer {
             };
             match received {
                 Ok(message) => {
+                    told.clear();
                     let record = to_record(&message, &self.settings.kafka_topic_prefix);
                     let partition = (message.topic().to_owned(), record.partition);
                     let epoch = shared.offsets.received(partition.clone(), record.offset);
@@ -203,8 +208,14 @@ impl Consumer {
                         self.settings.prefixed(self.service)
                     )));
                 }
-                // Lost brokers and the like: librdkafka tries on by itself, and readiness tells.
-                Err(error) => debug!(%error, "consuming"),
+                // librdkafka tries on by itself. Of lost brokers readiness tells.
+                Err(error) => match error.rdkafka_error_code() {
+                    Some(code) if !is_of_the_network(code) && !told.contains(&code) => {
+                        told.push(code);
+                        warn!(%error, group = self.service, "Kafka refuses to be read; trying on");
+                    }
+                    _ => debug!(%error, "consuming"),
+                },
             }
             let room = async {
                 while tasks.len() >= limit && in_hand() >= limit {
@@ -234,6 +245,17 @@ impl Consumer {
     }
 }
 
+/// Whether an error tells of brokers that can't be reached now, and not of what they refuse.
+fn is_of_the_network(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{
+        AllBrokersDown, BrokerTransportFailure, MessageTimedOut, OperationTimedOut, PartitionEOF, Resolve,
+    };
+    matches!(
+        code,
+        AllBrokersDown | BrokerTransportFailure | MessageTimedOut | OperationTimedOut | PartitionEOF | Resolve
+    )
+}
+
 struct Shared<H> {
     handler: H,
     producer: Producer,
@@ -243,6 +265,7 @@ struct Shared<H> {
     counts: HashMap<String, RecordCounts>,
     tracer: Tracer,
     service: &'static str,
+    letters: Letters,
     shutdown: CancellationToken,
 }
 
@@ -271,10 +294,20 @@ async fn see_through<H: Handler>(shared: &Shared<H>, record: &Record, place: &Pl
         }
         Handled::DeadLetter(why) => {
             span.fail(why);
-            let acknowledged = shared.set_aside(record, place, why).await;
             let (topic, partition, offset) = (&record.topic, record.partition, record.offset);
-            let (stored, trace_id) = (acknowledged.is_some(), record.trace_id());
-            error!(topic, partition, offset, %why, stored, trace_id, "dead-lettered");
+            let trace_id = record.trace_id();
+            let acknowledged = match shared.letters.has(record) {
+                true => {
+                    debug!(topic, partition, offset, %why, trace_id, "a copy of it was dead-lettered before");
+                    Some(())
+                }
+                false => {
+                    let acknowledged = shared.set_aside(record, place, why).await;
+                    let stored = acknowledged.is_some();
+                    error!(topic, partition, offset, %why, stored, trace_id, "dead-lettered");
+                    acknowledged.inspect(|()| shared.letters.note(record))
+                }
+            };
             faults::reached("consumer.dead-lettered", &record.topic);
             acknowledged
         }
@@ -392,15 +425,7 @@ impl<H: Handler> Shared<H> {
 
     /// The record as it came, with headers that say where from and why.
     fn dead_letter(&self, record: &Record, why: &str) -> Delivery {
-        let added = [
-            ("dlq_topic", record.topic.clone()),
-            ("dlq_partition", record.partition.to_string()),
-            ("dlq_offset", record.offset.to_string()),
-            ("dlq_timestamp", record.timestamp_ms.map_or_else(String::new, |ms| ms.to_string())),
-            ("dlq_error", why.chars().take(MAX_ERROR).collect()),
-            ("dlq_service", self.service.to_owned()),
-            ("dlq_version", env!("CARGO_PKG_VERSION").to_owned()),
-        ];
+        let added = added_headers(record, why, self.service);
         let original = record.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
         let headers = original.chain(added.iter().map(|(name, value)| (*name, value.as_bytes())));
         self.producer.produce(&dead_letter_topic(&record.topic), record.key.as_deref(), &record.body, headers)

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::statistics::Partition;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Statistics, TopicPartitionList};
@@ -91,6 +91,7 @@ pub(super) struct GroupContext {
     pub(super) traffic: KafkaTraffic,
     pub(super) lag: ConsumerLag,
     pub(super) topic_prefix: String,
+    pub(super) commits_fail: AtomicBool,
 }
 
 impl ClientContext for GroupContext {
@@ -120,6 +121,18 @@ impl ClientContext for GroupContext {
 }
 
 impl ConsumerContext for GroupContext {
+    /// What can't be committed comes again after a restart, all of it: said once, until a commit succeeds.
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        let failed =
+            result.as_ref().err().filter(|error| error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset));
+        let before = self.commits_fail.swap(failed.is_some(), Ordering::Relaxed);
+        match failed {
+            Some(error) if !before => warn!(%error, "offsets can't be committed; trying on"),
+            None if before => info!("offsets are committed again"),
+            _ => {}
+        }
+    }
+
     fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         if let Rebalance::Revoke(list) = rebalance {
             let partitions =

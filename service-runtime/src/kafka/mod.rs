@@ -5,6 +5,7 @@ mod closing;
 mod consumer;
 mod group;
 mod heard;
+mod letters;
 mod offsets;
 mod producer;
 mod reader;

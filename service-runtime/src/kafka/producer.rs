@@ -1,5 +1,6 @@
 //! Producing records. A send returns at once; whoever needs to know that the broker has it awaits the delivery.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -7,11 +8,11 @@ use messages::{OutgoingRecord, TRACEPARENT};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::{Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _};
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
-use tracing::debug;
+use tracing::{debug, info, warn};
 
 use super::{KafkaSettings, spans};
 use crate::Fatal;
@@ -70,6 +71,27 @@ struct ProducerContext {
     /// Deliveries are heard of on another thread. To wake a task from there is a system call, so what comes at once
     /// goes to one task, which tells the others.
     delivered: mpsc::UnboundedSender<(Told, Result<(), String>)>,
+    /// The topics that did not take their last record. Most records are sent without anybody who waits for them: a topic
+    /// that this service may not write to would be noticed by nobody.
+    refusing: Mutex<HashSet<String>>,
+}
+
+impl ProducerContext {
+    /// Says once that a topic takes no records, and once that it does again.
+    fn note(&self, result: &DeliveryResult<'_>) {
+        let mut refusing = self.refusing.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(message) if !refusing.is_empty() && refusing.remove(message.topic()) => {
+                info!(topic = message.topic(), "Kafka takes records again");
+            }
+            Ok(_) => {}
+            Err((error, message)) => {
+                if refusing.insert(message.topic().to_owned()) {
+                    warn!(topic = message.topic(), %error, "Kafka does not take records; the rows send them again");
+                }
+            }
+        }
+    }
 }
 
 /// What is read of librdkafka's statistics: running totals since the client was made.
@@ -100,6 +122,7 @@ impl rdkafka::producer::ProducerContext for ProducerContext {
     type DeliveryOpaque = Told;
 
     fn delivery(&self, result: &DeliveryResult<'_>, told: Told) {
+        self.note(result);
         if !told.is_closed() {
             let result = result.as_ref().map(|_| ()).map_err(|(error, _)| error.to_string());
             let _ = self.delivered.send((told, result));
@@ -111,7 +134,8 @@ impl Producer {
     /// A producer for `service`. It connects in the background.
     pub fn open(settings: &KafkaSettings, service: &str, metrics: &Metrics) -> Result<Self, Fatal> {
         let (delivered, deliveries) = mpsc::unbounded_channel();
-        let context = ProducerContext { traffic: metrics.kafka_traffic("producer"), delivered };
+        let traffic = metrics.kafka_traffic("producer");
+        let context = ProducerContext { traffic, delivered, refusing: Mutex::default() };
         let inner: BaseProducer<ProducerContext> = settings
             .client(service)
             .set("acks", "all")

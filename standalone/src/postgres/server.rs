@@ -125,7 +125,7 @@ impl Server {
                 return Err(format!("it ended with {status}"));
             }
             let status = fs::read_to_string(&pid_file).unwrap_or_default();
-            let ready = status.lines().nth(7).is_some_and(|line| line.trim() == "ready");
+            let ready = status.lines().nth(7).is_some_and(|line| ["ready", "standby"].contains(&line.trim()));
             if ready && leftover::recorded_pid(&self.folder) == pid {
                 return Ok(());
             }
