@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use messages::{AmountText, Currency, Money, OrderId, SagaId, TRACEPARENT, TraceContext, UserId, UserIdError};
 use serde::Deserialize;
 use service_runtime::batch::Backoff;
-use service_runtime::database::StoreError;
+use service_runtime::database::{ANSWER_LIMIT, StoreError};
 use service_runtime::http::description::{BodyProblems, DatabaseProblems, PROBLEM_JSON};
 use service_runtime::http::{JsonBody, Problem};
 use service_runtime::trace;
@@ -33,9 +33,6 @@ use crate::waiters::Waiter;
 /// while its partition is this instance's (or Kafka is away), often when it is not, or has moved.
 const POLL: Duration = Duration::from_secs(1);
 const POLL_ELSEWHERE: Duration = Duration::from_millis(200);
-
-/// How long a request whose saga is just being stored is waited for when the service stops.
-const STORED_AT_A_STOP: Duration = Duration::from_secs(1);
 
 /// Tells that this request did not start the checkout, but an earlier one with its key.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -160,12 +157,12 @@ async fn checkout(
     let stored = async move { store(coordinator, new, until).await.map(|begun| (begun, place)) };
     let stopping = async {
         intake.stop.cancelled().await;
-        tokio::time::sleep(STORED_AT_A_STOP).await;
+        tokio::time::sleep(intake.stored_at_a_stop).await;
     };
     let begun = tokio::select! {
         begun = tokio::spawn(trace::carried(stored)) => begun,
-        // One try may take longer than that.
-        () = tokio::time::sleep_until(until + POLL) => return Err(unknown(saga_id, has_key)),
+        // One whole try is waited for in any case. Longer than that it takes where thousands want to be stored at once.
+        () = tokio::time::sleep_until(until.max(Instant::now() + ANSWER_LIMIT) + POLL) => return Err(unknown(saga_id, has_key)),
         () = stopping => return Err(unknown(saga_id, has_key)),
     };
     let (begun, place) = begun
@@ -234,7 +231,7 @@ async fn store(coordinator: Arc<Coordinator>, new: NewSaga, until: Instant) -> R
 
 /// 503: whether the saga was stored, nobody can say now.
 fn unknown(saga_id: SagaId, has_key: bool) -> Problem {
-    let unknown = "outcome unknown: the database failed while the checkout was stored.";
+    let unknown = "outcome unknown: the database did not answer while the checkout was stored.";
     if has_key {
         return Problem::unavailable(format!("{unknown} Send the same request with the same key again"), 1);
     }

@@ -86,8 +86,9 @@ impl Gate {
     /// Opens or closes it, for all instances.
     pub async fn change(&self, open: bool, by: &str, reason: &str) -> Result<Seen, StoreError> {
         let change = sqlx::query("INSERT INTO intake_changes (open, actor, reason) VALUES ($1, $2, $3)");
-        self.session.rows(change.bind(open).bind(by).bind(reason)).await?;
-        let seen = look(&self.session, self.max_unfinished).await?;
+        let change = change.bind(open).bind(by).bind(reason);
+        within_limit(self.session.rows(change)).await?;
+        let seen = within_limit(look(&self.session, self.max_unfinished)).await?;
         self.note(seen.clone());
         Ok(seen)
     }

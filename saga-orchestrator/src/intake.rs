@@ -36,7 +36,12 @@ pub struct Intake {
     pub wait: Duration,
     pub saga_timeout: Duration,
     pub stop: CancellationToken,
+    /// How long a request whose saga is just being stored is waited for when the service stops.
+    pub stored_at_a_stop: Duration,
 }
+
+/// How much sooner than the server gives up a request has to give its answer.
+const TO_ANSWER: Duration = Duration::from_millis(500);
 
 /// A request's place among those that wait, or why it gets none. Taken before the body is read, so that load which is
 /// shed costs little.
@@ -68,6 +73,7 @@ impl Intake {
         gate: Arc<Gate>,
         settings: &SagaSettings,
         stop: CancellationToken,
+        shutdown_timeout: Duration,
     ) -> Self {
         Self {
             coordinator,
@@ -78,6 +84,7 @@ impl Intake {
             wait: Duration::from_millis(settings.checkout_wait_ms),
             saga_timeout: Duration::from_millis(settings.saga_timeout_ms),
             stop,
+            stored_at_a_stop: shutdown_timeout.saturating_sub(TO_ANSWER),
         }
     }
 

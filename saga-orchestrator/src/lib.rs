@@ -153,7 +153,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         })
         .with("intake", move || Box::pin(std::future::ready(watched_gate.check())));
 
-    let intake = intake::Intake::new(coordinator.clone(), group, gate.clone(), &config.saga, stop.clone());
+    let intake = intake::Intake::new(
+        coordinator.clone(),
+        group,
+        gate.clone(),
+        &config.saga,
+        stop.clone(),
+        config.http.shutdown_timeout(),
+    );
     let letters = dead_letters::DeadLetters::new(config.kafka.clone(), producer.clone(), pool.clone());
     let routes = checkout::router(intake)
         .merge(views::router(views.clone()))

@@ -41,13 +41,13 @@ struct Arguments {
     #[arg(long, env = "ORCHESTRATOR_DB_PORT", default_value_t = 5436)]
     orchestrator_db_port: u16,
     /// Use this database instead of an embedded one (likewise for the other three)
-    #[arg(long, value_name = "URL")]
+    #[arg(long, env = "STANDALONE_ORDER_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     order_database_url: Option<String>,
-    #[arg(long, value_name = "URL")]
+    #[arg(long, env = "STANDALONE_PAYMENT_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     payment_database_url: Option<String>,
-    #[arg(long, value_name = "URL")]
+    #[arg(long, env = "STANDALONE_INVENTORY_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     inventory_database_url: Option<String>,
-    #[arg(long, value_name = "URL")]
+    #[arg(long, env = "STANDALONE_ORCHESTRATOR_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     orchestrator_database_url: Option<String>,
 }
 

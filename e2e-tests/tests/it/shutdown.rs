@@ -78,8 +78,8 @@ async fn an_interrupt_with_checkouts_in_flight_answers_them_202_and_the_next_sta
 
     let ended = standalone.interrupt().await?;
 
-    // The charges in hand are cut short.
     has_ended_within(AT_MOST, &ended)?;
+    ensure!(client.log().contains("not finished in time"), "it has waited for the charges: {}", client.log());
     for answer in checkouts.join_all().await {
         let answer = answer?;
         ensure!(answer.status == 202 && !answer.header("location").is_empty(), "{} {}", answer.status, answer.text);

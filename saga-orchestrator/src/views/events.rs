@@ -2,7 +2,7 @@
 //!
 //! One task reads them for all streams of this process, twice a second while there are any, so a thousand readers cost
 //! the database as much as one. A stream of one saga is complete, and ends with it. The stream of all is for looking:
-//! where more happens than a person can read, it says how many moves it has left out.
+//! where more happens than a person can read, it says that it has left some out.
 
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
@@ -314,7 +314,7 @@ pub async fn of_saga(
     params(("Last-Event-ID" = Option<i64>, Header, description = "The `id` of the last event that was read: goes on after it", minimum = 0)),
     responses(
         QueryProblems, DatabaseProblems,
-        (status = 200, description = "Server-sent events, at most 100 moves every half second; how many were left out is told as `event: skipped`",
+        (status = 200, description = "Server-sent events, at most 100 moves every half second; that some were left out is told as `event: skipped`, with at least how many",
             body = String, content_type = "text/event-stream", example = example),
         (status = 503, description = "Too many streams are open, or the database can't be reached", body = Problem, content_type = PROBLEM_JSON,
             headers(("retry-after" = u32, description = "In how many seconds to try again"))),
@@ -328,7 +328,8 @@ pub async fn of_all(State(views): State<Views>, headers: HeaderMap) -> Result<Re
     let told = shared.all.subscribe();
     shared.someone.notify_one();
     let mut first = Bytes::from_static(b"retry: 1000\n\n");
-    let last = last.and_then(DateTime::from_timestamp_micros).filter(|after| *after <= service_runtime::now());
+    // It may have come from an instance whose clock is ahead.
+    let last = last.and_then(DateTime::from_timestamp_micros).map(|after| after.min(service_runtime::now()));
     if let Some(after) = last {
         let mut missed = lists::moves_since(&views.pool, after, MOST as i64).await?;
         missed.reverse();

@@ -77,7 +77,7 @@ impl Health {
     #[must_use]
     pub fn with_database(self, pool: &PgPool) -> Self {
         // So that it says what is wrong, and not only that there is no answer.
-        let session = Arc::new(Session::beside(pool).impatient(CHECK_LIMIT / 2));
+        let session = Arc::new(Session::beside(pool).impatient(CHECK_LIMIT * 4 / 5));
         self.with("database", move || {
             let session = session.clone();
             Box::pin(async move {

@@ -68,7 +68,12 @@ impl HttpSettings {
 
     /// How long a stop takes that has requests and records to finish: until then it need not be cut short.
     pub fn stop_limit(&self) -> Duration {
-        self.drain() + Duration::from_millis(self.shutdown_timeout_ms)
+        self.drain() + self.shutdown_timeout()
+    }
+
+    /// How long requests in hand have after the drain.
+    pub fn shutdown_timeout(&self) -> Duration {
+        Duration::from_millis(self.shutdown_timeout_ms)
     }
 
     /// How long the server goes on after it was told to stop, so that its clients have time to go elsewhere.
@@ -109,8 +114,8 @@ impl HttpServer {
         let ((routes, late), end) = (starting::late_routes(), CancellationToken::new());
         let server = axum::serve(listener.tap_io(prepare), late.into_make_service());
         let serving = tokio::spawn(server.with_graceful_shutdown(end.clone().cancelled_owned()).into_future());
-        let shutdown_timeout = Duration::from_millis(settings.shutdown_timeout_ms);
-        let (told_to_stop, drain) = (told_to_stop.clone(), settings.drain());
+        let (told_to_stop, drain, shutdown_timeout) =
+            (told_to_stop.clone(), settings.drain(), settings.shutdown_timeout());
         Ok(Self { routes, end, serving, address, told_to_stop, drain, shutdown_timeout })
     }
 

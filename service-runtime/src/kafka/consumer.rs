@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use faults::Bug;
 use futures::FutureExt as _;
@@ -193,7 +193,10 @@ impl Consumer {
             };
             match received {
                 Ok(message) => {
-                    told.clear();
+                    if !told.is_empty() {
+                        told.clear();
+                        info!(group = self.service, "Kafka is read again");
+                    }
                     let record = to_record(&message, &self.settings.kafka_topic_prefix);
                     let partition = (message.topic().to_owned(), record.partition);
                     let epoch = shared.offsets.received(partition.clone(), record.offset);
@@ -296,7 +299,7 @@ async fn see_through<H: Handler>(shared: &Shared<H>, record: &Record, place: &Pl
             span.fail(why);
             let (topic, partition, offset) = (&record.topic, record.partition, record.offset);
             let trace_id = record.trace_id();
-            let acknowledged = match shared.letters.has(record) {
+            let acknowledged = match shared.letters.has(record, Instant::now()) {
                 true => {
                     debug!(topic, partition, offset, %why, trace_id, "a copy of it was dead-lettered before");
                     Some(())
@@ -305,7 +308,7 @@ async fn see_through<H: Handler>(shared: &Shared<H>, record: &Record, place: &Pl
                     let acknowledged = shared.set_aside(record, place, why).await;
                     let stored = acknowledged.is_some();
                     error!(topic, partition, offset, %why, stored, trace_id, "dead-lettered");
-                    acknowledged.inspect(|()| shared.letters.note(record))
+                    acknowledged.inspect(|()| shared.letters.note(record, Instant::now()))
                 }
             };
             faults::reached("consumer.dead-lettered", &record.topic);

@@ -1,16 +1,20 @@
 //! Dead letters: what is added to a record that is set aside, and which ones were set aside already.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::Record;
 
 /// An error in a dead letter's header is cut to so many characters: it may quote the record.
 const MAX_ERROR: usize = 1024;
 
-/// So many letters are remembered, some 200 kB; then none is.
+/// So many letters are remembered, some 500 kB; then none is.
 const REMEMBERED: usize = 10_000;
+
+/// And for so long: the letter may have been removed since.
+const ANEW: Duration = Duration::from_secs(3600);
 
 /// The headers that say where a record came from and why it was set aside.
 pub(super) fn added_headers(record: &Record, why: &str, service: &str) -> [(&'static str, String); 7] {
@@ -26,38 +30,39 @@ pub(super) fn added_headers(record: &Record, why: &str, service: &str) -> [(&'st
 }
 
 /// The messages that this process has set aside. A saga repeats its command until it is answered: with a letter for each
-/// repetition, one saga would hide all other letters within the hour.
+/// repetition, one saga would hide all other letters within the hour. So there is one an hour.
 #[derive(Default)]
 pub(super) struct Letters {
-    known: Mutex<HashSet<u64>>,
+    known: Mutex<HashMap<u64, Instant>>,
     hasher: RandomState,
 }
 
 impl Letters {
-    /// Whether this very message was set aside before.
-    pub(super) fn has(&self, record: &Record) -> bool {
-        self.of(record).is_some_and(|message| self.known().contains(&message))
+    /// Whether this very message was set aside of late.
+    pub(super) fn has(&self, record: &Record, now: Instant) -> bool {
+        let since = self.of(record).and_then(|message| self.known().get(&message).copied());
+        since.is_some_and(|since| now.duration_since(since) < ANEW)
     }
 
     /// Notes that it was.
-    pub(super) fn note(&self, record: &Record) {
+    pub(super) fn note(&self, record: &Record, now: Instant) {
         let Some(message) = self.of(record) else { return };
         let mut known = self.known();
         if known.len() >= REMEMBERED {
             known.clear();
         }
-        known.insert(message);
+        known.insert(message, now);
     }
 
-    fn known(&self) -> MutexGuard<'_, HashSet<u64>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<u64, Instant>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A message is what has the same id and the same contents. One that was sent back by a person is another: what
-    /// became of it has to be told.
+    /// A message is what has the same id and the same contents. None of one that was sent back by a person: what became
+    /// of it has to be told each time.
     fn of(&self, record: &Record) -> Option<u64> {
-        let (id, sent_back) = (record.header("ce_id")?, record.header("dlq_redriven_from"));
-        Some(self.hasher.hash_one((&record.topic, id, sent_back, &record.key, &record.body)))
+        let id = record.header("ce_id").filter(|_| record.header("dlq_redriven_from").is_none())?;
+        Some(self.hasher.hash_one((&record.topic, id, &record.key, &record.body)))
     }
 }
 
@@ -79,27 +84,30 @@ mod tests {
     }
 
     #[test]
-    fn a_repetition_is_known_and_nothing_else_is() {
-        let letters = Letters::default();
+    fn a_repetition_is_known_for_an_hour_and_nothing_else_is() {
+        let (letters, now) = (Letters::default(), Instant::now());
         let first = record(&[("ce_id", "1"), ("traceparent", "a")], "{}");
-        assert!(!letters.has(&first));
-        letters.note(&first);
-        assert!(letters.has(&Record { partition: 3, offset: 8, ..record(&[("ce_id", "1")], "{}") }));
-        assert!(!letters.has(&record(&[("ce_id", "2")], "{}")), "another message");
-        assert!(!letters.has(&record(&[("ce_id", "1")], "{ }")), "another one under the same id");
-        assert!(!letters.has(&record(&[("ce_id", "1"), ("dlq_redriven_from", "0:4")], "{}")), "sent back by a person");
+        assert!(!letters.has(&first, now));
+        letters.note(&first, now);
+        assert!(letters.has(&Record { partition: 3, offset: 8, ..record(&[("ce_id", "1")], "{}") }, now));
+        assert!(!letters.has(&record(&[("ce_id", "2")], "{}"), now), "another message");
+        assert!(!letters.has(&record(&[("ce_id", "1")], "{ }"), now), "another one under the same id");
+        let sent_back = record(&[("ce_id", "1"), ("dlq_redriven_from", "0:4")], "{}");
+        letters.note(&sent_back, now);
+        assert!(!letters.has(&sent_back, now), "sent back by a person, and perhaps not for the last time");
         let without_id = record(&[], "not a message");
-        letters.note(&without_id);
-        assert!(!letters.has(&without_id), "what has no id may be anything");
+        letters.note(&without_id, now);
+        assert!(!letters.has(&without_id, now), "what has no id may be anything");
+        assert!(!letters.has(&first, now + ANEW), "its letter may be gone");
     }
 
     #[test]
     fn as_many_as_fit_are_remembered() {
         let letters = Letters::default();
         for n in 0..=REMEMBERED {
-            letters.note(&record(&[("ce_id", &n.to_string())], "{}"));
+            letters.note(&record(&[("ce_id", &n.to_string())], "{}"), Instant::now());
         }
-        assert!(letters.has(&record(&[("ce_id", &REMEMBERED.to_string())], "{}")));
+        assert!(letters.has(&record(&[("ce_id", &REMEMBERED.to_string())], "{}"), Instant::now()));
         assert_eq!(letters.known().len(), 1);
     }
 }

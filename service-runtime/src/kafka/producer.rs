@@ -78,16 +78,14 @@ struct ProducerContext {
 
 impl ProducerContext {
     /// Says once that a topic takes no records, and once that it does again.
-    fn note(&self, result: &DeliveryResult<'_>) {
+    fn note(&self, topic: &str, result: Result<(), &KafkaError>) {
         let mut refusing = self.refusing.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
-            Ok(message) if !refusing.is_empty() && refusing.remove(message.topic()) => {
-                info!(topic = message.topic(), "Kafka takes records again");
-            }
-            Ok(_) => {}
-            Err((error, message)) => {
-                if refusing.insert(message.topic().to_owned()) {
-                    warn!(topic = message.topic(), %error, "Kafka does not take records; the rows send them again");
+            Ok(()) if !refusing.is_empty() && refusing.remove(topic) => info!(topic, "Kafka takes records again"),
+            Ok(()) => {}
+            Err(error) => {
+                if refusing.insert(topic.to_owned()) {
+                    warn!(topic, %error, "Kafka does not take records; the rows send them again");
                 }
             }
         }
@@ -122,7 +120,10 @@ impl rdkafka::producer::ProducerContext for ProducerContext {
     type DeliveryOpaque = Told;
 
     fn delivery(&self, result: &DeliveryResult<'_>, told: Told) {
-        self.note(result);
+        match result {
+            Ok(message) => self.note(message.topic(), Ok(())),
+            Err((error, message)) => self.note(message.topic(), Err(error)),
+        }
         if !told.is_closed() {
             let result = result.as_ref().map(|_| ()).map_err(|(error, _)| error.to_string());
             let _ = self.delivered.send((told, result));
@@ -223,6 +224,7 @@ impl Shared {
                 None => record,
             };
             if let Err((error, record)) = self.inner.send(record) {
+                self.inner.client().context().note(&topic, Err(&error));
                 let _ = record.delivery_opaque.send(Err(error.to_string()));
             }
         }
