@@ -10,10 +10,8 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 /// The features that make the programs breakable, for the tests in `tests/failpoints`.
 const FAULTS: &str = "faults/failpoints,faults/planted-bugs";
 
-/// The features of these tests that change what they and the programs have in common: with others the programs' build
-/// would compile the dependencies once more.
-const OURS: &[(&str, bool)] =
-    &[("e2e-tests/kafka-tls", cfg!(feature = "kafka-tls")), ("e2e-tests/browser", cfg!(feature = "browser"))];
+/// The features that the programs have in any case.
+const ALWAYS: &str = if cfg!(feature = "kafka-tls") { "service-runtime/kafka-tls" } else { "" };
 
 static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
 
@@ -81,10 +79,8 @@ fn build(arguments: &[&str]) -> Result<()> {
         .current_dir(workspace)
         .args(["build", "--workspace", "--bins", "--target-dir"])
         .arg(target_dir()?)
+        .args(["--features", ALWAYS])
         .args(arguments);
-    for (feature, _) in OURS.iter().filter(|(_, on)| *on) {
-        command.args(["--features", feature]);
-    }
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
