@@ -71,10 +71,16 @@ async fn an_interrupted_standalone_ends_with_all_its_servers_and_the_next_start_
 
 #[tokio::test]
 async fn an_interrupt_with_checkouts_in_flight_answers_them_202_and_the_next_start_completes_them() -> Result<()> {
-    let mut standalone = Standalone::start(&[("PAYMENT_PROCESSING_MS", "8000")]).await?;
+    let mut standalone = Standalone::start(&[("PAYMENT_PROCESSING_MS", "15000")]).await?;
     let client = standalone.client()?;
     let checkouts = client.checkouts(20);
     client.in_flight(20).await?;
+    eventually("a charge is in the gateway", Duration::from_secs(10), async || {
+        let charging = "SELECT count(*) FROM payments WHERE status = 'CHARGING'";
+        let charging: i64 = sqlx::query_scalar(charging).fetch_one(&client.databases.payment).await?;
+        Ok((charging > 0).then_some(()))
+    })
+    .await?;
 
     let ended = standalone.interrupt().await?;
 
@@ -85,7 +91,7 @@ async fn an_interrupt_with_checkouts_in_flight_answers_them_202_and_the_next_sta
         ensure!(answer.status == 202 && !answer.header("location").is_empty(), "{} {}", answer.status, answer.text);
     }
     standalone.start_again().await?;
-    let rows = standalone.client()?.all_end_in_agreement(Duration::from_secs(40)).await?;
+    let rows = standalone.client()?.all_end_in_agreement(Duration::from_secs(60)).await?;
     assert_eq!(rows.count("COMPLETED"), 20);
     Ok(())
 }
