@@ -56,8 +56,9 @@ pub fn openapi() -> OpenApi {
 
 /// Serves until `shutdown`.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
-    let server = HttpServer::bind(&config.http, &shutdown).await?;
-    let (metrics, stop) = (Metrics::of("order-service"), server.drained());
+    let metrics = Metrics::of("order-service");
+    let server = HttpServer::bind(&config.http, &metrics, &shutdown).await?;
+    let stop = server.drained();
     let tracer = Tracer::open(&config.trace, "order-service")?;
     let pool = database::open(&config.database, &sqlx::migrate!(), &metrics).await?;
     let orders = routes::Orders {

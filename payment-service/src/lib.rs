@@ -65,7 +65,7 @@ pub fn openapi() -> OpenApi {
 /// Serves until `shutdown`.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
     let metrics = Metrics::of(NAME);
-    let server = HttpServer::bind(&config.http, &shutdown).await?;
+    let server = HttpServer::bind(&config.http, &metrics, &shutdown).await?;
     let tracer = Tracer::open(&config.trace, NAME)?;
     let pool = database::open(&config.database, &sqlx::migrate!(), &metrics).await?;
     let consumer = Consumer::open(&config.kafka, NAME, &messages::PaymentCommand::TOPICS, &metrics, &tracer).await?;

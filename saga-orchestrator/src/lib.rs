@@ -127,8 +127,9 @@ impl SagaSettings {
 
 /// Serves until `shutdown`.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
-    let server = HttpServer::bind(&config.http, &shutdown).await?;
-    let (metrics, stop) = (Metrics::of(NAME), server.drained());
+    let metrics = Metrics::of(NAME);
+    let server = HttpServer::bind(&config.http, &metrics, &shutdown).await?;
+    let stop = server.drained();
     let tracer = Tracer::open(&config.trace, NAME)?;
     let pool = database::open(&config.database, &sqlx::migrate!(), &metrics).await?;
     require_topics(&config.kafka, NAME, &messages::TOPICS.map(str::to_owned)).await?;

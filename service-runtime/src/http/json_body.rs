@@ -1,16 +1,12 @@
 //! A JSON request body, read strictly: what is wrong with it is said by name.
 
-use std::time::Duration;
-
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
 
+use super::bodies::GivenUp;
 use super::{MAX_BODY, Problem};
-
-/// How long a request's body may take to come: a client that was cut off in the middle must not wait for ever.
-const BODY_LIMIT: Duration = Duration::from_secs(10);
 
 /// The body as a `T`. Answers 415 (not declared as JSON), 413 (larger than [`MAX_BODY`]), 408 (not there after 10 s), 400
 /// (not JSON) or 422 (JSON of another shape, with the field's name) by itself.
@@ -37,15 +33,14 @@ impl<S: Send + Sync, const LIMIT: usize> FromRequest<S> for JsonText<LIMIT> {
             let detail = "the body must be JSON, with the header `Content-Type: application/json`";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
         }
-        let body = tokio::time::timeout(BODY_LIMIT, Bytes::from_request(request, state)).await.map_err(|_| {
-            let detail = format!("the body did not come within {} s", BODY_LIMIT.as_secs());
-            Problem::new(StatusCode::REQUEST_TIMEOUT, detail).with_header(header::CONNECTION, "close")
-        })?;
-        body.map(Self).map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => {
+        let body = Bytes::from_request(request, state).await;
+        body.map(Self).map_err(|rejection| match (GivenUp::problem(&rejection), rejection.status()) {
+            // It was waited for as long as the server's limits allow.
+            (Some(problem), _) => problem,
+            (None, StatusCode::PAYLOAD_TOO_LARGE) => {
                 Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {LIMIT} bytes"))
             }
-            status => Problem::new(status, rejection.body_text()),
+            (None, status) => Problem::new(status, rejection.body_text()),
         })
     }
 }

@@ -1,9 +1,15 @@
 //! The HTTP server around a service's routes: listening, health, metrics, answers to bad requests, graceful stop.
 
+mod accepting;
 pub mod batch;
+mod bodies;
+mod clients;
+mod connection;
+mod connections;
 pub mod description;
 mod health;
 mod json_body;
+mod limits;
 mod measured;
 mod problem;
 mod reference;
@@ -15,16 +21,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::ServiceExt as _;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
-use axum::serve::ListenerExt as _;
-use rustix::net::sockopt;
 use serde::Deserialize;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{info, warn};
@@ -35,6 +38,10 @@ use crate::settings::{Settings, SettingsError};
 use crate::trace::{self, Tracer};
 use crate::{CancellationToken, Fatal};
 
+use self::connections::Connections;
+use self::limits::Limits;
+
+pub use clients::{Caller, Client};
 pub use health::{Check, Health, probe_ready};
 pub use json_body::JsonBody;
 pub use problem::Problem;
@@ -49,13 +56,16 @@ pub struct HttpSettings {
     port: u16,
     shutdown_drain_ms: u64,
     shutdown_timeout_ms: u64,
+    /// A section of its own, with bounds.
+    #[serde(skip)]
+    limits: Limits,
 }
 
 impl TryFrom<&Settings> for HttpSettings {
     type Error = SettingsError;
 
     fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
-        settings.section()
+        Ok(Self { limits: Limits::checked(settings)?, ..settings.section()? })
     }
 }
 
@@ -88,7 +98,8 @@ pub struct HttpServer {
     routes: starting::Give,
     /// Tells it to end; and its end.
     end: CancellationToken,
-    serving: JoinHandle<std::io::Result<()>>,
+    serving: JoinHandle<()>,
+    connections: Arc<Connections>,
     address: SocketAddr,
     told_to_stop: CancellationToken,
     drain: Duration,
@@ -101,7 +112,11 @@ impl HttpServer {
     ///
     /// # Errors
     /// When it is in use, or may not be used.
-    pub async fn bind(settings: &HttpSettings, told_to_stop: &CancellationToken) -> Result<Self, Fatal> {
+    pub async fn bind(
+        settings: &HttpSettings,
+        metrics: &Metrics,
+        told_to_stop: &CancellationToken,
+    ) -> Result<Self, Fatal> {
         let wanted = SocketAddr::new(settings.bind_address, settings.port);
         let error = |error: std::io::Error| {
             Fatal::new(format!(
@@ -112,11 +127,11 @@ impl HttpServer {
         let listener = listen(wanted).map_err(error)?;
         let address = listener.local_addr().map_err(error)?;
         let ((routes, late), end) = (starting::late_routes(), CancellationToken::new());
-        let server = axum::serve(listener.tap_io(prepare), late.into_make_service());
-        let serving = tokio::spawn(server.with_graceful_shutdown(end.clone().cancelled_owned()).into_future());
+        let connections = Connections::new(&settings.limits, metrics);
+        let serving = tokio::spawn(accepting::accept(listener, connections.clone(), late, end.clone()));
         let (told_to_stop, drain, shutdown_timeout) =
             (told_to_stop.clone(), settings.drain(), settings.shutdown_timeout());
-        Ok(Self { routes, end, serving, address, told_to_stop, drain, shutdown_timeout })
+        Ok(Self { routes, end, serving, connections, address, told_to_stop, drain, shutdown_timeout })
     }
 
     /// The end of the service's work: a while after it was told to stop. Until then it does all that it is asked for.
@@ -143,7 +158,9 @@ impl HttpServer {
         tracer: Tracer,
         shutdown: CancellationToken,
     ) -> Result<(), Fatal> {
+        let connections = self.connections;
         let health = health.with_stop(self.told_to_stop.clone());
+        let health = health.with("http", move || Box::pin(std::future::ready(connections.check())));
         let requests = Arc::new(measured::Requests::new(&metrics));
         let show_metrics = || async move { ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics.text().await) };
         let app = Router::new()
@@ -177,7 +194,7 @@ impl HttpServer {
         };
         let ended = |error: &dyn Display| Fatal::new(format!("the HTTP server ended: {error}"));
         tokio::select! {
-            result = self.serving => result.map_err(|error| ended(&error))?.map_err(|error| ended(&error)),
+            result = self.serving => result.map_err(|error| ended(&error)),
             () = out_of_time => {
                 warn!("some requests were not finished in time");
                 Ok(())
@@ -196,16 +213,6 @@ async fn close_when_stopping(State(told_to_stop): State<CancellationToken>, requ
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
-}
-
-/// Small answers must not wait for one another, and a client that is gone without a word is noticed: a request whose end
-/// does not come, or a stream that nobody reads, would hold its connection for ever.
-fn prepare(stream: &mut TcpStream) {
-    let _ = stream.set_nodelay(true);
-    let _ = sockopt::set_tcp_keepidle(&*stream, Duration::from_secs(60));
-    let _ = sockopt::set_tcp_keepintvl(&*stream, Duration::from_secs(10));
-    let _ = sockopt::set_tcp_keepcnt(&*stream, 3);
-    let _ = sockopt::set_socket_keepalive(&*stream, true);
 }
 
 /// The default queue of 128 connections overflows when a few hundred clients come at once, and who is dropped there
