@@ -14,7 +14,7 @@ use serde::Deserialize;
 use service_runtime::batch::Backoff;
 use service_runtime::database::{ANSWER_LIMIT, StoreError};
 use service_runtime::http::description::{BodyProblems, DatabaseProblems, PROBLEM_JSON};
-use service_runtime::http::{JsonBody, Problem};
+use service_runtime::http::{Caller, JsonBody, Problem};
 use service_runtime::trace;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -33,6 +33,10 @@ use crate::waiters::Waiter;
 /// while its partition is this instance's (or Kafka is away), often when it is not, or has moved.
 const POLL: Duration = Duration::from_secs(1);
 const POLL_ELSEWHERE: Duration = Duration::from_millis(200);
+
+/// How long an outcome is waited for once the client has closed its sending side. It may still read, so it gets an answer:
+/// 202 after this time. Most such clients are gone, and would hold the places of others until the limit.
+const WAIT_WHEN_SENDING_ENDED: Duration = Duration::from_secs(5);
 
 /// Tells that this request did not start the checkout, but an earlier one with its key.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -124,14 +128,14 @@ impl CheckoutRequest {
 /// 200, 402 or 409 with the outcome; 202 with how far it is, when it takes longer or the client asked not to wait.
 async fn checkout(
     State(intake): State<Arc<Intake>>,
-    place: Place,
+    caller: Caller,
     headers: HeaderMap,
     JsonBody(request): JsonBody<CheckoutRequest>,
 ) -> Result<Response, Problem> {
     let idempotency_key = IdempotencyKey::of(&headers)?;
     let checkout = request.validated()?;
     let until = Instant::now() + intake.wait;
-    let place = match place {
+    let place = match intake.place()? {
         Place::Taken(permit) => permit,
         Place::Closed(permit, why) => {
             // A repetition is no new checkout.
@@ -139,8 +143,11 @@ async fn checkout(
                 Some(key) => intake.coordinator.of_key(&checkout.user_id, key).await.map_err(not_told)?,
                 None => None,
             };
-            let Some(found) = found else { return Err(Problem::unavailable(format!("{why}: {NOT_STORED}"), 5)) };
-            return replay(&intake, found, &checkout, prefers_async(&headers), until, permit).await;
+            let Some(found) = found else {
+                intake.refused_as_closed();
+                return Err(Problem::unavailable(format!("{why}: {NOT_STORED}"), 5));
+            };
+            return replay(&intake, &caller, found, &checkout, prefers_async(&headers), until, permit).await;
         }
     };
     let now = service_runtime::now();
@@ -162,24 +169,29 @@ async fn checkout(
     let begun = tokio::select! {
         begun = tokio::spawn(trace::carried(stored)) => begun,
         // One whole try is waited for in any case. Longer than that it takes where thousands want to be stored at once.
-        () = tokio::time::sleep_until(until.max(Instant::now() + ANSWER_LIMIT) + POLL) => return Err(unknown(saga_id, has_key)),
+        () = tokio::time::sleep_until(until.max(Instant::now() + ANSWER_LIMIT) + POLL) => Ok(Err(unknown(saga_id, has_key))),
         () = stopping => return Err(unknown(saga_id, has_key)),
     };
-    let (begun, place) = begun
-        .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "an error of ours, which is in the log"))??;
+    let begun =
+        begun.map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "an error of ours, which is in the log"))?;
+    let (begun, place) = begun.inspect_err(|_| intake.refused_by_database())?;
     match begun {
         Begun::Started => {
-            let latest = if prefers_async(&headers) { started } else { wait(&intake, waiter, started, until).await };
+            let latest =
+                if prefers_async(&headers) { started } else { wait(&intake, &caller, waiter, started, until).await };
             drop(place);
             Ok(answer(&latest))
         }
-        Begun::Joined(found) => replay(&intake, *found, &checkout, prefers_async(&headers), until, place).await,
+        Begun::Joined(found) => {
+            replay(&intake, &caller, *found, &checkout, prefers_async(&headers), until, place).await
+        }
     }
 }
 
 /// Answers with the saga that has the request's key. `at_once`: how far it is, else its end.
 async fn replay(
     intake: &Intake,
+    caller: &Caller,
     found: Saga,
     checkout: &Checkout,
     at_once: bool,
@@ -194,7 +206,7 @@ async fn replay(
     // It may have ended between the read that found it and the registration.
     let mut latest = intake.coordinator.stored(found.saga_id).await.unwrap_or(found);
     if !latest.state.has_ended() && !at_once {
-        latest = wait(intake, waiter, latest, until).await;
+        latest = wait(intake, caller, waiter, latest, until).await;
     }
     let mut answer = answer(&latest);
     answer.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
@@ -253,13 +265,19 @@ fn not_told(error: ApplyError) -> Problem {
     }
 }
 
-/// Waits for the saga's end, at most until the limit or until this instance stops.
-async fn wait(intake: &Intake, mut waiter: Waiter, begun: Saga, until: Instant) -> Saga {
+/// Waits for the saga's end, at most until the limit or until this instance stops; and not for long for a client that has
+/// closed its sending side, since it may be gone.
+async fn wait(intake: &Intake, caller: &Caller, mut waiter: Waiter, begun: Saga, until: Instant) -> Saga {
     let mut latest = begun;
+    let mut may_be_gone = std::pin::pin!(async {
+        caller.sending_ended().await;
+        tokio::time::sleep(WAIT_WHEN_SENDING_ENDED).await;
+    });
     loop {
         tokio::select! {
             ended = waiter.woken() => return ended,
             () = intake.stop.cancelled() => return latest,
+            () = &mut may_be_gone => return latest,
             () = tokio::time::sleep_until(until) => return latest,
             stored = poll(intake, latest.saga_id) => {
                 latest = stored;

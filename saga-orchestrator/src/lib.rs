@@ -88,6 +88,7 @@ struct SagaSettings {
     resend_per_second: u32,
     attention_after: u32,
     event_streams_max: usize,
+    event_streams_max_per_client: usize,
 }
 
 impl TryFrom<&Settings> for Config {
@@ -116,6 +117,7 @@ impl SagaSettings {
         positive("order_service_timeout_ms", section.order_service_timeout_ms)?;
         positive("resend_first_ms", section.resend_first_ms.into())?;
         positive("resend_per_second", section.resend_per_second.into())?;
+        positive("event_streams_max_per_client", section.event_streams_max_per_client as u64)?;
         positive("checkout_max_waiting", section.checkout_max_waiting as u64)?;
         positive("checkout_max_unfinished", section.checkout_max_unfinished.into())?;
         require("checkout_max_waiting", section.checkout_max_waiting <= 1_000_000, "must be at most 1000000")?;
@@ -141,7 +143,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let gate = gate::Gate::at(Session::beside(&pool), config.saga.checkout_max_unfinished, &metrics).await;
     let gate = Arc::new(gate.map_err(|error| Fatal::new(error.to_string()))?);
     let orders = orders::OrderService::connect(&config.saga, &metrics)?;
-    let views = views::Views::open(pool.clone(), &config.saga, stop.clone())?;
+    let SagaSettings { event_streams_max, event_streams_max_per_client, checkout_max_waiting, .. } = config.saga;
+    let streams = views::streams::Places::new(event_streams_max, event_streams_max_per_client, &metrics);
+    let places = intake::Places::new(checkout_max_waiting, &metrics);
+    let views = views::Views::open(pool.clone(), &config.saga, streams.clone(), stop.clone())?;
     let remover = retention::Remover::new(pool.clone(), config.retention, &config.saga)?;
     let coordinator = Arc::new(Coordinator::new(&pool, producer.clone(), orders, &config.saga, &metrics, &tracer));
     let (watched, watched_gate) = (group.clone(), gate.clone());
@@ -152,13 +157,18 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
             let check = watched.trouble().map_or(Check::Ok, |why| Check::Degraded(why.to_owned()));
             Box::pin(std::future::ready(check))
         })
-        .with("intake", move || Box::pin(std::future::ready(watched_gate.check())));
+        .with("intake", move || Box::pin(std::future::ready(watched_gate.check())))
+        .with("event streams", move || Box::pin(std::future::ready(streams.check())));
+    let watched_places = places.clone();
+    let health = health.with("waiting", move || Box::pin(std::future::ready(watched_places.check())));
 
     let intake = intake::Intake::new(
         coordinator.clone(),
         group,
         gate.clone(),
+        places,
         &config.saga,
+        &metrics,
         stop.clone(),
         config.http.shutdown_timeout(),
     );

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,18 +16,19 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, TimeDelta};
-use futures::stream;
+use futures::stream::{self, Stream, StreamExt as _};
 use messages::{SagaId, Timestamp};
 use serde::Serialize;
 use service_runtime::CancellationToken;
 use service_runtime::database::{StoreError, within_limit};
-use service_runtime::http::Problem;
 use service_runtime::http::description::{DatabaseProblems, IdProblems, PROBLEM_JSON, QueryProblems};
+use service_runtime::http::{Caller, Problem};
 use sqlx::PgPool;
 use tokio::sync::{Notify, broadcast, mpsc};
 use uuid::Uuid;
 
 use super::Views;
+use super::streams::{Place, Places};
 use crate::outcome::parse_id;
 use crate::store;
 use crate::store::lists::{self, Move};
@@ -46,6 +47,9 @@ const BEHIND: usize = 16;
 
 /// How often something is sent where nothing happens, so that a dead connection is found.
 const QUIET: Duration = Duration::from_secs(15);
+
+/// Likewise, where the client has closed its sending side: most such clients are gone.
+const QUIET_WHEN_SENDING_ENDED: Duration = Duration::from_secs(1);
 
 /// An event, for the description.
 fn example() -> &'static str {
@@ -68,8 +72,7 @@ struct Shared {
     /// Who follows which saga: what is known of it, and where the rest goes.
     followed: Mutex<HashMap<u64, Follower>>,
     someone: Notify,
-    streams: AtomicUsize,
-    max_streams: usize,
+    places: Places,
     stop: CancellationToken,
 }
 
@@ -79,39 +82,19 @@ struct Follower {
     tell: mpsc::Sender<Bytes>,
 }
 
-/// A stream's place among those of this process; it is free again when dropped.
-struct Place(Arc<Shared>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl Feed {
     /// Starts the task that reads, until `stop`.
-    pub fn start(pool: PgPool, max_streams: usize, stop: CancellationToken) -> Self {
+    pub fn start(pool: PgPool, places: Places, stop: CancellationToken) -> Self {
         let shared = Arc::new(Shared {
             pool,
             all: broadcast::channel(BEHIND).0,
             followed: Mutex::default(),
             someone: Notify::new(),
-            streams: AtomicUsize::new(0),
-            max_streams,
+            places,
             stop,
         });
         tokio::spawn(shared.clone().read());
         Self { shared }
-    }
-
-    fn place(&self) -> Result<Place, Problem> {
-        // Taken first: its drop gives it back where there was none.
-        let before = self.shared.streams.fetch_add(1, Ordering::Relaxed);
-        let place = Place(self.shared.clone());
-        if before >= self.shared.max_streams {
-            return Err(Problem::unavailable("too many streams of events are open (EVENT_STREAMS_MAX)", 5));
-        }
-        Ok(place)
     }
 }
 
@@ -119,7 +102,7 @@ impl Shared {
     async fn read(self: Arc<Self>) {
         let mut seen = Seen::from_now();
         loop {
-            if self.streams.load(Ordering::Relaxed) == 0 {
+            if self.places.are_free() {
                 tokio::select! {
                     () = self.stop.cancelled() => return,
                     () = self.someone.notified() => seen = Seen::from_now(),
@@ -262,15 +245,18 @@ fn is_end(m: &Move) -> bool {
     responses(
         IdProblems, DatabaseProblems,
         (status = 200, description = "Server-sent events, one per move; ends with the saga", body = String, content_type = "text/event-stream", example = example),
+        (status = 429, description = "Too many streams of this client are open", body = Problem, content_type = PROBLEM_JSON,
+            headers(("retry-after" = u32, description = "In how many seconds to try again"))),
         (status = 503, description = "Too many streams are open, or the database can't be reached", body = Problem, content_type = PROBLEM_JSON,
             headers(("retry-after" = u32, description = "In how many seconds to try again"))),
     ),
 )]
 /// The moves of one saga, from the first, or from the one after `Last-Event-ID` (its `seq`). Ends with the saga's end.
-/// 404 for an unknown saga; 503 when there are too many streams.
+/// 404 for an unknown saga; 429 or 503 when there are too many streams.
 pub async fn of_saga(
     State(views): State<Views>,
     Path(id): Path<String>,
+    caller: Caller,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let saga_id = parse_id(&id)?;
@@ -278,7 +264,8 @@ pub async fn of_saga(
     if store::read(&views.pool, saga_id).await?.is_none() {
         return Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no saga {saga_id}")));
     }
-    let (place, shared) = (views.feed.place()?, views.feed.shared.clone());
+    let shared = views.feed.shared.clone();
+    let place = shared.places.take(&caller)?;
     let (tell, told) = mpsc::channel(64);
     let mut first = Vec::new();
     let (mut known, mut ended) = (known, false);
@@ -295,18 +282,9 @@ pub async fn of_saga(
         shared.followed().insert(number, Follower { saga_id: saga_id.into(), known, tell });
         shared.someone.notify_one();
     }
-    let stop = shared.stop.clone();
-    let live = stream::unfold((told, place, stop), async |(mut told, place, stop)| {
-        let next = tokio::select! {
-            () = stop.cancelled() => None,
-            next = tokio::time::timeout(QUIET, told.recv()) => match next {
-                Ok(next) => next,
-                Err(_) => Some(Bytes::from_static(b": quiet\n\n")),
-            },
-        };
-        next.map(|bytes| (bytes, (told, place, stop)))
-    });
-    Ok(event_stream(stream::StreamExt::chain(stream::iter(first), live)))
+    let told = stream::unfold(told, async |mut told| told.recv().await.map(|text| (text, told)));
+    let live = live(told, Open { place, caller, stop: shared.stop.clone() });
+    Ok(event_stream(stream::iter(first).chain(live)))
 }
 
 #[utoipa::path(
@@ -316,15 +294,18 @@ pub async fn of_saga(
         QueryProblems, DatabaseProblems,
         (status = 200, description = "Server-sent events, at most 100 moves every half second; that some were left out is told as `event: skipped`, with at least how many",
             body = String, content_type = "text/event-stream", example = example),
+        (status = 429, description = "Too many streams of this client are open", body = Problem, content_type = PROBLEM_JSON,
+            headers(("retry-after" = u32, description = "In how many seconds to try again"))),
         (status = 503, description = "Too many streams are open, or the database can't be reached", body = Problem, content_type = PROBLEM_JSON,
             headers(("retry-after" = u32, description = "In how many seconds to try again"))),
     ),
 )]
 /// The moves of all sagas from now on, or from `Last-Event-ID` (a time in microseconds since 1970) on as far as they
-/// are the newest 100. 503 when there are too many streams.
-pub async fn of_all(State(views): State<Views>, headers: HeaderMap) -> Result<Response, Problem> {
+/// are the newest 100. 429 or 503 when there are too many streams.
+pub async fn of_all(State(views): State<Views>, caller: Caller, headers: HeaderMap) -> Result<Response, Problem> {
     let last = last_event_id(&headers)?;
-    let (place, shared) = (views.feed.place()?, views.feed.shared.clone());
+    let shared = views.feed.shared.clone();
+    let place = shared.places.take(&caller)?;
     let told = shared.all.subscribe();
     shared.someone.notify_one();
     let mut first = Bytes::from_static(b"retry: 1000\n\n");
@@ -335,26 +316,42 @@ pub async fn of_all(State(views): State<Views>, headers: HeaderMap) -> Result<Re
         missed.reverse();
         first = missed.iter().map(|m| text(m, &m.at.timestamp_micros().to_string())).collect::<String>().into();
     }
-    let stop = shared.stop.clone();
-    let live = stream::unfold((told, place, stop), async |(mut told, place, stop)| {
-        let next = tokio::select! {
-            () = stop.cancelled() => None,
-            next = tokio::time::timeout(QUIET, told.recv()) => match next {
-                Ok(Ok(tick)) => Some(tick),
-                Ok(Err(broadcast::error::RecvError::Lagged(ticks))) => {
-                    Some(Bytes::from(format!("event: skipped\ndata: {{\"ticks\":{ticks}}}\n\n")))
-                }
-                Ok(Err(broadcast::error::RecvError::Closed)) => None,
-                Err(_) => Some(Bytes::from_static(b": quiet\n\n")),
-            },
-        };
-        next.map(|bytes| (bytes, (told, place, stop)))
+    let told = stream::unfold(told, async |mut told| match told.recv().await {
+        Ok(tick) => Some((tick, told)),
+        Err(broadcast::error::RecvError::Lagged(ticks)) => {
+            Some((Bytes::from(format!("event: skipped\ndata: {{\"ticks\":{ticks}}}\n\n")), told))
+        }
+        Err(broadcast::error::RecvError::Closed) => None,
     });
-    Ok(event_stream(stream::StreamExt::chain(stream::iter([first]), live)))
+    let live = live(told, Open { place, caller, stop: shared.stop.clone() });
+    Ok(event_stream(stream::iter([first]).chain(live)))
 }
 
-fn event_stream(bytes: impl futures::Stream<Item = Bytes> + Send + 'static) -> Response {
-    let body = Body::from_stream(stream::StreamExt::map(bytes, Ok::<_, Infallible>));
+/// What an open stream holds, and what ends it.
+struct Open {
+    #[expect(dead_code, reason = "it is held until the stream ends")]
+    place: Place,
+    caller: Caller,
+    stop: CancellationToken,
+}
+
+/// What is told until it ends, the service stops or the client is gone; with a sign of life where nothing happens.
+fn live(told: impl Stream<Item = Bytes> + Send + 'static, open: Open) -> impl Stream<Item = Bytes> + Send {
+    stream::unfold((Box::pin(told), open, QUIET), async |(mut told, open, quiet)| {
+        let sign_of_life = Some(Bytes::from_static(b": quiet\n\n"));
+        let (bytes, quiet) = tokio::select! {
+            () = open.stop.cancelled() => (None, quiet),
+            bytes = told.next() => (bytes, quiet),
+            () = tokio::time::sleep(quiet) => (sign_of_life, quiet),
+            // It may be gone: what is sent now is refused then, and what is sent next ends the stream.
+            () = open.caller.sending_ended(), if quiet == QUIET => (sign_of_life, QUIET_WHEN_SENDING_ENDED),
+        };
+        bytes.map(|bytes| (bytes, (told, open, quiet)))
+    })
+}
+
+fn event_stream(bytes: impl Stream<Item = Bytes> + Send + 'static) -> Response {
+    let body = Body::from_stream(bytes.map(Ok::<_, Infallible>));
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),

@@ -6,6 +6,7 @@ pub mod list;
 pub mod saga;
 pub mod services;
 pub mod stats;
+pub mod streams;
 mod summary;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use utoipa::OpenApi;
 use self::events::Feed;
 use self::services::Participants;
 use self::stats::Figures;
+use self::streams::Places;
 use crate::SagaSettings;
 
 /// What the views read from. Clones share it.
@@ -32,9 +34,14 @@ pub struct Views {
 
 impl Views {
     /// Prepares the clients of the other services, and the task that follows the moves until `stop`.
-    pub fn open(pool: PgPool, settings: &SagaSettings, stop: CancellationToken) -> Result<Self, Fatal> {
+    pub fn open(
+        pool: PgPool,
+        settings: &SagaSettings,
+        streams: Places,
+        stop: CancellationToken,
+    ) -> Result<Self, Fatal> {
         Ok(Self {
-            feed: Feed::start(pool.clone(), settings.event_streams_max, stop),
+            feed: Feed::start(pool.clone(), streams, stop),
             figures: Arc::new(Figures::new(pool.clone())),
             participants: Participants::new(settings)?,
             pool,
