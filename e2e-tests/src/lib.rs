@@ -7,6 +7,7 @@
 mod aging;
 pub mod agreement;
 mod answer;
+pub mod attackers;
 mod broker;
 mod client;
 pub mod clients;

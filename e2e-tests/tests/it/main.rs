@@ -1,5 +1,6 @@
 //! The platform as a client sees it. One binary, so that it is linked once; a module for each thing that is promised.
 
+mod attacks;
 mod audit;
 mod checkout_input;
 mod crashes;
