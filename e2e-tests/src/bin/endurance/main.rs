@@ -1,14 +1,16 @@
 //! Long trials of the whole platform, whose length is what they are about: dependencies that are away for half a
-//! minute, far more load than there is capacity, instances that are restarted or die one after the other, and minutes
+//! minute, far more load than there is capacity, attacks, instances that are restarted or die one after the other, and minutes
 //! in which nothing happens. `dev/endurance` builds and runs it.
 //!
 //! Exit code 0: all is well; 1: something is wrong; 2: it could not run.
 
+mod attack;
 mod killed;
 mod load;
 mod memory;
 mod outages;
 mod overload;
+mod proxy;
 mod rolling;
 mod routing;
 mod several;
@@ -53,6 +55,15 @@ enum Trial {
         seconds: u64,
         /// Checkouts a second
         #[arg(long, default_value_t = 4000)]
+        rate: u32,
+    },
+    /// Clients hold connections, bodies, heads and streams beside honest ones
+    Attack {
+        /// How long each attack lasts, in seconds
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Honest checkouts a second
+        #[arg(long, default_value_t = 20)]
         rate: u32,
     },
     /// Every process is restarted in turn
@@ -118,6 +129,7 @@ async fn run(trial: Trial) -> Result<Vec<String>> {
     match trial {
         Trial::Outages { seconds, rate } => outages::run(Duration::from_secs(seconds), rate).await,
         Trial::Overload { seconds, rate } => overload::run(Duration::from_secs(seconds), rate).await,
+        Trial::Attack { seconds, rate } => attack::run(Duration::from_secs(seconds), rate).await,
         Trial::Rolling { instances, rate, seconds } => {
             rolling::run(instances, Duration::from_secs(seconds), rate).await
         }
