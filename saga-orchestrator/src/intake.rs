@@ -30,7 +30,6 @@ pub struct Intake {
     group: Arc<GroupState>,
     gate: Arc<Gate>,
     places: Places,
-    refused: Refused,
     /// How long a request waits for the outcome.
     pub wait: Duration,
     pub saga_timeout: Duration,
@@ -57,6 +56,7 @@ pub enum Place {
 pub struct Places {
     free: Arc<Semaphore>,
     max: usize,
+    refused: Refused,
 }
 
 impl Places {
@@ -64,7 +64,7 @@ impl Places {
         let (free, shown) = (Arc::new(Semaphore::new(max)), i64::try_from(max).unwrap_or(i64::MAX));
         metrics.gauge("checkout_waiting_max", "CHECKOUT_MAX_WAITING.").set(shown);
         let waiting = metrics.gauge("checkout_waiting", "Checkouts that have a place among those that wait.");
-        let places = Self { free, max };
+        let places = Self { free, max, refused: Refused::new(metrics) };
         let looked_at = places.clone();
         metrics.before_shown(move || {
             waiting.set(i64::try_from(looked_at.taken()).unwrap_or(i64::MAX));
@@ -87,6 +87,7 @@ impl Places {
 }
 
 /// New checkouts that were refused, by why.
+#[derive(Clone)]
 struct Refused {
     waiting: Count,
     paused: Count,
@@ -111,7 +112,6 @@ impl Intake {
         gate: Arc<Gate>,
         places: Places,
         settings: &SagaSettings,
-        metrics: &Metrics,
         stop: CancellationToken,
         shutdown_timeout: Duration,
     ) -> Self {
@@ -120,7 +120,6 @@ impl Intake {
             group,
             gate,
             places,
-            refused: Refused::new(metrics),
             wait: Duration::from_millis(settings.checkout_wait_ms),
             saga_timeout: Duration::from_millis(settings.saga_timeout_ms),
             stop,
@@ -131,7 +130,7 @@ impl Intake {
     /// A place for a checkout whose request has been read: one that is still coming takes nothing from the others.
     pub fn place(&self) -> Result<Place, Problem> {
         let permit = self.places.free.clone().try_acquire_owned().map_err(|_| {
-            self.refused.waiting.inc();
+            self.places.refused.waiting.inc();
             let detail = format!("too many checkouts are waiting: {NOT_STORED}");
             Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).with_header(header::RETRY_AFTER, "1")
         })?;
@@ -143,12 +142,12 @@ impl Intake {
 
     /// Notes that a new checkout was refused because none are taken now.
     pub fn refused_as_closed(&self) {
-        if self.gate.is_paused() { &self.refused.paused } else { &self.refused.unfinished }.inc();
+        if self.gate.is_paused() { &self.places.refused.paused } else { &self.places.refused.unfinished }.inc();
     }
 
     /// Notes that a new checkout was refused, or its outcome is unknown, because of the database.
     pub fn refused_by_database(&self) {
-        self.refused.database.inc();
+        self.places.refused.database.inc();
     }
 
     /// An id whose replies come to this instance, where its waiter is; on few partitions while few sagas are in

@@ -168,7 +168,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         gate.clone(),
         places,
         &config.saga,
-        &metrics,
         stop.clone(),
         config.http.shutdown_timeout(),
     );
