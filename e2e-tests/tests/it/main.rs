@@ -1,6 +1,7 @@
 //! The platform as a client sees it. One binary, so that it is linked once; a module for each thing that is promised.
 
 mod audit;
+mod browsers;
 mod checkout_input;
 mod crashes;
 mod dashboard;

@@ -357,7 +357,6 @@ fn event_stream(bytes: impl futures::Stream<Item = Bytes> + Send + 'static) -> R
     let body = Body::from_stream(stream::StreamExt::map(bytes, Ok::<_, Infallible>));
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
         // For proxies that would collect the answer first (nginx).
         (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];

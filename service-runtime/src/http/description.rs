@@ -39,11 +39,7 @@ pub(super) fn router(describe: fn() -> OpenApi) -> Router {
     }));
     let document = made.clone();
     let json = [(header::CONTENT_TYPE, "application/json")];
-    let html = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    ];
+    let html = [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, POLICY)];
     Router::new()
         .route("/openapi.json", get(async move || (json, document.0.clone()).into_response()))
         .route("/docs", get(async move || (html, made.1.clone()).into_response()))

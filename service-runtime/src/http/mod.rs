@@ -5,6 +5,8 @@ pub mod description;
 mod health;
 mod json_body;
 mod measured;
+mod origin;
+mod path_text;
 mod problem;
 mod reference;
 mod starting;
@@ -35,6 +37,8 @@ use crate::settings::{Settings, SettingsError};
 use crate::trace::{self, Tracer};
 use crate::{CancellationToken, Fatal};
 
+use origin::{AllowedHosts, Guard};
+
 pub use health::{Check, Health, probe_ready};
 pub use json_body::JsonBody;
 pub use problem::Problem;
@@ -48,10 +52,16 @@ pub struct HttpSettings {
     bind_address: IpAddr,
     port: u16,
     shutdown_drain_ms: u64,
+    #[serde(deserialize_with = "allowed_hosts")]
+    allowed_hosts: AllowedHosts,
     shutdown_timeout_ms: u64,
 }
 
 impl TryFrom<&Settings> for HttpSettings {
+fn allowed_hosts<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<AllowedHosts, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
     type Error = SettingsError;
 
     fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
@@ -87,6 +97,7 @@ impl HttpSettings {
 pub struct HttpServer {
     routes: starting::Give,
     /// Tells it to end; and its end.
+    guard: Guard,
     end: CancellationToken,
     serving: JoinHandle<std::io::Result<()>>,
     address: SocketAddr,
@@ -111,12 +122,16 @@ impl HttpServer {
         };
         let listener = listen(wanted).map_err(error)?;
         let address = listener.local_addr().map_err(error)?;
-        let ((routes, late), end) = (starting::late_routes(), CancellationToken::new());
+        if settings.allowed_hosts.is_empty() && !settings.bind_address.is_loopback() {
+            warn!("only requests for an IP address or `localhost` are served: ALLOWED_HOSTS is empty");
+        }
+        let guard = Guard::new(settings.allowed_hosts.clone());
+        let ((routes, late), end) = (starting::late_routes(guard.clone()), CancellationToken::new());
         let server = axum::serve(listener.tap_io(prepare), late.into_make_service());
         let serving = tokio::spawn(server.with_graceful_shutdown(end.clone().cancelled_owned()).into_future());
         let (told_to_stop, drain, shutdown_timeout) =
             (told_to_stop.clone(), settings.drain(), settings.shutdown_timeout());
-        Ok(Self { routes, end, serving, address, told_to_stop, drain, shutdown_timeout })
+        Ok(Self { routes, guard, end, serving, address, told_to_stop, drain, shutdown_timeout })
     }
 
     /// The end of the service's work: a while after it was told to stop. Until then it does all that it is asked for.
@@ -164,6 +179,7 @@ impl HttpServer {
                 middleware::from_fn_with_state(self.told_to_stop, close_when_stopping),
                 middleware::from_fn_with_state(requests, measured::measure),
                 middleware::from_fn_with_state(tracer, trace::serve),
+                middleware::from_fn_with_state(self.guard, origin::guard),
                 CatchPanicLayer::custom(problem::from_panic),
                 DefaultBodyLimit::max(MAX_BODY),
             ));
