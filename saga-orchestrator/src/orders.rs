@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use messages::{Currency, OrderId, SagaId, TRACEPARENT};
 use reqwest::{Client, ClientBuilder, Method, StatusCode, Url, header};
+use reqwest::redirect::Policy;
 use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -250,7 +251,9 @@ pub fn client(variable: &str, url: &str, resource: &str) -> Result<(ClientBuilde
     };
     // rustls asks each process to choose its cryptography, once; a second choice is refused, and is the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Ok((builder.no_proxy().connect_timeout(Duration::from_millis(500)), url))
+    // A service never redirects: whatever listens there must not send orders elsewhere.
+    let builder = builder.redirect(Policy::none()).no_proxy();
+    Ok((builder.connect_timeout(Duration::from_millis(500)), url))
 }
 
 /// Answers that say nothing of the order itself.

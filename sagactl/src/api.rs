@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use messages::Timestamp;
+use reqwest::redirect::Policy;
 use reqwest::{Client, Method, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -116,7 +117,8 @@ impl Api {
             // Without TLS there is no need of the system's certificates, which a small image may lack.
             false => Client::builder().tls_certs_only([]),
         };
-        let http = client.no_proxy().connect_timeout(Duration::from_secs(3)).build();
+        // The orchestrator never redirects: whatever listens there must not send an operator's acts elsewhere.
+        let http = client.redirect(Policy::none()).no_proxy().connect_timeout(Duration::from_secs(3)).build();
         let http = http.map_err(|error| Fatal::new(format!("the HTTP client can't be made: {error}")))?;
         Ok(Self { http, base: address.orchestrator_url.trim_end_matches('/').to_owned() })
     }
