@@ -1,8 +1,9 @@
 //! A dead letter: a record that a service has set aside, with headers that say where it came from and why; and the
 //! marker that stands behind it once it was sent back.
 
-use chrono::{DateTime, SecondsFormat, Utc};
-use messages::{OrderId, SagaId, dead_letter_topic};
+use chrono::{DateTime, Utc};
+use messages::object::Object;
+use messages::{OrderId, SagaId, TimestampText, dead_letter_topic};
 use serde::Deserialize;
 use service_runtime::kafka::Record;
 
@@ -143,7 +144,7 @@ impl Letter {
 impl Marker {
     /// The marker for a letter that is sent back now.
     pub fn now(letter: Place, by: &str, reason: &str) -> Self {
-        let at = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
+        let at = TimestampText(Utc::now()).to_string();
         Self { letter, by: by.to_owned(), reason: reason.to_owned(), at }
     }
 

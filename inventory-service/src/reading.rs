@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use messages::schema::one_of;
-use messages::{OrderId, SagaId, Timestamp};
+use messages::{OrderId, SagaId, Timestamp, TimestampText};
 use serde::Serialize;
 use service_runtime::database::StoreError;
 use service_runtime::http::Problem;
@@ -36,7 +36,7 @@ pub fn router(pool: PgPool) -> Router {
 #[derive(Serialize, FromRow, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(example = json!({"orderId": "01a1fcfc-725d-7633-911d-f040ef17b270", "sagaId": "01a1fcfc-725d-7633-911d-f03f136c0c20", "status": "FAILED",
-    "reason": "out of stock", "createdAt": "2026-11-21T07:22:45.25Z", "updatedAt": "2026-11-21T07:22:45.25Z"}))]
+    "reason": "out of stock", "createdAt": "2026-11-21T07:22:45.250000Z", "updatedAt": "2026-11-21T07:22:45.250000Z"}))]
 struct ReservationBody {
     #[schema(value_type = OrderId)]
     order_id: Uuid,
@@ -45,10 +45,10 @@ struct ReservationBody {
     #[schema(schema_with = statuses)]
     status: String,
     reason: Option<String>,
-    #[schema(value_type = String, format = DateTime)]
-    created_at: Timestamp,
-    #[schema(value_type = String, format = DateTime)]
-    updated_at: Timestamp,
+    #[sqlx(try_from = "Timestamp")]
+    created_at: TimestampText,
+    #[sqlx(try_from = "Timestamp")]
+    updated_at: TimestampText,
 }
 
 fn statuses() -> ObjectBuilder {

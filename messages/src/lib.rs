@@ -12,6 +12,8 @@ mod money;
 mod record;
 pub mod schema;
 mod topics;
+pub mod text;
+mod timestamp;
 mod trace_context;
 mod user;
 
@@ -26,8 +28,10 @@ pub use ids::{EventId, OrderId, SagaId};
 pub use money::{AmountText, Currency, MAX_AMOUNT, Money, MoneyError};
 pub use record::OutgoingRecord;
 pub use topics::{Message, TOPICS, Topic, dead_letter_topic, partition_for_key};
+pub use timestamp::{Timestamp, TimestampText};
 pub use trace_context::{NotATraceContext, TRACEPARENT, TraceContext};
 pub use user::{UserId, UserIdError};
 
-/// A point in time, UTC. In JSON an RFC 3339 string.
-pub type Timestamp = chrono::DateTime<chrono::Utc>;
+/// Whether commands go to the simulated gateway and stock of this repository. A platform with real ones has false here:
+/// `ALLOW_FORCED_FAILURES` is then off unless it is set.
+pub const IS_SIMULATED: bool = true;

@@ -7,7 +7,9 @@ use utoipa::openapi::schema::{AnyOfBuilder, KnownFormat, ObjectBuilder, SchemaFo
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::{AmountText, Currency, EventId, OrderId, SagaId, UserId};
+use crate::text::{INVISIBLE, PARTS_OF_WORDS};
+use crate::user::MAX_USER_ID;
+use crate::{AmountText, Currency, EventId, OrderId, SagaId, TimestampText, UserId};
 
 /// 10^12: [`crate::MAX_AMOUNT`].
 const MAX_AMOUNT: i64 = 1_000_000_000_000;
@@ -56,6 +58,20 @@ schema!(
     AnyOfBuilder::new()
         .item(amount())
         .item(ObjectBuilder::new().schema_type(Type::String).pattern(Some(DECIMAL)))
+schema!(
+    CurrencyInUse,
+    one_of(currencies(|code| Currency::in_use(code).ok()))
+        .description(Some("An ISO 4217 currency that is in use and has a defined number of decimals."))
+        .examples(["USD"])
+);
+schema!(
+    TimestampText,
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
+        .description(Some("A point in time: RFC 3339, UTC, with six digits of a second."))
+        .examples(["2026-11-21T07:22:45.089557Z"])
+);
         .description(Some(
             "A JSON number or a decimal string: more than 0, at most 10^12, with no more decimals than its currency has."
         ))

@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use messages::schema::{Amount, one_of};
-use messages::{Currency, OrderId, SagaId, Timestamp, UserId};
+use messages::{Currency, OrderId, SagaId, Timestamp, TimestampText, UserId};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use service_runtime::http::Problem;
@@ -36,9 +36,9 @@ pub fn router(pool: PgPool) -> Router {
 #[derive(Serialize, FromRow, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(example = json!({"orderId": "01a1fcfc-725d-7633-911d-f040ef17b270", "sagaId": "01a1fcfc-725d-7633-911d-f03f136c0c20", "userId": "u1", "amount": 500,
-    "currency": "USD", "status": "REFUNDED", "reason": null, "createdAt": "2026-11-21T07:22:45.22Z", "updatedAt": "2026-11-21T07:22:45.27Z", "ledger": [
-    {"kind": "CHARGE", "amount": 500, "currency": "USD", "createdAt": "2026-11-21T07:22:45.23Z"},
-    {"kind": "REFUND", "amount": 500, "currency": "USD", "createdAt": "2026-11-21T07:22:45.26Z"}]}))]
+    "currency": "USD", "status": "REFUNDED", "reason": null, "createdAt": "2026-11-21T07:22:45.220000Z", "updatedAt": "2026-11-21T07:22:45.270000Z", "ledger": [
+    {"kind": "CHARGE", "amount": 500, "currency": "USD", "createdAt": "2026-11-21T07:22:45.230000Z"},
+    {"kind": "REFUND", "amount": 500, "currency": "USD", "createdAt": "2026-11-21T07:22:45.260000Z"}]}))]
 struct PaymentBody {
     #[schema(value_type = OrderId)]
     order_id: Uuid,
@@ -54,10 +54,10 @@ struct PaymentBody {
     #[schema(schema_with = statuses)]
     status: String,
     reason: Option<String>,
-    #[schema(value_type = String, format = DateTime)]
-    created_at: Timestamp,
-    #[schema(value_type = String, format = DateTime)]
-    updated_at: Timestamp,
+    #[sqlx(try_from = "Timestamp")]
+    created_at: TimestampText,
+    #[sqlx(try_from = "Timestamp")]
+    updated_at: TimestampText,
     #[sqlx(skip)]
     ledger: Vec<EntryBody>,
 }
@@ -73,8 +73,8 @@ struct EntryBody {
     amount: Decimal,
     #[schema(value_type = Currency)]
     currency: String,
-    #[schema(value_type = String, format = DateTime)]
-    created_at: Timestamp,
+    #[sqlx(try_from = "Timestamp")]
+    created_at: TimestampText,
 }
 
 fn statuses() -> ObjectBuilder {

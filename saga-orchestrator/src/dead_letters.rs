@@ -13,7 +13,7 @@ use dead_letters::mailbox::{self, Filter, topic};
 use dead_letters::redrive::{Rules, Verdict, send};
 use dead_letters::{Belongs, Letter, Marker, Place};
 use messages::schema::one_of;
-use messages::{SagaId, TOPICS, Timestamp};
+use messages::{SagaId, TOPICS, TimestampText};
 use serde::{Deserialize, Serialize};
 use service_runtime::Fatal;
 use service_runtime::database::StoreError;
@@ -97,8 +97,7 @@ pub struct LetterBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, format = DateTime)]
-    pub set_aside_at: Option<Timestamp>,
+    pub set_aside_at: Option<TimestampText>,
     /// Which saga it belongs to, where its body and key agree about that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub saga_id: Option<SagaId>,
@@ -258,7 +257,7 @@ impl From<(Letter, Option<Marker>)> for LetterBody {
             topic: letter.topic,
             letter: letter.place.to_string(),
             origin: letter.origin().map(|origin| origin.to_string()),
-            set_aside_at: letter.at(),
+            set_aside_at: letter.at().map(TimestampText),
             saga_id: match letter.belongs() {
                 Belongs::To(saga_id) => Some(saga_id),
                 Belongs::Unknown | Belongs::Contradictory => None,

@@ -4,7 +4,7 @@
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
-use messages::Timestamp;
+use messages::{Timestamp, TimestampText};
 use serde::Serialize;
 use service_runtime::CancellationToken;
 use service_runtime::database::{Session, StoreError, within_limit};
@@ -41,8 +41,7 @@ pub struct Seen {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, format = DateTime)]
-    since: Option<Timestamp>,
+    since: Option<TimestampText>,
     /// Sagas that have not ended; counted up to the limit.
     unfinished: i64,
     max_unfinished: i64,
@@ -159,7 +158,7 @@ async fn look(session: &Session, max_unfinished: i64) -> Result<Seen, StoreError
         open: row.try_get::<Option<bool>, _>("open")?.unwrap_or(true),
         by: row.try_get("actor")?,
         reason: row.try_get("reason")?,
-        since: row.try_get("at")?,
+        since: row.try_get::<Option<Timestamp>, _>("at")?.map(TimestampText),
         unfinished: row.try_get("unfinished")?,
         max_unfinished,
         needing_attention: row.try_get("needing_attention")?,

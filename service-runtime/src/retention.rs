@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use axum::routing::delete;
 use axum::{Json, Router};
 use chrono::{DateTime, TimeDelta};
-use messages::Timestamp;
+use messages::{Timestamp, TimestampText};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, OpenApi, ToSchema, openapi};
 use uuid::{Builder, Uuid};
@@ -62,7 +62,8 @@ impl Retention {
         let unchanged_since = now - limit;
         if minted > unchanged_since {
             return Err(refused(format!(
-                "{before} is of {minted}: younger than RETENTION_DAYS={self}, which holds here"
+                "{before} is of {}: younger than RETENTION_DAYS={self}, which holds here",
+                TimestampText(minted)
             )));
         }
         Ok(unchanged_since)

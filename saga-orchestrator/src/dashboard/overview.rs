@@ -51,7 +51,7 @@ fn figures(stats: &StatsBody) -> Markup {
     let ended = |outcome: &str| stats.recent.outcomes.get(outcome).copied().unwrap_or_default();
     let failures: Vec<_> = stats.recent.outcomes.iter().filter(|(name, _)| !is_no_failure(name)).collect();
     let oldest = stats.unfinished.iter().map(|at| at.oldest_age_seconds).fold(0.0, f64::max);
-    let since = stats.recent.since;
+    let since = stats.recent.since.0;
     html! {
         section.figures id="figures" data-fresh aria-label="Figures" {
             a.figure href="/?status=RUNNING" {
@@ -147,8 +147,8 @@ fn table(page: &ListBody, query: &ListQuery) -> Markup {
 
 fn row(saga: &ListedBody) -> Markup {
     let ended = matches!(saga.status.as_str(), "COMPLETED" | "FAILED");
-    let to = if ended { saga.updated_at } else { service_runtime::now() };
-    let ms = (to - saga.created_at).num_microseconds().unwrap_or_default().max(0) as f64 / 1000.0;
+    let to = if ended { saga.updated_at.0 } else { service_runtime::now() };
+    let ms = (to - saga.created_at.0).num_microseconds().unwrap_or_default().max(0) as f64 / 1000.0;
     let why = saga.needs_attention.as_ref().map(|attention| attention.reason.as_str()).or(saga.reason.as_deref());
     html! {
         tr {

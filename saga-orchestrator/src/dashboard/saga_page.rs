@@ -109,7 +109,7 @@ fn pending(saga: &SagaBody) -> Markup {
                 dl.facts {
                     div { dt { "Asked for" } dd { code { (pending.effect.effect) } } }
                     div { dt { "Repeated" } dd { (pending.attempts) " times" } }
-                    div { dt { "Again at (UTC)" } dd { (time(pending.next_attempt_at)) " " span.countdown data-until=(pending.next_attempt_at.to_rfc3339()) {} } }
+                    div { dt { "Again at (UTC)" } dd { (time(pending.next_attempt_at)) " " span.countdown data-until=(pending.next_attempt_at) {} } }
                     div { dt { "Times out (UTC)" } dd { @match pending.deadline_at { Some(at) => { (time(at)) } None => { "never: it is repeated until it is done" } } } }
                 }
                 @if let Some(message) = &pending.message { details { summary { "The command as it is sent" } pre { (pretty(message.get())) } } }

@@ -12,16 +12,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, TimeDelta};
 use futures::stream;
-use messages::{SagaId, Timestamp};
+use messages::{SagaId, Timestamp, TimestampText};
 use serde::Serialize;
 use service_runtime::CancellationToken;
 use service_runtime::database::{StoreError, within_limit};
 use service_runtime::http::Problem;
+use service_runtime::http::{PathText, Problem};
 use service_runtime::http::description::{DatabaseProblems, IdProblems, PROBLEM_JSON, QueryProblems};
 use sqlx::PgPool;
 use tokio::sync::{Notify, broadcast, mpsc};
@@ -51,7 +52,7 @@ const QUIET: Duration = Duration::from_secs(15);
 fn example() -> &'static str {
     r#"id: 2
 event: move
-data: {"sagaId":"01a1fcfc-71e1-7774-8bfb-889f9eb14880","seq":2,"at":"2026-11-21T07:22:45.1Z","input":"order.created","status":"RUNNING","step":"PAYMENT_CHARGE","reason":null}
+data: {"sagaId":"01a1fcfc-71e1-7774-8bfb-889f9eb14880","seq":2,"at":"2026-11-21T07:22:45.100000Z","input":"order.created","status":"RUNNING","step":"PAYMENT_CHARGE","reason":null}
 
 "#
 }
@@ -227,7 +228,7 @@ impl Seen {
 struct MoveBody<'a> {
     saga_id: Uuid,
     seq: i64,
-    at: Timestamp,
+    at: TimestampText,
     input: &'a str,
     status: &'a str,
     step: &'a str,
@@ -239,7 +240,7 @@ fn text(m: &Move, id: &str) -> String {
     let body = MoveBody {
         saga_id: m.saga_id,
         seq: m.seq,
-        at: m.at,
+        at: m.at.into(),
         input: &m.input,
         status: &m.status,
         step: &m.step,
@@ -270,7 +271,7 @@ fn is_end(m: &Move) -> bool {
 /// 404 for an unknown saga; 503 when there are too many streams.
 pub async fn of_saga(
     State(views): State<Views>,
-    Path(id): Path<String>,
+    PathText(id): PathText,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let saga_id = parse_id(&id)?;

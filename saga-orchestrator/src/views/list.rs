@@ -5,7 +5,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use messages::schema::Amount;
-use messages::{Currency, Timestamp, UserId};
+use messages::{Currency, Timestamp, TimestampText, UserId};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use service_runtime::http::Problem;
@@ -84,10 +84,8 @@ pub struct ListedBody {
     pub total_amount: Decimal,
     #[schema(value_type = Currency)]
     pub currency: String,
-    #[schema(value_type = String, format = DateTime)]
-    pub created_at: Timestamp,
-    #[schema(value_type = String, format = DateTime)]
-    pub updated_at: Timestamp,
+    pub created_at: TimestampText,
+    pub updated_at: TimestampText,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub needs_attention: Option<AttentionBody>,
 }
@@ -134,9 +132,9 @@ impl From<Listed> for ListedBody {
             user_id: saga.user_id,
             total_amount: saga.total_amount,
             currency: saga.currency,
-            created_at: saga.created_at,
-            updated_at: saga.updated_at,
-            needs_attention: saga.needs_attention_since.map(|since| AttentionBody { since, reason }),
+            created_at: saga.created_at.into(),
+            updated_at: saga.updated_at.into(),
+            needs_attention: saga.needs_attention_since.map(|since| AttentionBody { since: since.into(), reason }),
         }
     }
 }

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use messages::schema::Amount;
-use messages::{Currency, EventId, OrderId, SagaId, Timestamp, UserId};
+use messages::{Currency, EventId, OrderId, SagaId, Timestamp, TimestampText, UserId};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -40,10 +40,8 @@ pub struct SagaBody {
     #[serde(with = "rust_decimal::serde::arbitrary_precision")]
     pub total_amount: Decimal,
     pub currency: Currency,
-    #[schema(value_type = String, format = DateTime)]
-    pub created_at: Timestamp,
-    #[schema(value_type = String, format = DateTime)]
-    pub updated_at: Timestamp,
+    pub created_at: TimestampText,
+    pub updated_at: TimestampText,
     pub definition: String,
     /// From its beginning to its end, or till now.
     pub duration_ms: f64,
@@ -69,8 +67,7 @@ pub struct SagaBody {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AttentionBody {
-    #[schema(value_type = String, format = DateTime)]
-    pub since: Timestamp,
+    pub since: TimestampText,
     pub reason: String,
 }
 
@@ -83,12 +80,10 @@ pub struct PendingBody {
     /// How often it was repeated.
     pub attempts: i32,
     /// When it is repeated, unless it is answered before.
-    #[schema(value_type = String, format = DateTime)]
-    pub next_attempt_at: Timestamp,
+    pub next_attempt_at: TimestampText,
     /// When the step counts as timed out. Absent where nothing times out: it is repeated for ever.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, format = DateTime)]
-    pub deadline_at: Option<Timestamp>,
+    pub deadline_at: Option<TimestampText>,
     /// The command as it is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<serde_json::Value>)]
@@ -111,8 +106,7 @@ pub struct EffectBody {
 #[serde(rename_all = "camelCase")]
 pub struct HistoryBody {
     pub seq: i64,
-    #[schema(value_type = String, format = DateTime)]
-    pub at: Timestamp,
+    pub at: TimestampText,
     /// How long it stood here: until the next move, or till now. Absent for an end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<f64>,
@@ -146,10 +140,8 @@ pub struct IgnoredBody {
     pub input: String,
     pub state: String,
     pub count: i64,
-    #[schema(value_type = String, format = DateTime)]
-    pub first_at: Timestamp,
-    #[schema(value_type = String, format = DateTime)]
-    pub last_at: Timestamp,
+    pub first_at: TimestampText,
+    pub last_at: TimestampText,
 }
 
 #[utoipa::path(
@@ -201,7 +193,7 @@ pub async fn one(pool: &PgPool, saga_id: SagaId) -> Result<SagaBody, Problem> {
         needs_attention: saga
             .attention
             .as_ref()
-            .map(|attention| AttentionBody { since: attention.since, reason: attention.reason.clone() }),
+            .map(|attention| AttentionBody { since: attention.since.into(), reason: attention.reason.clone() }),
         resolved_by_hand: saga.resolved_by_hand,
         pending: repetition.and_then(|repetition| pending(&saga, repetition)),
         history: history_of(&saga, entries, now),
@@ -210,8 +202,8 @@ pub async fn one(pool: &PgPool, saga_id: SagaId) -> Result<SagaBody, Problem> {
                 input: ignored.input,
                 state: ignored.state,
                 count: ignored.count,
-                first_at: ignored.first_at,
-                last_at: ignored.last_at,
+                first_at: ignored.first_at.into(),
+                last_at: ignored.last_at.into(),
             })
             .collect(),
         trace_id: saga.trace_id().map(str::to_owned),
@@ -233,8 +225,8 @@ fn pending(saga: &Saga, repetition: Repetition) -> Option<PendingBody> {
     Some(PendingBody {
         effect: told(saga, &effect)?,
         attempts: repetition.attempts,
-        next_attempt_at: repetition.next_attempt_at,
-        deadline_at: saga.deadline,
+        next_attempt_at: repetition.next_attempt_at.into(),
+        deadline_at: saga.deadline.map(TimestampText),
         message: message.and_then(Result::ok),
     })
 }
@@ -269,7 +261,7 @@ fn history_of(saga: &Saga, entries: Vec<Entry>, now: Timestamp) -> Vec<HistoryBo
             let then = then.and_then(|then| told(&then, &then.effect()));
             HistoryBody {
                 seq: entry.seq,
-                at: entry.at,
+                at: entry.at.into(),
                 duration_ms: next.map(|next| milliseconds(entry.at, next)),
                 input: entry.input,
                 event_id: entry.event_id.map(EventId::from),
