@@ -109,7 +109,7 @@ impl Letter {
             #[serde(rename = "sagaId")]
             saga_id: SagaId,
         }
-        let in_body = serde_json::from_slice(&self.record.body).ok().map(|Body { saga_id }| saga_id);
+        let in_body = serde_json::from_slice(&self.record.body).ok().map(|Object(Body { saga_id })| saga_id);
         let key = self.record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
         match (in_body, key.and_then(|key| key.parse().ok())) {
             (Some(body), Some(key)) if body != key => Belongs::Contradictory,
@@ -125,7 +125,7 @@ impl Letter {
             #[serde(rename = "orderId")]
             order_id: OrderId,
         }
-        serde_json::from_slice(&self.record.body).ok().map(|Body { order_id }| order_id)
+        serde_json::from_slice(&self.record.body).ok().map(|Object(Body { order_id })| order_id)
     }
 
     /// The headers that it goes back with: its own, and where it comes from.
@@ -208,6 +208,7 @@ pub(crate) mod tests {
         assert_eq!(letter(Some(SAGA), "this is not JSON").belongs(), saga);
         assert_eq!(letter(Some(SAGA), &body).belongs(), saga);
         assert_eq!(letter(Some("no id"), "{}").belongs(), Belongs::Unknown);
+        assert_eq!(letter(None, &format!(r#"["{SAGA}"]"#)).belongs(), Belongs::Unknown, "an array has no fields");
         assert_eq!(letter(Some("01a1fcfc-7230-76b6-a18c-dd32b0c90385"), &body).belongs(), Belongs::Contradictory);
     }
 

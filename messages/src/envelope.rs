@@ -10,7 +10,7 @@ use crate::{EventId, Message, OrderId, OutgoingRecord, SagaId, Timestamp, Timest
 /// One message as it stands on Kafka: JSON, keys in camel case. Readers ignore fields that they don't know, so
 /// the contract may grow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", bound(deserialize = "T: DeserializeOwned"))]
 pub struct Envelope<T> {
     /// The message's own id. A message that is sent again keeps it.
     pub event_id: EventId,
@@ -23,6 +23,7 @@ pub struct Envelope<T> {
     #[serde(serialize_with = "timestamp::serialize")]
     #[schema(value_type = TimestampText)]
     pub timestamp: Timestamp,
+    #[serde(deserialize_with = "object::deserialize")]
     pub payload: T,
 }
 
@@ -41,7 +42,8 @@ impl<T: DeserializeOwned> Envelope<T> {
     /// # Errors
     /// [`DecodeError::Json`] names the field that is missing or wrong, and where.
     pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
-        Ok(serde_json::from_slice(body)?)
+        let Object(envelope) = serde_json::from_slice(body)?;
+        Ok(envelope)
     }
 }
 

@@ -9,6 +9,7 @@ mod envelope;
 mod events;
 mod ids;
 mod money;
+pub mod object;
 mod record;
 pub mod schema;
 mod topics;

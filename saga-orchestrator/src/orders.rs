@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use futures::future::try_join_all;
+use messages::object::Object;
 use messages::{Currency, OrderId, SagaId, TRACEPARENT};
-use reqwest::{Client, ClientBuilder, Method, StatusCode, Url, header};
 use reqwest::redirect::Policy;
+use reqwest::{Client, ClientBuilder, Method, StatusCode, Url, header};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -171,12 +172,12 @@ impl Calls {
                 false => Err(Answered::Unknown(format!("a batch of calls is answered {status} {body}"))),
             };
         }
-        let answers: Vec<BatchedAnswer> =
+        let answers: Vec<Object<BatchedAnswer>> =
             serde_json::from_slice(&body).map_err(|error| Answered::Unknown(error.to_string()))?;
         if answers.len() != calls.len() {
             return Err(Answered::Unknown(format!("{} calls got {} answers", calls.len(), answers.len())));
         }
-        let answers = answers.into_iter().map(|BatchedAnswer { status, body }| {
+        let answers = answers.into_iter().map(|Object(BatchedAnswer { status, body })| {
             let status = StatusCode::from_u16(status).map_err(|error| Answered::Unknown(error.to_string()))?;
             Ok(Answer { status, body })
         });

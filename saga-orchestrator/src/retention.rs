@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use messages::Timestamp;
+use messages::object::Object;
 use reqwest::{Client, Url};
 use service_runtime::database::{StoreError, within_limit};
 use service_runtime::retention::{AT_ONCE, Removed, Retention, first_id_at};
@@ -177,7 +178,8 @@ async fn ask(client: &Client, url: &Url, before: Uuid, after: Uuid) -> Result<Re
     let answer = client.delete(url).send().await.map_err(|error| error.without_url().to_string())?;
     let status = answer.status();
     if status.is_success() {
-        return answer.json().await.map_err(|error| error.without_url().to_string());
+        let removed = answer.json().await.map(|Object(removed)| removed);
+        return removed.map_err(|error| error.without_url().to_string());
     }
     Err(format!("{status}: {}", answer.text().await.unwrap_or_default()))
 }

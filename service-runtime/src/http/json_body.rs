@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
+use messages::object::Object;
 use serde::de::DeserializeOwned;
 
 use super::{MAX_BODY, Problem};
@@ -12,7 +13,7 @@ use super::{MAX_BODY, Problem};
 /// How long a request's body may take to come: a client that was cut off in the middle must not wait for ever.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 
-/// The body as a `T`. Answers 415 (not declared as JSON), 413 (larger than [`MAX_BODY`]), 408 (not there after 10 s), 400
+/// The body, a JSON object, as a `T`. Answers 415 (not declared as JSON, or compressed), 413 (larger than [`MAX_BODY`]), 408 (not there after 10 s), 400
 /// (not JSON) or 422 (JSON of another shape, with the field's name) by itself.
 pub struct JsonBody<T>(pub T);
 
@@ -58,7 +59,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+    let Object(value) = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
         let inner = error.into_inner();
         if !inner.is_data() {
@@ -116,7 +117,11 @@ mod tests {
             (r#"{"userId":"u"}"#, 422, "totalAmount"),
             (r#"{"userId":"u","totalAmount":[]}"#, 422, "`totalAmount`"),
             (r#"{"userId":"u","totalAmount":5,"forcePaymentFial":true}"#, 422, "forcePaymentFial"),
-            ("[]", 422, "struct Body"),
+            ("[]", 422, "expected a JSON object"),
+            (r#"["u",5]"#, 422, "expected a JSON object"),
+            ("null", 422, "expected a JSON object"),
+            ("\u{feff}{}", 400, "byte order mark (UTF-8)"),
+            (r#"{"userId":"u","totalAmount":{"$serde_json::private::Number":"5"}}"#, 422, "`totalAmount`"),
         ] {
             let (answered, text) = refused(body);
             assert_eq!(answered, status, "{body}: {text}");
