@@ -31,7 +31,7 @@ pub use record::OutgoingRecord;
 pub use topics::{Message, TOPICS, Topic, dead_letter_topic, partition_for_key};
 pub use timestamp::{Timestamp, TimestampText};
 pub use trace_context::{NotATraceContext, TRACEPARENT, TraceContext};
-pub use user::{UserId, UserIdError};
+pub use user::UserId;
 
 /// Whether commands go to the simulated gateway and stock of this repository. A platform with real ones has false here:
 /// `ALLOW_FORCED_FAILURES` is then off unless it is set.

@@ -14,13 +14,37 @@ use crate::object;
 /// The largest amount that is accepted, in units of the currency: 10^12.
 pub const MAX_AMOUNT: Decimal = Decimal::from_parts(3_567_587_328, 232, 0, false, 0);
 
-/// An ISO 4217 currency that is in use and has a defined number of decimals.
+/// An ISO 4217 currency that has a defined number of decimals. A new amount has one that is in use
+/// ([`Currency::in_use`]); earlier releases took some that were withdrawn, and what they took is still read.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Currency(Iso);
 
 impl Currency {
     /// US dollars: the currency of a request that names none.
     pub const USD: Self = Self(Iso::USD);
+
+    /// The currency that a new request names.
+    ///
+    /// # Errors
+    /// When there is none of that code, or it was withdrawn.
+    pub fn in_use(code: &str) -> Result<Self, MoneyError> {
+        let currency: Self = code.parse()?;
+        currency.check_new().map(|()| currency)
+    }
+
+    /// Whether a new request may name it: it is on ISO's list of current currencies.
+    ///
+    /// # Errors
+    /// When it was withdrawn.
+    pub fn check_new(self) -> Result<(), MoneyError> {
+        match self.0.is_superseded() {
+            // The bolívar soberano is on the list beside its successor.
+            Some(successor) if self.0 != Iso::VES => {
+                Err(MoneyError::Withdrawn { currency: self, successor: Self(successor) })
+            }
+            _ => Ok(()),
+        }
+    }
 
     /// The three-letter code.
     pub fn code(self) -> &'static str {
@@ -63,7 +87,8 @@ impl Serialize for Currency {
     }
 }
 
-/// An amount of money: more than 0, at most [`MAX_AMOUNT`], with no more decimals than its currency has.
+/// An amount of money: more than 0, at most [`MAX_AMOUNT`], with no more decimals than its currency has (zeros behind
+/// them are left out).
 ///
 /// Two of them are equal when they are worth the same: 500 equals 500.00. In JSON
 /// `{"amount":500.00,"currency":"USD"}`, the amount with its exact digits; a reader accepts a string as well.
@@ -88,6 +113,8 @@ pub enum MoneyError {
     TooManyDecimals { currency: Currency },
     #[error("must be an ISO 4217 currency code, not {0:?}")]
     UnknownCurrency(String),
+    #[error("must be a currency in use: {successor} has replaced {currency}")]
+    Withdrawn { currency: Currency, successor: Currency },
 }
 
 impl Money {
@@ -97,10 +124,13 @@ impl Money {
             Err(MoneyError::NotPositive)
         } else if amount > MAX_AMOUNT {
             Err(MoneyError::TooLarge)
-        } else if amount.scale() > currency.decimals() {
-            Err(MoneyError::TooManyDecimals { currency })
         } else {
-            Ok(Self { amount, currency })
+            // To fewer decimals, never to more: the digits that were written stay.
+            let shortened = amount.trunc_with_scale(currency.decimals().min(amount.scale()));
+            match shortened == amount {
+                true => Ok(Self { amount: shortened, currency }),
+                false => Err(MoneyError::TooManyDecimals { currency }),
+            }
         }
     }
 
@@ -110,11 +140,8 @@ impl Money {
         if !amount.chars().all(|c| c.is_ascii_digit() || matches!(c, '.' | '-' | '+' | 'e' | 'E')) {
             return Err(MoneyError::NotANumber);
         }
-        // What a Decimal can't hold must not be rounded. (`from_scientific` rounds its mantissa.)
-        let mantissa = amount.split(['e', 'E']).next().unwrap_or_default();
-        let parsed = Decimal::from_str_exact(mantissa)
-            .and_then(|_| Decimal::from_str_exact(amount).or_else(|_| Decimal::from_scientific(amount)));
-        Self::new(parsed.map_err(|_| beyond_decimal(amount, currency))?, currency)
+        let parsed = exact(amount).or_else(|| exact(&without_last_zeros(amount)));
+        Self::new(parsed.ok_or_else(|| beyond_decimal(amount, currency))?, currency)
     }
 
     pub const fn amount(&self) -> Decimal {
@@ -124,6 +151,25 @@ impl Money {
     pub const fn currency(&self) -> Currency {
         self.currency
     }
+}
+
+/// The number, unless it is none or has more digits than a [`Decimal`] holds: it must not be rounded.
+fn exact(amount: &str) -> Option<Decimal> {
+    // `from_scientific` rounds its mantissa.
+    let mantissa = amount.split(['e', 'E']).next().unwrap_or_default();
+    let parsed = Decimal::from_str_exact(mantissa)
+        .and_then(|_| Decimal::from_str_exact(amount).or_else(|_| Decimal::from_scientific(amount)));
+    parsed.ok()
+}
+
+/// The same number without the zeros at the end of its fraction.
+fn without_last_zeros(amount: &str) -> String {
+    let (mantissa, exponent) = amount.split_at(amount.find(['e', 'E']).unwrap_or(amount.len()));
+    let mantissa = match mantissa.contains('.') {
+        true => mantissa.trim_end_matches('0').trim_end_matches('.'),
+        false => mantissa,
+    };
+    format!("{mantissa}{exponent}")
 }
 
 /// Which rule a number breaks that a [`Decimal`], of 28 digits, can't hold: 1e400, -1e400 and 5e-324 are numbers too.
@@ -147,7 +193,7 @@ impl fmt::Display for Money {
 struct Written {
     #[serde(with = "rust_decimal::serde::arbitrary_precision")]
     amount: Decimal,
-    currency: String,
+    currency: Currency,
 }
 
 impl From<Money> for Written {
@@ -172,8 +218,7 @@ impl<'de> Deserialize<'de> for Money {
 
 /// An amount as a client wrote it, a JSON number or a string, not looked at yet: whether it is valid depends on
 /// the currency beside it. [`Money::parse`] decides.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "serde_json::Value")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AmountText(pub String);
 
 /// From the very text: `serde_json`'s own number type takes an object of a private name in its place.
@@ -239,16 +284,6 @@ mod tests {
     }
 
     #[test]
-    fn json_has_the_exact_digits_and_may_be_a_string() {
-        let money = usd("19.90").unwrap();
-        let json = serde_json::to_string(&money).unwrap();
-        assert_eq!(json, r#"{"amount":19.90,"currency":"USD"}"#);
-        assert_eq!(serde_json::from_str::<Money>(&json).unwrap(), money);
-        assert_eq!(serde_json::from_str::<Money>(r#"{"amount":"19.90","currency":"USD"}"#).unwrap(), money);
-        assert!(serde_json::from_str::<Money>(r#"{"amount":-1,"currency":"USD"}"#).is_err());
-    }
-}
-    #[test]
     fn zeros_behind_the_last_decimal_are_left_out() {
         let yen: Currency = "JPY".parse().unwrap();
         assert_eq!(Money::parse("500.0", yen).unwrap().to_string(), "500 JPY");
@@ -292,3 +327,13 @@ mod tests {
         assert_eq!(serde_json::from_str::<AmountText>(" 1E400 ").unwrap().0, "1E400");
     }
 
+    #[test]
+    fn json_has_the_exact_digits_and_may_be_a_string() {
+        let money = usd("19.90").unwrap();
+        let json = serde_json::to_string(&money).unwrap();
+        assert_eq!(json, r#"{"amount":19.90,"currency":"USD"}"#);
+        assert_eq!(serde_json::from_str::<Money>(&json).unwrap(), money);
+        assert_eq!(serde_json::from_str::<Money>(r#"{"amount":"19.90","currency":"USD"}"#).unwrap(), money);
+        assert!(serde_json::from_str::<Money>(r#"{"amount":-1,"currency":"USD"}"#).is_err());
+    }
+}

@@ -8,8 +8,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use messages::SagaId;
-use messages::schema::plain_text;
+use messages::text::{TextError, check_name, check_prose};
+use messages::{SagaId, schema};
 use serde::Deserialize;
 use service_runtime::http::description::{BodyProblems, DatabaseProblems, NotFound, PROBLEM_JSON};
 use service_runtime::http::{JsonBody, Problem};
@@ -70,30 +70,24 @@ struct Settlement {
 }
 
 fn name() -> ObjectBuilder {
-    plain_text(MOST.0)
+    schema::name(MOST.0)
 }
 
 fn words() -> ObjectBuilder {
-    plain_text(MOST.1)
+    schema::prose(MOST.1)
 }
 
 impl Act {
-    /// 422 for a name or reason that is blank, too long, or holds control characters.
+    /// 422 for a name or reason that is blank, too long, or holds what can't be seen.
     pub fn validated(self) -> Result<Self, Problem> {
-        Ok(Self { by: text("by", self.by, MOST.0)?, reason: text("reason", self.reason, MOST.1)? })
+        hold("by", check_name(&self.by, MOST.0))?;
+        hold("reason", check_prose(&self.reason, MOST.1))?;
+        Ok(self)
     }
 }
 
-fn text(field: &str, text: String, most: usize) -> Result<String, Problem> {
-    if text.trim().is_empty() {
-        Err(Problem::invalid_field(field, "must not be blank"))
-    } else if text.chars().count() > most {
-        Err(Problem::invalid_field(field, format_args!("must have at most {most} characters")))
-    } else if text.chars().any(char::is_control) {
-        Err(Problem::invalid_field(field, "must not contain control characters"))
-    } else {
-        Ok(text)
-    }
+fn hold(field: &str, rules: Result<(), TextError>) -> Result<(), Problem> {
+    rules.map_err(|error| Problem::invalid_field(field, error))
 }
 
 type Sagas = State<Arc<Coordinator>>;
@@ -153,7 +147,9 @@ async fn resolve(
 ) -> Result<Response, Problem> {
     let Settlement { by, reason, step, evidence } = settlement;
     let Act { by, reason } = Act { by, reason }.validated()?;
-    let settled = Settled { step: text("step", step, MOST.0)?, evidence: text("evidence", evidence, MOST.1)? };
+    hold("step", check_name(&step, MOST.0))?;
+    hold("evidence", check_prose(&evidence, MOST.1))?;
+    let settled = Settled { step, evidence };
     step_in(&sagas, &id, InputKind::Resolved, Operator { by, settled: Some(settled) }, reason).await
 }
 
