@@ -1,6 +1,6 @@
 //! `GET /reservations/{orderId}`: what is stored about an order's goods.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -8,8 +8,8 @@ use messages::schema::one_of;
 use messages::{OrderId, SagaId, Timestamp, TimestampText};
 use serde::Serialize;
 use service_runtime::database::StoreError;
-use service_runtime::http::Problem;
 use service_runtime::http::description::{DatabaseProblems, IdProblems};
+use service_runtime::http::{PathText, Problem};
 use sqlx::{FromRow, PgPool};
 use utoipa::openapi::ObjectBuilder;
 use utoipa::{OpenApi, ToSchema};
@@ -61,7 +61,7 @@ fn statuses() -> ObjectBuilder {
     responses((status = 200, description = "The reservation", body = ReservationBody), IdProblems, DatabaseProblems),
 )]
 /// 200 with the reservation; 400 for what is no id; 404 for an order that has none.
-async fn reservation(State(pool): State<PgPool>, Path(id): Path<String>) -> Result<Json<ReservationBody>, Problem> {
+async fn reservation(State(pool): State<PgPool>, PathText(id): PathText) -> Result<Json<ReservationBody>, Problem> {
     let parsed = id.parse();
     let order_id: OrderId =
         parsed.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, format!("{id:?} is not an order id (a UUID)")))?;

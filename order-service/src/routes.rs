@@ -1,6 +1,6 @@
 //! The HTTP side: `POST /orders`, `GET /orders/{id}`, `PATCH /orders/{id}/status`, and many of them by `POST /batch`.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, patch, post};
@@ -13,7 +13,7 @@ use service_runtime::conditional::{ConditionalWrites, Outcome};
 use service_runtime::database::StoreError;
 use service_runtime::http::batch::batched;
 use service_runtime::http::description::{BodyProblems, DatabaseProblems, IdProblems, NotFound, PROBLEM_JSON};
-use service_runtime::http::{JsonBody, Problem};
+use service_runtime::http::{JsonBody, PathText, Problem};
 use service_runtime::trace::Tracer;
 use sqlx::PgPool;
 use utoipa::openapi::ObjectBuilder;
@@ -127,7 +127,7 @@ async fn create(State(orders): State<Orders>, JsonBody(request): JsonBody<Create
     responses((status = 200, description = "The order", body = OrderBody), IdProblems, DatabaseProblems),
 )]
 /// 200 with the order, or 404.
-async fn read(State(orders): State<Orders>, Path(id): Path<String>) -> Result<Json<OrderBody>, Problem> {
+async fn read(State(orders): State<Orders>, PathText(id): PathText) -> Result<Json<OrderBody>, Problem> {
     let order_id = parse_id(&id)?;
     let order = store::read(&orders.pool, order_id).await?;
     order.map(|order| Json(order.into())).ok_or_else(|| Problem::from(Refusal::Unknown(order_id)))
@@ -167,7 +167,7 @@ fn ends() -> ObjectBuilder {
 /// 200 with the order in the wanted status, also when it was in it before; 409 when it can't get there.
 async fn transition(
     State(orders): State<Orders>,
-    Path(id): Path<String>,
+    PathText(id): PathText,
     JsonBody(request): JsonBody<TransitionRequest>,
 ) -> Result<Json<OrderBody>, Problem> {
     let order_id = parse_id(&id)?;

@@ -1,6 +1,6 @@
 //! `GET /payments/{orderId}`: what is stored about an order's payment, and what the gateway's ledger says of it.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -8,8 +8,8 @@ use messages::schema::{Amount, one_of};
 use messages::{Currency, OrderId, SagaId, Timestamp, TimestampText, UserId};
 use rust_decimal::Decimal;
 use serde::Serialize;
-use service_runtime::http::Problem;
 use service_runtime::http::description::{DatabaseProblems, IdProblems};
+use service_runtime::http::{PathText, Problem};
 use sqlx::{FromRow, PgPool};
 use utoipa::openapi::ObjectBuilder;
 use utoipa::{OpenApi, ToSchema};
@@ -91,7 +91,7 @@ fn kinds() -> ObjectBuilder {
     responses((status = 200, description = "The payment", body = PaymentBody), IdProblems, DatabaseProblems),
 )]
 /// 200 with the payment; 400 for what is no id; 404 for an order that has none.
-async fn payment(State(pool): State<PgPool>, Path(id): Path<String>) -> Result<Json<PaymentBody>, Problem> {
+async fn payment(State(pool): State<PgPool>, PathText(id): PathText) -> Result<Json<PaymentBody>, Problem> {
     let parsed = id.parse();
     let order_id: OrderId =
         parsed.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, format!("{id:?} is not an order id (a UUID)")))?;

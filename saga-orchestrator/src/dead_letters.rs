@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use service_runtime::Fatal;
 use service_runtime::database::StoreError;
 use service_runtime::http::description::{BodyProblems, DatabaseProblems, NotFound, PROBLEM_JSON, QueryProblems};
-use service_runtime::http::{JsonBody, Problem};
+use service_runtime::http::{JsonBody, PathText, Problem};
 use service_runtime::kafka::{KafkaSettings, Producer};
 use sqlx::PgPool;
 use tokio::sync::Mutex;
@@ -241,7 +241,7 @@ async fn list(
 /// saga does not wait for; 404 where there is no such letter.
 async fn redrive(
     State(letters): State<DeadLetters>,
-    Path(LetterPath { topic: name, letter: place }): Path<LetterPath>,
+    PathText(LetterPath { topic: name, letter: place }): PathText<LetterPath>,
     JsonBody(act): JsonBody<Act>,
 ) -> Result<Json<SentBody>, Problem> {
     let act = act.validated()?;

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use service_runtime::CancellationToken;
 use service_runtime::database::within_limit;
@@ -81,6 +83,19 @@ pub async fn forget_old_keys(pool: PgPool, retention: Duration, stop: Cancellati
             }
         };
         if forgotten > 0 {
+/// The key of a request, taken out of its headers: one that is left there is refused with the body.
+pub struct TakenKey(pub Option<IdempotencyKey>);
+
+impl<S: Send + Sync> FromRequestParts<S> for TakenKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let key = IdempotencyKey::of(&parts.headers)?;
+        parts.headers.remove(NAME);
+        Ok(Self(key))
+    }
+}
+
             info!(forgotten, "idempotency keys whose time was over");
         }
         if let Some(error) = failure {

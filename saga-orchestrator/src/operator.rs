@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -12,7 +12,7 @@ use messages::text::{TextError, check_name, check_prose};
 use messages::{SagaId, schema};
 use serde::Deserialize;
 use service_runtime::http::description::{BodyProblems, DatabaseProblems, NotFound, PROBLEM_JSON};
-use service_runtime::http::{JsonBody, Problem};
+use service_runtime::http::{JsonBody, PathText, Problem};
 use tracing::info;
 use utoipa::openapi::ObjectBuilder;
 use utoipa::{OpenApi, ToSchema};
@@ -105,7 +105,7 @@ type Sagas = State<Arc<Coordinator>>;
 /// 202: it is undone from here on, or was being undone before (the first cause stays). 409 from the pivot on.
 async fn cancel(
     State(sagas): Sagas,
-    Path(id): Path<String>,
+    PathText(id): PathText,
     JsonBody(act): JsonBody<Act>,
 ) -> Result<Response, Problem> {
     let Act { by, reason } = act.validated()?;
@@ -123,7 +123,7 @@ async fn cancel(
     ),
 )]
 /// 202: the pending effect is repeated now. 409 for a saga that has ended.
-async fn retry(State(sagas): Sagas, Path(id): Path<String>, JsonBody(act): JsonBody<Act>) -> Result<Response, Problem> {
+async fn retry(State(sagas): Sagas, PathText(id): PathText, JsonBody(act): JsonBody<Act>) -> Result<Response, Problem> {
     let Act { by, reason } = act.validated()?;
     step_in(&sagas, &id, InputKind::Retried, Operator { by, settled: None }, reason).await
 }
@@ -142,7 +142,7 @@ async fn retry(State(sagas): Sagas, Path(id): Path<String>, JsonBody(act): JsonB
 /// but a compensation that needs attention, and for another one than the one that is named.
 async fn resolve(
     State(sagas): Sagas,
-    Path(id): Path<String>,
+    PathText(id): PathText,
     JsonBody(settlement): JsonBody<Settlement>,
 ) -> Result<Response, Problem> {
     let Settlement { by, reason, step, evidence } = settlement;

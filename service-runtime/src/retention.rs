@@ -8,7 +8,7 @@ use std::fmt;
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::routing::delete;
 use axum::{Json, Router};
 use chrono::{DateTime, TimeDelta};
@@ -18,8 +18,8 @@ use utoipa::{IntoParams, OpenApi, ToSchema, openapi};
 use uuid::{Builder, Uuid};
 
 use crate::database::StoreError;
-use crate::http::Problem;
 use crate::http::description::{DatabaseProblems, PROBLEM_JSON, QueryProblems};
+use crate::http::{Problem, refuse_idempotency_key};
 use crate::settings::{Settings, SettingsError, require};
 
 /// How many rows one statement looks at.
@@ -167,8 +167,10 @@ pub fn described(path: &str) -> openapi::OpenApi {
 )]
 async fn remove<R: Rows>(
     State((rows, retention)): State<(R, Retention)>,
+    headers: HeaderMap,
     batch: Result<Query<Batch>, QueryRejection>,
 ) -> Result<Json<Removed>, Problem> {
+    refuse_idempotency_key(&headers)?;
     let Query(Batch { before, after }) =
         batch.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     let unchanged_since = retention.permit(before, crate::now())?;

@@ -1,7 +1,7 @@
 //! `GET /sagas/{id}`: where a saga stands, how it got there, and what happens next.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use messages::schema::Amount;
 use messages::{Currency, EventId, OrderId, SagaId, Timestamp, TimestampText, UserId};
@@ -9,8 +9,8 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use service_runtime::database::StoreError;
-use service_runtime::http::Problem;
 use service_runtime::http::description::{DatabaseProblems, IdProblems};
+use service_runtime::http::{PathText, Problem};
 use sqlx::PgPool;
 use utoipa::ToSchema;
 
@@ -150,7 +150,7 @@ pub struct IgnoredBody {
     responses((status = 200, description = "Its state and history", body = SagaBody), IdProblems, DatabaseProblems),
 )]
 /// 200 with state and history; 400 for what is no id; 404.
-pub async fn saga(State(views): State<Views>, Path(id): Path<String>) -> Result<Json<SagaBody>, Problem> {
+pub async fn saga(State(views): State<Views>, PathText(id): PathText) -> Result<Json<SagaBody>, Problem> {
     Ok(Json(one(&views.pool, parse_id(&id)?).await?))
 }
 

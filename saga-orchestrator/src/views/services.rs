@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use messages::{OrderId, SagaId};
 use reqwest::{Client, Url};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use service_runtime::Fatal;
-use service_runtime::http::Problem;
 use service_runtime::http::description::{DatabaseProblems, IdProblems};
+use service_runtime::http::{PathText, Problem};
 use utoipa::ToSchema;
 
 use super::Views;
@@ -109,7 +109,7 @@ async fn ask((client, collection): &(Client, Url), order_id: OrderId) -> Told {
     responses((status = 200, description = "Each service's row, or why it could not be asked", body = RowsBody), IdProblems, DatabaseProblems),
 )]
 /// 200 with what each service has; a service that is away has an `error` instead of a row. 404 for an unknown saga.
-pub async fn rows(State(views): State<Views>, Path(id): Path<String>) -> Result<Json<RowsBody>, Problem> {
+pub async fn rows(State(views): State<Views>, PathText(id): PathText) -> Result<Json<RowsBody>, Problem> {
     let saga_id = parse_id(&id)?;
     match store::read(&views.pool, saga_id).await? {
         Some(Stored::Saga(saga)) => Ok(Json(views.participants.rows(saga_id, saga.order_id).await)),

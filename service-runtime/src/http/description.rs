@@ -99,7 +99,7 @@ problems! {
     (BAD_REQUEST, "Not JSON, or a path or header that makes no sense", "the body is not valid JSON: EOF while parsing a value at line 1 column 0", false),
     (REQUEST_TIMEOUT, "The body did not come", "the body did not come within 10 s", false),
     (PAYLOAD_TOO_LARGE, "The body is larger than 64 KiB", "the body is larger than 65536 bytes", false),
-    (UNSUPPORTED_MEDIA_TYPE, "The body is not declared as JSON", "the body must be JSON, with the header `Content-Type: application/json`", false),
+    (UNSUPPORTED_MEDIA_TYPE, "The body is not declared as JSON, or is compressed", "the body must be JSON, with the header `Content-Type: application/json`", false),
     (UNPROCESSABLE_ENTITY, "JSON of another shape, or a value that breaks a rule: `field` and `detail` say which", "`totalAmount` must be greater than 0", false)
 }
 problems! {

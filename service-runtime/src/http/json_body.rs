@@ -34,6 +34,13 @@ impl<S: Send + Sync, const LIMIT: usize> FromRequest<S> for JsonText<LIMIT> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        refuse_idempotency_key(request.headers())?;
+        if let Some(coding) = content_coding(request.headers()) {
+            let detail = format!("the body must not be compressed: `Content-Encoding: {coding}` is not supported");
+            // RFC 9110, section 15.5.16.
+            let refused = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail);
+            return Err(refused.with_header(header::ACCEPT_ENCODING, "identity"));
+        }
         if !is_json(request.headers()) {
             let detail = "the body must be JSON, with the header `Content-Type: application/json`";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
@@ -51,6 +58,38 @@ impl<S: Send + Sync, const LIMIT: usize> FromRequest<S> for JsonText<LIMIT> {
     }
 }
 
+/// Refuses an `Idempotency-Key` (400): a route that uses it has taken it from the headers before, and a client must not
+/// believe that a repetition is safe where it is not.
+pub fn refuse_idempotency_key(headers: &HeaderMap) -> Result<(), Problem> {
+    match headers.contains_key("idempotency-key") {
+        false => Ok(()),
+        true => {
+            let detail = "`Idempotency-Key` has no effect on this request: leave it out";
+            Err(Problem::new(StatusCode::BAD_REQUEST, detail))
+        }
+    }
+}
+
+/// How a body is encoded, if it is.
+fn content_coding(headers: &HeaderMap) -> Option<String> {
+    let codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let codings: Vec<_> = codings.map(|coding| String::from_utf8_lossy(coding.as_bytes())).collect();
+    let codings = codings.join(", ");
+    let plain =
+        codings.split(',').map(str::trim).all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case("identity"));
+    (!plain).then_some(codings)
+}
+
+/// The byte order mark that a text begins with: JSON has none (RFC 8259, section 8.1).
+fn byte_order_mark(body: &[u8]) -> Option<&'static str> {
+    match body {
+        [0xef, 0xbb, 0xbf, ..] => Some("UTF-8"),
+        [0xfe, 0xff, ..] => Some("UTF-16, big endian"),
+        [0xff, 0xfe, ..] => Some("UTF-16, little endian"),
+        _ => None,
+    }
+}
+
 fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
     let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -58,6 +97,12 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    if let Some(encoding) = byte_order_mark(body) {
+        let detail = format!(
+            "the body is not valid JSON: it begins with a byte order mark ({encoding}); send UTF-8 without one"
+        );
+        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let Object(value) = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
@@ -94,6 +139,26 @@ mod tests {
         #[expect(dead_code, reason = "only its type matters")]
         user_id: String,
         total_amount: AmountText,
+    }
+
+    fn headers(name: header::HeaderName, values: &[&'static str]) -> HeaderMap {
+        values.iter().map(|value| (name.clone(), header::HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn a_compressed_body_is_known_by_its_coding() {
+        let coding = |values: &[&'static str]| content_coding(&headers(header::CONTENT_ENCODING, values));
+        assert_eq!(coding(&[]), None);
+        assert_eq!(coding(&["identity"]), None);
+        assert_eq!(coding(&["gzip"]).as_deref(), Some("gzip"));
+        assert_eq!(coding(&["identity", "br"]).as_deref(), Some("identity, br"));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_named() {
+        let problem = parse::<Body>(b"\xff\xfe{\0}\0").unwrap_err();
+        assert_eq!(problem.status(), StatusCode::BAD_REQUEST);
+        assert!(problem.detail().contains("UTF-16, little endian"), "{}", problem.detail());
     }
 
     fn refused(body: &str) -> (u16, String) {

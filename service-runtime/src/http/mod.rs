@@ -40,7 +40,8 @@ use crate::{CancellationToken, Fatal};
 use origin::{AllowedHosts, Guard};
 
 pub use health::{Check, Health, probe_ready};
-pub use json_body::JsonBody;
+pub use json_body::{JsonBody, refuse_idempotency_key};
+pub use path_text::PathText;
 pub use problem::Problem;
 
 /// The largest request body that is read, in bytes.
@@ -51,17 +52,17 @@ pub const MAX_BODY: usize = 64 * 1024;
 pub struct HttpSettings {
     bind_address: IpAddr,
     port: u16,
-    shutdown_drain_ms: u64,
     #[serde(deserialize_with = "allowed_hosts")]
     allowed_hosts: AllowedHosts,
+    shutdown_drain_ms: u64,
     shutdown_timeout_ms: u64,
 }
 
-impl TryFrom<&Settings> for HttpSettings {
 fn allowed_hosts<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<AllowedHosts, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 
+impl TryFrom<&Settings> for HttpSettings {
     type Error = SettingsError;
 
     fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
@@ -96,8 +97,8 @@ impl HttpSettings {
 /// that the service starts, and keeps what else it is asked.
 pub struct HttpServer {
     routes: starting::Give,
-    /// Tells it to end; and its end.
     guard: Guard,
+    /// Tells it to end; and its end.
     end: CancellationToken,
     serving: JoinHandle<std::io::Result<()>>,
     address: SocketAddr,
@@ -178,8 +179,8 @@ impl HttpServer {
             .layer((
                 middleware::from_fn_with_state(self.told_to_stop, close_when_stopping),
                 middleware::from_fn_with_state(requests, measured::measure),
-                middleware::from_fn_with_state(tracer, trace::serve),
                 middleware::from_fn_with_state(self.guard, origin::guard),
+                middleware::from_fn_with_state(tracer, trace::serve),
                 CatchPanicLayer::custom(problem::from_panic),
                 DefaultBodyLimit::max(MAX_BODY),
             ));
