@@ -12,9 +12,9 @@ mod money;
 pub mod object;
 mod record;
 pub mod schema;
-mod topics;
 pub mod text;
 mod timestamp;
+mod topics;
 mod trace_context;
 mod user;
 
@@ -28,8 +28,8 @@ pub use events::{
 pub use ids::{EventId, OrderId, SagaId};
 pub use money::{AmountText, Currency, MAX_AMOUNT, Money, MoneyError};
 pub use record::OutgoingRecord;
-pub use topics::{Message, TOPICS, Topic, dead_letter_topic, partition_for_key};
 pub use timestamp::{Timestamp, TimestampText};
+pub use topics::{Message, TOPICS, Topic, dead_letter_topic, partition_for_key};
 pub use trace_context::{NotATraceContext, TRACEPARENT, TraceContext};
 pub use user::UserId;
 

@@ -16,6 +16,8 @@ use sqlx::Row as _;
 
 use crate::payment::{Answer, Call};
 
+const _: () = assert!(messages::IS_SIMULATED, "a real gateway takes the place of this file");
+
 /// How the simulated gateway behaves.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct GatewaySettings {

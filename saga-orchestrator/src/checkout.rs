@@ -9,7 +9,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use axum::{Json, Router};
-use messages::{AmountText, Currency, Money, OrderId, SagaId, TRACEPARENT, TraceContext, UserId, UserIdError};
+use messages::schema::{CurrencyInUse, NewUserId};
+use messages::{AmountText, Currency, Money, OrderId, SagaId, TRACEPARENT, TraceContext};
 use serde::Deserialize;
 use service_runtime::batch::Backoff;
 use service_runtime::database::{ANSWER_LIMIT, StoreError};
@@ -21,9 +22,10 @@ use tokio::time::Instant;
 use utoipa::{OpenApi, ToSchema};
 
 use crate::coordinator::{ApplyError, Begun, Coordinator};
-use crate::idempotency::IdempotencyKey;
+use crate::idempotency::{IdempotencyKey, TakenKey};
 use crate::intake::{Intake, NOT_STORED, Place};
 use crate::outcome::Outcome;
+use crate::prefer::Preferences;
 use crate::saga::definition::PAY_FIRST;
 use crate::saga::{Cause, Checkout, Saga, State as SagaState, start};
 use crate::store::NewSaga;
@@ -36,6 +38,9 @@ const POLL_ELSEWHERE: Duration = Duration::from_millis(200);
 
 /// Tells that this request did not start the checkout, but an earlier one with its key.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// Which of its preferences an answer follows (RFC 7240, section 3).
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 /// Describes the route.
 #[derive(OpenApi)]
@@ -50,27 +55,27 @@ pub fn router(intake: Intake) -> Router {
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct CheckoutRequest {
-    #[schema(value_type = UserId)]
+    #[schema(value_type = NewUserId)]
     user_id: String,
     total_amount: AmountText,
     /// USD unless given.
-    #[schema(value_type = Option<Currency>)]
+    #[schema(value_type = Option<CurrencyInUse>)]
     currency: Option<String>,
-    /// The payment is to be declined.
+    /// The payment is to be declined. For trying that out: refused where ALLOW_FORCED_FAILURES is off.
     #[serde(default)]
     force_payment_fail: bool,
-    /// The goods are to be out of stock.
+    /// The goods are to be out of stock. Likewise.
     #[serde(default)]
     force_inventory_fail: bool,
 }
 
 impl CheckoutRequest {
+    /// By the rules of this release and of those before it: a request that is repeated is found again.
     fn validated(self) -> Result<Checkout, Problem> {
-        let user_id = self.user_id.try_into();
         let currency = self.currency.as_deref().map_or(Ok(Currency::USD), str::parse);
         let currency = currency.map_err(|error| Problem::invalid_field("currency", error))?;
         Ok(Checkout {
-            user_id: user_id.map_err(|error: UserIdError| Problem::invalid_field("userId", error))?,
+            user_id: self.user_id.try_into().map_err(|error| Problem::invalid_field("userId", error))?,
             money: Money::parse(&self.total_amount.0, currency)
                 .map_err(|error| Problem::invalid_field("totalAmount", error))?,
             force_payment_fail: self.force_payment_fail,
@@ -83,8 +88,8 @@ impl CheckoutRequest {
     post, path = "/checkout", operation_id = "checkout", tag = "Checkout", summary = "Take an order, charge it, reserve its goods, and tell the outcome",
     params(
         ("Idempotency-Key" = Option<String>, Header, description = "Sent again with the same body by the same user, it is the same checkout",
-            min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$", example = "8e03978e-40d5-43dd-bc93-6894a57f9324"),
-        ("Prefer" = Option<String>, Header, description = "`respond-async`: answer at once, with 202", example = "respond-async"),
+            min_length = 8, max_length = 255, pattern = "^[!-~][ -~]*[!-~]$", example = "8e03978e-40d5-43dd-bc93-6894a57f9324"),
+        ("Prefer" = Option<String>, Header, description = "RFC 7240. `respond-async`: answer at once, with 202. `wait=10`: after 10 s at the latest, and not after `CHECKOUT_WAIT_MS`", example = "respond-async, wait=10"),
         ("traceparent" = Option<String>, Header, description = "W3C trace context; what is none is not looked at",
             example = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
     ),
@@ -109,7 +114,8 @@ impl CheckoutRequest {
                 "reason": "out of stock: forceInventoryFail", "userId": "u1", "totalAmount": 500, "currency": "USD", "createdAt": "2026-11-21T07:22:45.089557Z", "updatedAt": "2026-11-21T07:22:45.158395Z"})),
         (status = 202, description = "Still running; `Location` tells the end", body = Outcome, headers(
             ("location" = String, description = "Where the saga is read"), ("retry-after" = u32, description = "In how many seconds to look"),
-            ("idempotent-replayed" = Option<String>, description = "`true`: an earlier request with this key started it"))),
+            ("idempotent-replayed" = Option<String>, description = "`true`: an earlier request with this key started it"),
+            ("preference-applied" = Option<String>, description = "What of `Prefer` was followed"))),
         (status = 422, description = "JSON of another shape, a value that breaks a rule, or a key that was used for another checkout", body = Problem, content_type = PROBLEM_JSON,
             example = json!({"type": "about:blank", "title": "Unprocessable Entity", "status": 422, "detail": "`totalAmount` must be greater than 0", "field": "totalAmount"})),
         (status = 429, description = "Too many checkouts are waiting: nothing was stored", body = Problem, content_type = PROBLEM_JSON,
@@ -125,24 +131,27 @@ impl CheckoutRequest {
 async fn checkout(
     State(intake): State<Arc<Intake>>,
     place: Place,
+    TakenKey(idempotency_key): TakenKey,
     headers: HeaderMap,
     JsonBody(request): JsonBody<CheckoutRequest>,
 ) -> Result<Response, Problem> {
-    let idempotency_key = IdempotencyKey::of(&headers)?;
     let checkout = request.validated()?;
-    let until = Instant::now() + intake.wait;
-    let place = match place {
-        Place::Taken(permit) => permit,
-        Place::Closed(permit, why) => {
-            // A repetition is no new checkout.
-            let found = match &idempotency_key {
-                Some(key) => intake.coordinator.of_key(&checkout.user_id, key).await.map_err(not_told)?,
-                None => None,
-            };
-            let Some(found) = found else { return Err(Problem::unavailable(format!("{why}: {NOT_STORED}"), 5)) };
-            return replay(&intake, found, &checkout, prefers_async(&headers), until, permit).await;
-        }
+    let preferences = Preferences::of(&headers);
+    let (until, answer_by) = (Instant::now() + intake.wait, Instant::now() + preferences.wait(intake.wait));
+    let (place, closed) = match place {
+        Place::Taken(permit) => (permit, None),
+        Place::Closed(permit, why) => (permit, Some(Problem::unavailable(format!("{why}: {NOT_STORED}"), 5))),
     };
+    let refusal = permitted(&checkout, idempotency_key.as_ref(), intake.allow_forced_failures).err().or(closed);
+    if let Some(refusal) = refusal {
+        // A repetition is no new checkout.
+        let found = match &idempotency_key {
+            Some(key) => intake.coordinator.of_key(&checkout.user_id, key).await.map_err(not_told)?,
+            None => None,
+        };
+        let Some(found) = found else { return Err(refusal) };
+        return replay(&intake, found, &checkout, preferences, answer_by, place).await;
+    }
     let now = service_runtime::now();
     let (saga_id, trace) = (intake.mint(), traceparent(&headers));
     let expires_at = now + intake.saga_timeout;
@@ -169,21 +178,33 @@ async fn checkout(
         .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "an error of ours, which is in the log"))??;
     match begun {
         Begun::Started => {
-            let latest = if prefers_async(&headers) { started } else { wait(&intake, waiter, started, until).await };
+            let latest = wait(&intake, waiter, started, answer_by).await;
             drop(place);
-            Ok(answer(&latest))
+            Ok(answer(&latest, preferences, intake.wait))
         }
-        Begun::Joined(found) => replay(&intake, *found, &checkout, prefers_async(&headers), until, place).await,
+        Begun::Joined(found) => replay(&intake, *found, &checkout, preferences, answer_by, place).await,
     }
 }
 
-/// Answers with the saga that has the request's key. `at_once`: how far it is, else its end.
+/// Whether this may become a new checkout, by the rules of this release. Some are stricter than those of releases before.
+fn permitted(checkout: &Checkout, key: Option<&IdempotencyKey>, allow_forced: bool) -> Result<(), Problem> {
+    checkout.user_id.check_new().map_err(|error| Problem::invalid_field("userId", error))?;
+    checkout.money.currency().check_new().map_err(|error| Problem::invalid_field("currency", error))?;
+    let forced =
+        [("forcePaymentFail", checkout.force_payment_fail), ("forceInventoryFail", checkout.force_inventory_fail)];
+    match forced.into_iter().find(|(_, is_forced)| *is_forced && !allow_forced) {
+        Some((field, _)) => Err(Problem::invalid_field(field, "is not allowed here (ALLOW_FORCED_FAILURES)")),
+        None => key.map_or(Ok(()), IdempotencyKey::check_new),
+    }
+}
+
+/// Answers with the saga that has the request's key.
 async fn replay(
     intake: &Intake,
     found: Saga,
     checkout: &Checkout,
-    at_once: bool,
-    until: Instant,
+    preferences: Preferences,
+    answer_by: Instant,
     _place: OwnedSemaphorePermit,
 ) -> Result<Response, Problem> {
     if found.checkout != *checkout {
@@ -193,10 +214,10 @@ async fn replay(
     let waiter = intake.coordinator.waiters.register(found.saga_id);
     // It may have ended between the read that found it and the registration.
     let mut latest = intake.coordinator.stored(found.saga_id).await.unwrap_or(found);
-    if !latest.state.has_ended() && !at_once {
-        latest = wait(intake, waiter, latest, until).await;
+    if !latest.state.has_ended() {
+        latest = wait(intake, waiter, latest, answer_by).await;
     }
-    let mut answer = answer(&latest);
+    let mut answer = answer(&latest, preferences, intake.wait);
     answer.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
     Ok(answer)
 }
@@ -287,7 +308,7 @@ async fn poll(intake: &Intake, saga_id: SagaId) -> Saga {
     }
 }
 
-fn answer(saga: &Saga) -> Response {
+fn answer(saga: &Saga, preferences: Preferences, limit: Duration) -> Response {
     let status = match saga.state {
         SagaState::Completed => StatusCode::OK,
         SagaState::Failed { cause: Cause::PaymentFailed } => StatusCode::PAYMENT_REQUIRED,
@@ -297,16 +318,14 @@ fn answer(saga: &Saga) -> Response {
     let location = [(header::LOCATION, format!("/sagas/{}", saga.saga_id))];
     let retry_after = (status == StatusCode::ACCEPTED).then_some([(header::RETRY_AFTER, "1")]);
     let body = Json(Outcome::from(saga));
-    match retry_after {
+    let mut answer = match retry_after {
         Some(retry_after) => (status, location, retry_after, body).into_response(),
         None => (status, location, body).into_response(),
+    };
+    if let Some(applied) = preferences.applied(limit, status) {
+        answer.headers_mut().insert(PREFERENCE_APPLIED, applied);
     }
-}
-
-/// RFC 7240, section 4.1.
-fn prefers_async(headers: &HeaderMap) -> bool {
-    let values = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|preference| preference.trim().eq_ignore_ascii_case("respond-async"))
+    answer
 }
 
 /// The request's own W3C trace context if it has a valid one, else a new one.

@@ -35,6 +35,7 @@ pub struct Intake {
     /// How long a request waits for the outcome.
     pub wait: Duration,
     pub saga_timeout: Duration,
+    pub allow_forced_failures: bool,
     pub stop: CancellationToken,
     /// How long a request whose saga is just being stored is waited for when the service stops.
     pub stored_at_a_stop: Duration,
@@ -83,6 +84,7 @@ impl Intake {
             max_waiting: settings.checkout_max_waiting,
             wait: Duration::from_millis(settings.checkout_wait_ms),
             saga_timeout: Duration::from_millis(settings.saga_timeout_ms),
+            allow_forced_failures: settings.allow_forced_failures.get(),
             stop,
             stored_at_a_stop: shutdown_timeout.saturating_sub(TO_ANSWER),
         }

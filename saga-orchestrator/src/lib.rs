@@ -9,6 +9,7 @@
 //! - `retention`: removes what has long ended, in every service;
 //! - `views`: what people and programs may see of all this;
 //! - `dead_letters`: what was set aside, and sending it back;
+//! - `forced_failures`: whether a checkout may ask for one;
 //! - `dashboard`: the same in a browser;
 //! - `described`: the HTTP interface, as OpenAPI;
 //! - `metrics`: what of it is counted.
@@ -18,6 +19,7 @@ mod coordinator;
 mod dashboard;
 mod dead_letters;
 mod described;
+mod forced_failures;
 mod gate;
 mod idempotency;
 mod intake;
@@ -25,6 +27,7 @@ mod metrics;
 mod operator;
 mod orders;
 mod outcome;
+mod prefer;
 mod replies;
 mod retention;
 pub mod saga;
@@ -50,6 +53,7 @@ use service_runtime::{CancellationToken, Fatal};
 
 use crate::coordinator::Coordinator;
 pub use crate::described::openapi;
+use crate::forced_failures::ForcedFailures;
 
 /// Every setting with its default.
 pub const DEFAULTS: [&str; 3] = [include_str!("../default.toml"), KAFKA_DEFAULTS, SERVICE_DEFAULTS];
@@ -88,6 +92,7 @@ struct SagaSettings {
     resend_per_second: u32,
     attention_after: u32,
     event_streams_max: usize,
+    allow_forced_failures: ForcedFailures,
 }
 
 impl TryFrom<&Settings> for Config {
@@ -162,10 +167,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         config.http.shutdown_timeout(),
     );
     let letters = dead_letters::DeadLetters::new(config.kafka.clone(), producer.clone(), pool.clone());
+    let forced_failures = config.saga.allow_forced_failures.get();
+    let dashboard =
+        dashboard::Dashboard { views: views.clone(), gate: gate.clone(), letters: letters.clone(), forced_failures };
     let routes = checkout::router(intake)
-        .merge(views::router(views.clone()))
-        .merge(dead_letters::router(letters.clone()))
-        .merge(dashboard::router(dashboard::Dashboard { views, gate: gate.clone(), letters }))
+        .merge(views::router(views))
+        .merge(dead_letters::router(letters))
+        .merge(dashboard::router(dashboard))
         .merge(operator::router(coordinator.clone(), gate.clone()));
     let handler = replies::Replies { coordinator: coordinator.clone(), unknown: AtomicU64::new(0) };
     let retention = config.saga.idempotency_retention;

@@ -32,6 +32,8 @@ pub struct Dashboard {
     pub views: Views,
     pub gate: Arc<Gate>,
     pub letters: DeadLetters,
+    /// Whether a checkout may ask for a failure.
+    pub forced_failures: bool,
 }
 
 const STYLE: &str = include_str!("assets/style.css");
