@@ -13,9 +13,9 @@ pub enum TextError {
     Blank,
     #[error("must have at most {0} characters")]
     TooLong(usize),
-    #[error("must not contain control characters, as U+{:04X}", u32::from(*.0))]
+    #[error("must not contain control characters (U+{:04X})", u32::from(*.0))]
     ControlCharacter(char),
-    #[error("must not contain invisible characters, as U+{:04X}", u32::from(*.0))]
+    #[error("must not contain invisible characters (U+{:04X})", u32::from(*.0))]
     Invisible(char),
 }
 
@@ -94,7 +94,7 @@ mod tests {
         {
             let error = check_name(&format!("u{hidden}1"), 128).unwrap_err();
             assert_eq!(error, TextError::Invisible(hidden));
-            assert!(error.to_string().ends_with(&format!("U+{:04X}", u32::from(hidden))), "{error}");
+            assert!(error.to_string().ends_with(&format!("(U+{:04X})", u32::from(hidden))), "{error}");
         }
         assert_eq!(check_name("u\u{85}1", 128), Err(TextError::ControlCharacter('\u{85}')));
     }
