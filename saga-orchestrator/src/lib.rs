@@ -44,10 +44,13 @@ use service_runtime::kafka::{Consumer, KafkaSettings, Producer, require_topics};
 use service_runtime::metrics::Metrics;
 use service_runtime::program::stop_when_done;
 use service_runtime::retention::Retention;
-use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError, require};
+use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Secret, Settings, SettingsError, require};
 use service_runtime::trace::{TraceSettings, Tracer};
 use service_runtime::{CancellationToken, Fatal};
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use crate::checkout::read_checkout;
 use crate::coordinator::Coordinator;
 pub use crate::described::openapi;
 
@@ -70,12 +73,12 @@ pub struct Config {
     retention: Retention,
 }
 
-/// See `default.toml` for what each setting means.
+/// See `default.toml` for what each setting means. A URL may hold a password.
 #[derive(Debug, Clone, Deserialize)]
 struct SagaSettings {
-    order_service_url: String,
-    payment_service_url: String,
-    inventory_service_url: String,
+    order_service_url: Secret,
+    payment_service_url: Secret,
+    inventory_service_url: Secret,
     order_service_timeout_ms: u64,
     checkout_wait_ms: u64,
     checkout_max_waiting: usize,
