@@ -7,7 +7,7 @@ use axum::{Json, Router};
 use messages::schema::one_of;
 use messages::{OrderId, SagaId, Timestamp};
 use serde::Serialize;
-use service_runtime::database::StoreError;
+use service_runtime::database::{StoreError, again_if_lost};
 use service_runtime::http::Problem;
 use service_runtime::http::description::{DatabaseProblems, IdProblems};
 use sqlx::{FromRow, PgPool};
@@ -65,13 +65,16 @@ async fn reservation(State(pool): State<PgPool>, Path(id): Path<String>) -> Resu
     let parsed = id.parse();
     let order_id: OrderId =
         parsed.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, format!("{id:?} is not an order id (a UUID)")))?;
-    let reservation: Option<ReservationBody> = sqlx::query_as(
+    let unknown = || Problem::new(StatusCode::NOT_FOUND, format!("there is no reservation for order {order_id}"));
+    again_if_lost(|| stored(&pool, order_id)).await?.map(Json).ok_or_else(unknown)
+}
+
+async fn stored(pool: &PgPool, order_id: OrderId) -> Result<Option<ReservationBody>, StoreError> {
+    let reservation = sqlx::query_as(
         "SELECT order_id, saga_id, status, reason, created_at, updated_at FROM reservations WHERE order_id = $1",
     )
     .bind(order_id.as_uuid())
-    .fetch_optional(&pool)
-    .await
-    .map_err(|error| Problem::from(StoreError::from(error)))?;
-    let unknown = || Problem::new(StatusCode::NOT_FOUND, format!("there is no reservation for order {order_id}"));
-    reservation.map(Json).ok_or_else(unknown)
+    .fetch_optional(pool)
+    .await?;
+    Ok(reservation)
 }

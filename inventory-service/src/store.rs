@@ -111,7 +111,7 @@ async fn read(session: &Session, orders: Vec<OrderId>) -> Result<HashMap<OrderId
 }
 
 fn from_row(row: &PgRow) -> Result<Reservation, StoreError> {
-    let unreadable = |why: String| StoreError::Refused(format!("a row of reservations can't be read: {why}"));
+    let unreadable = |why: String| StoreError::Refused(format!("a row of reservations can't be read: {why}").into());
     Ok(Reservation {
         order_id: row.try_get::<Uuid, _>("order_id")?.into(),
         saga_id: row.try_get::<Uuid, _>("saga_id")?.into(),

@@ -10,7 +10,7 @@ use messages::{AmountText, Currency, Money, OrderId, SagaId, UserId, UserIdError
 use serde::Deserialize;
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::{ConditionalWrites, Outcome};
-use service_runtime::database::StoreError;
+use service_runtime::database::{StoreError, again_if_lost};
 use service_runtime::http::batch::batched;
 use service_runtime::http::description::{BodyProblems, DatabaseProblems, IdProblems, NotFound, PROBLEM_JSON};
 use service_runtime::http::{JsonBody, Problem};
@@ -102,14 +102,16 @@ async fn create(State(orders): State<Orders>, JsonBody(request): JsonBody<Create
         contents: Contents { user_id, money },
     };
     faults::reached("order.storing", Status::Pending.as_str());
-    let stored = orders.creates.submit(create.clone()).await;
+    // Its id is known here, also where the client does not know it: so it may be stored twice.
+    let stored = again_if_lost(|| orders.creates.submit(create.clone())).await;
     faults::reached("order.stored", Status::Pending.as_str());
     let (status, order) = match stored.map_err(|error| not_created(error, &create, named))? {
         Outcome::Stored(order) => (StatusCode::CREATED, order),
         Outcome::Found(found) => {
             let order = found.ok_or_else(|| Problem::from(Refusal::Unknown(create.order_id)))?;
             repeated_create(&order, &create).map_err(Problem::from)?;
-            (StatusCode::OK, order)
+            // An order whose id the client has not chosen is new to it.
+            (if named { StatusCode::OK } else { StatusCode::CREATED }, order)
         }
     };
     let location = [(header::LOCATION, format!("/orders/{}", order.order_id))];
@@ -124,7 +126,7 @@ async fn create(State(orders): State<Orders>, JsonBody(request): JsonBody<Create
 /// 200 with the order, or 404.
 async fn read(State(orders): State<Orders>, Path(id): Path<String>) -> Result<Json<OrderBody>, Problem> {
     let order_id = parse_id(&id)?;
-    let order = store::read(&orders.pool, order_id).await?;
+    let order = again_if_lost(|| store::read(&orders.pool, order_id)).await?;
     order.map(|order| Json(order.into())).ok_or_else(|| Problem::from(Refusal::Unknown(order_id)))
 }
 
@@ -173,7 +175,7 @@ async fn transition(
     let wanted = Transition { order_id, saga_id: request.saga_id, to };
     loop {
         faults::reached("order.storing", to.as_str());
-        let found = match orders.transitions.submit(wanted.clone()).await? {
+        let found = match again_if_lost(|| orders.transitions.submit(wanted.clone())).await? {
             Outcome::Stored(order) => {
                 faults::reached("order.stored", to.as_str());
                 return Ok(Json(order.into()));
@@ -185,7 +187,7 @@ async fn transition(
             // Someone was quicker, in between: look again.
             (Move::Store | Move::Nothing, _) => {}
             (Move::LeaveTombstone, _) => {
-                store::leave_tombstone(&orders.pool, &wanted).await?;
+                again_if_lost(|| store::leave_tombstone(&orders.pool, &wanted)).await?;
                 faults::reached("order.stored", "TOMBSTONE");
             }
         }
@@ -195,10 +197,13 @@ async fn transition(
 /// A create whose outcome is unknown may be sent again only if the client named the order: else it would be another.
 fn not_created(error: StoreError, create: &Create, named: bool) -> Problem {
     match error {
-        StoreError::Unavailable(why) if !named => {
-            let detail = format!("outcome unknown: {why}. The order's page tells, once the database is back");
+        StoreError::Unavailable(cause) if !named => {
+            let detail = "outcome unknown: the database did not answer while the order was stored. Its page, at `Location`, \
+                          shows it once the database is back; it is unknown there (404) if nothing was stored";
             let location = format!("/orders/{}", create.order_id);
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(header::LOCATION, location)
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+                .with_header(header::LOCATION, location)
+                .with_cause(&cause)
         }
         error => error.into(),
     }

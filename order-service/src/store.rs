@@ -139,7 +139,7 @@ fn to_orders(rows: Vec<PgRow>) -> Result<HashMap<OrderId, Order>, StoreError> {
 }
 
 fn from_row(row: &PgRow) -> Result<Order, StoreError> {
-    let unreadable = |why: String| StoreError::Refused(format!("a row of orders can't be read: {why}"));
+    let unreadable = |why: String| StoreError::Refused(format!("a row of orders can't be read: {why}").into());
     let money = match (row.try_get::<Option<Decimal>, _>("total_amount")?, row.try_get::<Option<&str>, _>("currency")?)
     {
         (Some(amount), Some(currency)) => {

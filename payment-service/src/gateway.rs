@@ -162,7 +162,7 @@ impl Batch for Decisions {
             (true, _) => Ok(request.answer(request.decline.map(str::to_owned))),
             (false, Ok(remembered)) => match remembered.get(key) {
                 Some(declined) => Ok(request.answer(declined.clone())),
-                None => Err(StoreError::Unavailable(format!("{key} is not decided"))),
+                None => Err(StoreError::Unavailable(format!("{key} is not decided").into())),
             },
             (false, Err(error)) => Err(error.clone()),
         };

@@ -8,6 +8,7 @@ use messages::schema::{Amount, one_of};
 use messages::{Currency, OrderId, SagaId, Timestamp, UserId};
 use rust_decimal::Decimal;
 use serde::Serialize;
+use service_runtime::database::{StoreError, again_if_lost};
 use service_runtime::http::Problem;
 use service_runtime::http::description::{DatabaseProblems, IdProblems};
 use sqlx::{FromRow, PgPool};
@@ -95,25 +96,23 @@ async fn payment(State(pool): State<PgPool>, Path(id): Path<String>) -> Result<J
     let parsed = id.parse();
     let order_id: OrderId =
         parsed.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, format!("{id:?} is not an order id (a UUID)")))?;
+    let unknown = || Problem::new(StatusCode::NOT_FOUND, format!("there is no payment for order {order_id}"));
+    again_if_lost(|| stored(&pool, order_id)).await?.map(Json).ok_or_else(unknown)
+}
+
+async fn stored(pool: &PgPool, order_id: OrderId) -> Result<Option<PaymentBody>, StoreError> {
     let payment: Option<PaymentBody> = sqlx::query_as(
         "SELECT order_id, saga_id, user_id, amount, currency, status, reason, created_at, updated_at
          FROM payments WHERE order_id = $1",
     )
     .bind(order_id.as_uuid())
-    .fetch_optional(&pool)
-    .await
-    .map_err(read_error)?;
+    .fetch_optional(pool)
+    .await?;
     let ledger = sqlx::query_as(
         "SELECT kind, amount, currency, created_at FROM gateway_ledger WHERE order_id = $1 ORDER BY entry_id",
     )
     .bind(order_id.as_uuid())
-    .fetch_all(&pool)
-    .await
-    .map_err(read_error)?;
-    let unknown = || Problem::new(StatusCode::NOT_FOUND, format!("there is no payment for order {order_id}"));
-    payment.map(|payment| Json(PaymentBody { ledger, ..payment })).ok_or_else(unknown)
-}
-
-fn read_error(error: sqlx::Error) -> Problem {
-    service_runtime::database::StoreError::from(error).into()
+    .fetch_all(pool)
+    .await?;
+    Ok(payment.map(|payment| PaymentBody { ledger, ..payment }))
 }

@@ -118,7 +118,7 @@ async fn read(session: &Session, orders: Vec<OrderId>) -> Result<HashMap<OrderId
 }
 
 fn from_row(row: &PgRow) -> Result<Payment, StoreError> {
-    let unreadable = |why: String| StoreError::Refused(format!("a row of payments can't be read: {why}"));
+    let unreadable = |why: String| StoreError::Refused(format!("a row of payments can't be read: {why}").into());
     let currency = row.try_get::<&str, _>("currency")?.parse();
     let amount: Decimal = row.try_get("amount")?;
     let money = currency.and_then(|currency| Money::new(amount, currency));

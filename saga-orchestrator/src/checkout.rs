@@ -14,7 +14,7 @@ use serde::Deserialize;
 use service_runtime::batch::Backoff;
 use service_runtime::database::{ANSWER_LIMIT, StoreError};
 use service_runtime::http::description::{BodyProblems, DatabaseProblems, PROBLEM_JSON};
-use service_runtime::http::{JsonBody, Problem};
+use service_runtime::http::{INTERNAL, JsonBody, Problem};
 use service_runtime::trace;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -77,6 +77,14 @@ impl CheckoutRequest {
             force_inventory_fail: self.force_inventory_fail,
         })
     }
+}
+
+/// What `POST /checkout` makes of a request's body, for `fuzz/`.
+#[cfg(fuzzing)]
+pub async fn read_checkout(request: axum::extract::Request) -> Result<Checkout, Problem> {
+    use axum::extract::FromRequest as _;
+    let JsonBody(request) = JsonBody::<CheckoutRequest>::from_request(request, &()).await?;
+    request.validated()
 }
 
 #[utoipa::path(
@@ -165,8 +173,8 @@ async fn checkout(
         () = tokio::time::sleep_until(until.max(Instant::now() + ANSWER_LIMIT) + POLL) => return Err(unknown(saga_id, has_key)),
         () = stopping => return Err(unknown(saga_id, has_key)),
     };
-    let (begun, place) = begun
-        .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "an error of ours, which is in the log"))??;
+    let (begun, place) =
+        begun.map_err(|panic| Problem::internal(&format!("a checkout can't be stored: {panic}").into()))??;
     match begun {
         Begun::Started => {
             let latest = if prefers_async(&headers) { started } else { wait(&intake, waiter, started, until).await };
@@ -213,10 +221,11 @@ async fn store(coordinator: Arc<Coordinator>, new: NewSaga, until: Instant) -> R
         match coordinator.start(new.clone()).await {
             Ok(begun) => return Ok(begun),
             Err(ApplyError::Store(error @ StoreError::NotSent(_))) if !maybe_stored => {
-                return Err(Problem::unavailable(format!("{NOT_STORED}: {error}"), 1));
+                return Err(Problem::unavailable(format!("{NOT_STORED}: {error}"), 1).with_cause(error.cause()));
             }
             Err(ApplyError::Store(error @ StoreError::Refused(_))) if !maybe_stored => {
-                return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{NOT_STORED}: {error}")));
+                let detail = format!("{NOT_STORED}: {INTERNAL}");
+                return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail).with_cause(error.cause()));
             }
             Err(ApplyError::Store(StoreError::Unavailable(_))) => maybe_stored = true,
             Err(ApplyError::Store(StoreError::NotSent(_) | StoreError::Refused(_))) => {}
@@ -249,7 +258,8 @@ fn not_told(error: ApplyError) -> Problem {
         ApplyError::UnknownDefinition { saga_id, .. } => {
             problem.with_saga(saga_id).with_header(header::LOCATION, format!("/sagas/{saga_id}"))
         }
-        ApplyError::Store(_) | ApplyError::UnknownSaga(_) | ApplyError::Contradiction(_) => problem,
+        ApplyError::Store(error) => problem.with_cause(error.cause()),
+        ApplyError::UnknownSaga(_) | ApplyError::Contradiction(_) => problem,
     }
 }
 

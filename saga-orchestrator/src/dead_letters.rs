@@ -183,7 +183,7 @@ impl DeadLetters {
             Verdict::Send => {
                 send(&self.producer, &letter, &act.by, &act.reason)
                     .await
-                    .map_err(|why| Problem::unavailable(why, 1))?;
+                    .map_err(|why| Problem::unavailable("Kafka does not take it now", 1).with_cause(&why.into()))?;
                 let (by, reason) = (&act.by, &act.reason);
                 warn!(topic, letter = %place, by, reason, "a dead letter is sent back");
                 Ok(SentBody { topic, letter: place.to_string() })
@@ -200,7 +200,7 @@ fn out_of_time() -> Problem {
 }
 
 fn unreadable(error: Fatal) -> Problem {
-    Problem::unavailable(error.to_string(), 5)
+    Problem::unavailable("the dead-letter topics can't be read now", 5).with_cause(&error.to_string().into())
 }
 
 pub fn router(letters: DeadLetters) -> Router {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use messages::Timestamp;
 use serde::Serialize;
 use service_runtime::CancellationToken;
-use service_runtime::database::{Session, StoreError, within_limit};
+use service_runtime::database::{Session, StoreError, again_if_lost, within_limit};
 use service_runtime::http::Check;
 use service_runtime::metrics::{Gauge, Metrics};
 use sqlx::Row as _;
@@ -75,7 +75,7 @@ impl Gate {
                     looking = true;
                 }
                 Err(error) if looking => {
-                    warn!(%error, "whether checkouts are paused can't be looked up; trying on");
+                    warn!(error = error.for_log(), "whether checkouts are paused can't be looked up; trying on");
                     looking = false;
                 }
                 Err(_) => {}
@@ -85,10 +85,13 @@ impl Gate {
 
     /// Opens or closes it, for all instances.
     pub async fn change(&self, open: bool, by: &str, reason: &str) -> Result<Seen, StoreError> {
-        let change = sqlx::query("INSERT INTO intake_changes (open, actor, reason) VALUES ($1, $2, $3)");
-        let change = change.bind(open).bind(by).bind(reason);
-        within_limit(self.session.rows(change)).await?;
-        let seen = within_limit(look(&self.session, self.max_unfinished)).await?;
+        // Twice the same change does no harm.
+        let change = || {
+            let change = sqlx::query("INSERT INTO intake_changes (open, actor, reason) VALUES ($1, $2, $3)");
+            self.session.rows(change.bind(open).bind(by).bind(reason))
+        };
+        within_limit(again_if_lost(change)).await?;
+        let seen = within_limit(again_if_lost(|| look(&self.session, self.max_unfinished))).await?;
         self.note(seen.clone());
         Ok(seen)
     }

@@ -84,7 +84,7 @@ pub async fn forget_old_keys(pool: PgPool, retention: Duration, stop: Cancellati
             info!(forgotten, "idempotency keys whose time was over");
         }
         if let Some(error) = failure {
-            warn!(%error, "old idempotency keys can't be forgotten now");
+            warn!(error = error.for_log(), "old idempotency keys can't be forgotten now");
         }
     }
 }

@@ -56,7 +56,7 @@ struct TransitionBody {
 impl OrderService {
     /// Prepares the client; nothing is sent yet.
     pub fn connect(settings: &SagaSettings, metrics: &Metrics) -> Result<Self, Fatal> {
-        let (client, base) = client("ORDER_SERVICE_URL", &settings.order_service_url, "")?;
+        let (client, base) = client("ORDER_SERVICE_URL", settings.order_service_url.get(), "")?;
         let base = base.as_str().trim_end_matches('/').to_owned();
         let client = client
             .timeout(Duration::from_millis(settings.order_service_timeout_ms))
@@ -194,12 +194,13 @@ impl Calls {
             request = request.header(TRACEPARENT, traceparent);
         }
         let answer = request.header(header::CONTENT_TYPE, "application/json").body(json).send().await;
+        // Without the URL, which may hold a password.
         let answer = answer.map_err(|error| match error.is_connect() {
-            true => Answered::NotSent(error.to_string()),
-            false => Answered::Unknown(error.to_string()),
+            true => Answered::NotSent(error.without_url().to_string()),
+            false => Answered::Unknown(error.without_url().to_string()),
         })?;
         let status = answer.status();
-        let body = answer.bytes().await.map_err(|error| Answered::Unknown(error.to_string()))?;
+        let body = answer.bytes().await.map_err(|error| Answered::Unknown(error.without_url().to_string()))?;
         Ok((status, body.into()))
     }
 }

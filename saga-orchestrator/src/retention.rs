@@ -62,6 +62,16 @@ struct Round {
     held_by: Option<Uuid>,
 }
 
+impl Interrupted {
+    /// In words for the log, and the same ones for the same trouble.
+    fn why(&self) -> String {
+        match self {
+            Self::Store(error) => format!("{error}: {}", error.cause().text()),
+            Self::Participant { .. } => self.to_string(),
+        }
+    }
+}
+
 impl Remover {
     /// Prepares the clients; nothing is asked yet.
     pub fn new(pool: PgPool, retention: Retention, settings: &SagaSettings) -> Result<Self, Fatal> {
@@ -72,9 +82,9 @@ impl Remover {
             Ok::<_, Fatal>((service, client, url))
         };
         let participants = [
-            participant("order", "ORDER_SERVICE_URL", &settings.order_service_url, "orders")?,
-            participant("payment", "PAYMENT_SERVICE_URL", &settings.payment_service_url, "payments")?,
-            participant("inventory", "INVENTORY_SERVICE_URL", &settings.inventory_service_url, "reservations")?,
+            participant("order", "ORDER_SERVICE_URL", settings.order_service_url.get(), "orders")?,
+            participant("payment", "PAYMENT_SERVICE_URL", settings.payment_service_url.get(), "payments")?,
+            participant("inventory", "INVENTORY_SERVICE_URL", settings.inventory_service_url.get(), "reservations")?,
         ];
         Ok(Self { pool, limit: retention.limit(), participants })
     }
@@ -87,7 +97,7 @@ impl Remover {
             let mut round = Round::default();
             let outcome = tokio::select! {
                 () = stop.cancelled() => return,
-                outcome = self.locked_round(limit, &mut round) => outcome.map_err(|error| error.to_string()).err(),
+                outcome = self.locked_round(limit, &mut round) => outcome.map_err(|error| error.why()).err(),
             };
             if round.removed > 0 {
                 info!(sagas = round.removed, "removed what is older than RETENTION_DAYS");

@@ -250,7 +250,7 @@ fn ids(rows: &[PgRow]) -> Result<HashSet<SagaId>, StoreError> {
 }
 
 fn from_row(row: &PgRow) -> Result<Stored, StoreError> {
-    let unreadable = |why: String| StoreError::Refused(format!("a row of sagas can't be read: {why}"));
+    let unreadable = |why: String| StoreError::Refused(format!("a row of sagas can't be read: {why}").into());
     let (name, version) = (row.try_get::<&str, _>("definition")?, row.try_get("definition_version")?);
     let Some(definition) = Definition::find(name, version) else {
         let saga_id = row.try_get::<Uuid, _>("saga_id")?.into();

@@ -1,9 +1,9 @@
 //! The four databases, for reading: where they are, and what is said when one can't be read.
 
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
+use service_runtime::database::{Servers, UrlError};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, PgPool};
 
@@ -110,16 +110,19 @@ impl Database {
     }
 
     async fn connect(name: &'static str, url: &str) -> Result<Self, Unreadable> {
-        // The parser's message says what is wrong with the URL without repeating it: it holds a password.
-        let unreadable = |place: &str, why: String| Unreadable { database: name, place: place.to_owned(), why };
-        let options = PgConnectOptions::from_str(url).map_err(|error| unreadable("", error.to_string()))?;
-        let options = options.disable_statement_logging().options(SESSION);
+        let unreadable = |place: String, why: String| Unreadable { database: name, place, why };
+        let wrong = |error: UrlError| unreadable(String::new(), format!("its URL {error}"));
+        let servers = Servers::of_url(url).map_err(wrong)?;
+        let servers = servers.with(|options| options.disable_statement_logging().options(SESSION));
         // Not through the pool, which would say "timed out" where the database said what is wrong.
-        match tokio::time::timeout(CONNECT_LIMIT, options.connect()).await {
-            Ok(Ok(connection)) => drop(connection.close().await),
-            Ok(Err(error)) => return Err(unreadable(&place(&options), error.to_string())),
-            Err(_) => return Err(unreadable(&place(&options), format!("no answer within {CONNECT_LIMIT:?}"))),
-        }
+        let options = match tokio::time::timeout(CONNECT_LIMIT, servers.connect()).await {
+            Ok(Ok((connection, options))) => {
+                drop(connection.close().await);
+                options
+            }
+            Ok(Err(error)) => return Err(unreadable(format!(" {servers}"), error.to_string())),
+            Err(_) => return Err(unreadable(format!(" {servers}"), format!("no answer within {CONNECT_LIMIT:?}"))),
+        };
         let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(CONNECT_LIMIT);
         Ok(Self { name, pool: pool.connect_lazy_with(options) })
     }

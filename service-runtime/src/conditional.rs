@@ -13,7 +13,7 @@ use std::future::Future;
 use std::hash::Hash;
 
 use crate::batch::{Answers, Batch};
-use crate::database::StoreError;
+use crate::database::{StoreError, again_if_lost};
 
 /// A table, and one kind of write to it.
 pub trait Table: Send + Sync + 'static {
@@ -74,12 +74,14 @@ impl<T: Table> Batch for ConditionalWrites<T> {
             .filter(|(_, outcome)| outcome.is_none())
             .map(|(item, _)| T::key(item))
             .collect();
-        let found = if unmet.is_empty() { Ok(HashMap::new()) } else { self.0.read(unmet.into_iter().collect()).await };
+        let unmet: Vec<T::Key> = unmet.into_iter().collect();
+        let found =
+            if unmet.is_empty() { Ok(HashMap::new()) } else { again_if_lost(|| self.0.read(unmet.clone())).await };
         // What took place did so, even if the others' rows can't be read now.
         let answer = |(outcome, item): (Option<Outcome<T::Row>>, &T::Write)| match (outcome, &found) {
             (Some(stored), _) => Ok(stored),
             (None, Ok(found)) => Ok(Outcome::Found(found.get(&T::key(item)).cloned())),
-            (None, Err(error)) => Err(StoreError::Unavailable(error.to_string())),
+            (None, Err(error)) => Err(StoreError::Unavailable(error.cause().clone())),
         };
         Ok(outcomes.into_iter().zip(items).map(answer).collect())
     }
@@ -95,7 +97,7 @@ impl<T: Table> Batch for Reads<T> {
     const KIND: &'static str = "read";
 
     async fn run(&self, keys: &[T::Key]) -> Answers<Option<T::Row>> {
-        let rows = self.0.read(keys.to_vec()).await?;
+        let rows = again_if_lost(|| self.0.read(keys.to_vec())).await?;
         Ok(keys.iter().map(|key| Ok(rows.get(key).cloned())).collect())
     }
 }

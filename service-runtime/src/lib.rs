@@ -2,6 +2,7 @@
 //! loops, the HTTP server. It knows nothing of orders, payments or sagas.
 
 pub mod batch;
+mod cause;
 pub mod conditional;
 pub mod database;
 pub mod http;
@@ -13,6 +14,7 @@ pub mod settings;
 pub mod telemetry;
 pub mod trace;
 
+pub use cause::Cause;
 pub use tokio_util::sync::CancellationToken;
 
 /// Of every program that links this crate: a checkout is a few hundred small allocations.

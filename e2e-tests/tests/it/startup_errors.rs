@@ -190,6 +190,65 @@ async fn a_database_that_cannot_be_reached_is_named_without_its_password() -> Re
     fails("order-service", &[], &environment, &["password authentication failed", "DATABASE_URL"]).await
 }
 
+/// Starts a program that is to fail, and checks that it shows none of `secrets`, anywhere.
+async fn fails_silent_about(
+    name: &str,
+    arguments: &[&str],
+    environment: &[(&str, String)],
+    words: &[&str],
+    secrets: &[&str],
+) -> Result<()> {
+    fails(name, arguments, environment, words).await?;
+    for secret in secrets {
+        let silent = fails(name, arguments, environment, &[secret]).await.unwrap_err().to_string();
+        ensure!(silent.starts_with("it does not say"), "{silent}");
+        let last_words = silent.split_once(": ").map_or("", |(_, words)| words);
+        ensure!(!last_words.contains(secret), "{last_words}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_database_url_whose_password_is_not_percent_encoded_is_refused_without_a_piece_of_it() -> Result<()> {
+    let url = "postgres://order_user:p@ss/w:rd#1@127.0.0.1:5433/order_db";
+    for service in Service::ALL {
+        let environment = [("DATABASE_URL", url.to_owned())];
+        let words = ["database_url", "Percent-encode", "PGPASSWORD"];
+        fails_silent_about(service.program(), &[], &environment, &words, &["p@ss", "w:rd"]).await?;
+    }
+    let scratch = Scratch::new()?;
+    let arguments = Standalone::command_line(&scratch).await?;
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let environment = [("STANDALONE_ORDER_DATABASE_URL", url.to_owned())];
+    fails_silent_about("standalone", &arguments, &environment, &["Percent-encode"], &["p@ss", "w:rd"]).await?;
+    let client = shared().await?;
+    let audit = client.sagactl_with(&["audit"], &[("PAYMENT_DATABASE_URL", url)]).await?;
+    let said = format!("{}{}", audit.stdout, audit.stderr);
+    ensure!(audit.code == 2 && said.contains("payment database") && said.contains("Percent-encode"), "{audit:?}");
+    ensure!(!said.contains("p@ss") && !said.contains("w:rd"), "{audit:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_misspelt_parameter_of_a_database_url_stops_the_start() -> Result<()> {
+    let client = shared().await?;
+    let url = |parameters: &str| -> Result<String> {
+        let url = client.database_url(Service::Order)?;
+        Ok(format!("{}{parameters}", url.split('?').next().unwrap_or_default()))
+    };
+    for (parameters, words) in [
+        ("?sslmod=require", ["unknown parameter `sslmod`", "sslmode, sslrootcert"]),
+        ("?sslmode=requird", ["`sslmode`", "require, verify-ca or verify-full"]),
+        ("?sslmode=require&sslmode=disable", ["`sslmode`", "twice"]),
+        ("?target_session_attrs=standby", ["`target_session_attrs`", "read-write or primary"]),
+    ] {
+        let environment = with(working(&client, Service::Order)?, "DATABASE_URL", &url(parameters)?);
+        fails("order-service", &[], &environment, &words).await?;
+    }
+    let environment = with(working(&client, Service::Order)?, "PGSSLMODE", "requird");
+    fails("order-service", &[], &environment, &["PGSSLMODE", "require, verify-ca or verify-full"]).await
+}
+
 #[tokio::test]
 async fn a_kafka_that_cannot_be_reached_is_named_with_the_setting_that_says_where_it_is() -> Result<()> {
     let client = shared().await?;

@@ -6,6 +6,7 @@ use axum::response::Redirect;
 use maud::{Markup, html};
 use serde::Deserialize;
 use serde_json::Value;
+use service_runtime::database::again_if_lost;
 use service_runtime::http::Problem;
 use uuid::Uuid;
 
@@ -58,8 +59,9 @@ pub async fn find(State(dashboard): State<Dashboard>, Query(wanted): Query<Wante
         ))
     })?;
     let filter = Filter { order_id: Some(id), ..Filter::default() };
-    let of_order =
-        lists::list(&dashboard.views.pool, &filter, 1).await.map_err(|error| Page::from(Problem::from(error)))?;
+    let of_order = again_if_lost(|| lists::list(&dashboard.views.pool, &filter, 1))
+        .await
+        .map_err(|error| Page::from(Problem::from(error)))?;
     Ok(to(of_order.first().map_or(id, |saga| saga.saga_id)))
 }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use service_runtime::database::again_if_lost;
 use service_runtime::metrics::{Gauge, Gauges, Metrics, Seconds};
 use sqlx::PgPool;
 use tokio::sync::Mutex;
@@ -39,9 +40,9 @@ pub fn show(metrics: &Metrics, pool: PgPool) {
                 return;
             }
             standing.asked = Some(Instant::now());
-            match unfinished(&pool).await {
+            match again_if_lost(|| unfinished(&pool)).await {
                 Ok(found) => standing.note(&found),
-                Err(error) => debug!(%error, "unfinished sagas can't be counted"),
+                Err(error) => debug!(error = error.for_log(), "unfinished sagas can't be counted"),
             }
         })
     });

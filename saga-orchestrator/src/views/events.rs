@@ -20,7 +20,7 @@ use futures::stream;
 use messages::{SagaId, Timestamp};
 use serde::Serialize;
 use service_runtime::CancellationToken;
-use service_runtime::database::{StoreError, within_limit};
+use service_runtime::database::{StoreError, again_if_lost, within_limit};
 use service_runtime::http::Problem;
 use service_runtime::http::description::{DatabaseProblems, IdProblems, PROBLEM_JSON, QueryProblems};
 use sqlx::PgPool;
@@ -275,14 +275,14 @@ pub async fn of_saga(
 ) -> Result<Response, Problem> {
     let saga_id = parse_id(&id)?;
     let known = last_event_id(&headers)?.unwrap_or(0);
-    if store::read(&views.pool, saga_id).await?.is_none() {
+    if again_if_lost(|| store::read(&views.pool, saga_id)).await?.is_none() {
         return Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no saga {saga_id}")));
     }
     let (place, shared) = (views.feed.place()?, views.feed.shared.clone());
     let (tell, told) = mpsc::channel(64);
-    let mut first = Vec::new();
+    let (mut first, from_the_first) = (Vec::new(), [(saga_id.as_uuid(), 0)]);
     let (mut known, mut ended) = (known, false);
-    for m in lists::moves_of(&views.pool, &[(saga_id.as_uuid(), 0)]).await? {
+    for m in again_if_lost(|| lists::moves_of(&views.pool, &from_the_first)).await? {
         ended |= is_end(&m);
         if m.seq > known {
             known = m.seq;
@@ -331,7 +331,7 @@ pub async fn of_all(State(views): State<Views>, headers: HeaderMap) -> Result<Re
     // It may have come from an instance whose clock is ahead.
     let last = last.and_then(DateTime::from_timestamp_micros).map(|after| after.min(service_runtime::now()));
     if let Some(after) = last {
-        let mut missed = lists::moves_since(&views.pool, after, MOST as i64).await?;
+        let mut missed = again_if_lost(|| lists::moves_since(&views.pool, after, MOST as i64)).await?;
         missed.reverse();
         first = missed.iter().map(|m| text(m, &m.at.timestamp_micros().to_string())).collect::<String>().into();
     }

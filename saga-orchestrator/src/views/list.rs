@@ -8,6 +8,7 @@ use messages::schema::Amount;
 use messages::{Currency, Timestamp, UserId};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
+use service_runtime::database::again_if_lost;
 use service_runtime::http::Problem;
 use service_runtime::http::description::{DatabaseProblems, QueryProblems};
 use sqlx::PgPool;
@@ -115,7 +116,7 @@ pub async fn list(
 /// 400 naming the parameter that is wrong; 503 or 500 for the database's.
 pub async fn page(pool: &PgPool, query: &ListQuery) -> Result<ListBody, Problem> {
     let (filter, limit) = (filter(query)?, limit(query)?);
-    let mut sagas = lists::list(pool, &filter, limit + 1).await?;
+    let mut sagas = again_if_lost(|| lists::list(pool, &filter, limit + 1)).await?;
     let more = sagas.len() as i64 > limit;
     sagas.truncate(usize::try_from(limit).unwrap_or_default());
     let next = sagas.last().filter(|_| more).map(|saga| saga.saga_id);

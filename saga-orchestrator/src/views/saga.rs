@@ -8,7 +8,7 @@ use messages::{Currency, EventId, OrderId, SagaId, Timestamp, UserId};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use service_runtime::database::StoreError;
+use service_runtime::database::{StoreError, again_if_lost};
 use service_runtime::http::Problem;
 use service_runtime::http::description::{DatabaseProblems, IdProblems};
 use sqlx::PgPool;
@@ -167,22 +167,18 @@ pub async fn saga(State(views): State<Views>, Path(id): Path<String>) -> Result<
 /// # Errors
 /// 404; 500 for one of a newer release's definition; 503 or 500 for the database's.
 pub async fn one(pool: &PgPool, saga_id: SagaId) -> Result<SagaBody, Problem> {
-    // One snapshot: a saga that moves between two statements would stand elsewhere than where its history ends.
-    let mut snapshot =
-        pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(StoreError::from)?;
-    let saga = match store::read(&mut *snapshot, saga_id).await? {
-        Some(Stored::Saga(saga)) => *saga,
-        Some(Stored::UnknownDefinition { name, version, .. }) => {
+    let Some(stored) = again_if_lost(|| read(pool, saga_id)).await? else {
+        return Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no saga {saga_id}")));
+    };
+    let (repetition, entries, ignored) = (stored.repetition, stored.entries, stored.ignored.into_iter());
+    let saga = match stored.saga {
+        Stored::Saga(saga) => *saga,
+        Stored::UnknownDefinition { name, version, .. } => {
             let detail = format!("the saga runs by {name} v{version}, which this release does not know");
             return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail));
         }
-        None => return Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no saga {saga_id}"))),
     };
     let ended = saga.state.has_ended();
-    let repetition = if ended { None } else { history::repetition(&mut *snapshot, saga_id).await? };
-    let entries = history::entries(&mut *snapshot, saga_id).await?;
-    let ignored = history::ignored(&mut *snapshot, saga_id).await?.into_iter();
-    snapshot.commit().await.map_err(StoreError::from)?;
     let now = service_runtime::now();
     let outcome = Outcome::from(&saga);
     let mut body = SagaBody {
@@ -220,6 +216,27 @@ pub async fn one(pool: &PgPool, saga_id: SagaId) -> Result<SagaBody, Problem> {
     };
     body.summary = summary::sentences(&body);
     Ok(body)
+}
+
+/// What is stored of a saga.
+struct Whole {
+    saga: Stored,
+    /// `None` once it has ended.
+    repetition: Option<Repetition>,
+    entries: Vec<Entry>,
+    ignored: Vec<history::Ignored>,
+}
+
+/// In one snapshot: a saga that moves between two statements would stand elsewhere than where its history ends.
+async fn read(pool: &PgPool, saga_id: SagaId) -> Result<Option<Whole>, StoreError> {
+    let mut snapshot = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    let Some(saga) = store::read(&mut *snapshot, saga_id).await? else { return Ok(None) };
+    let ended = matches!(&saga, Stored::Saga(saga) if saga.state.has_ended());
+    let repetition = if ended { None } else { history::repetition(&mut *snapshot, saga_id).await? };
+    let entries = history::entries(&mut *snapshot, saga_id).await?;
+    let ignored = history::ignored(&mut *snapshot, saga_id).await?;
+    snapshot.commit().await?;
+    Ok(Some(Whole { saga, repetition, entries, ignored }))
 }
 
 fn pending(saga: &Saga, repetition: Repetition) -> Option<PendingBody> {

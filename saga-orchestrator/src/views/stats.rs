@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use chrono::TimeDelta;
 use messages::Timestamp;
 use serde::{Deserialize, Serialize};
-use service_runtime::database::StoreError;
+use service_runtime::database::{StoreError, again_if_lost};
 use service_runtime::http::Problem;
 use service_runtime::http::description::{DatabaseProblems, QueryProblems};
 use sqlx::PgPool;
@@ -139,12 +139,12 @@ impl Figures {
         }
         let now = service_runtime::now();
         let since = now - TimeDelta::minutes(minutes);
-        let unfinished = store::unfinished(&self.pool).await?;
+        let unfinished = again_if_lost(|| store::unfinished(&self.pool)).await?;
         let figures = Arc::new(StatsBody {
             at: now,
             needing_attention: unfinished.iter().map(|at| at.needing_attention).sum(),
             unfinished: unfinished.into_iter().map(StandingBody::from).collect(),
-            recent: recent(&lists::recent(&self.pool, since, MOST).await?, since, now),
+            recent: recent(&again_if_lost(|| lists::recent(&self.pool, since, MOST)).await?, since, now),
         });
         last.insert(minutes, (Instant::now(), figures.clone()));
         Ok(figures)

@@ -13,7 +13,7 @@ use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::{ContentBuilder, ObjectBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder, Type};
 use utoipa::{IntoResponses, OpenApi as _};
 
-use super::{Problem, health, reference};
+use super::{INTERNAL, Problem, health, reference};
 
 /// The media type of errors.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -85,7 +85,7 @@ fn problem(status: StatusCode, description: &str, detail: &str, again: bool) -> 
 }
 
 macro_rules! problems {
-    ($(#[$doc:meta])* $name:ident: $(($status:ident, $description:literal, $detail:literal, $again:literal)),+) => {
+    ($(#[$doc:meta])* $name:ident: $(($status:ident, $description:literal, $detail:expr, $again:literal)),+) => {
         $(#[$doc])*
         pub struct $name;
 
@@ -109,8 +109,8 @@ problems! {
 problems! {
     /// What whoever asks a database has to expect.
     DatabaseProblems:
-    (INTERNAL_SERVER_ERROR, "An error of ours, which is in the log", "an error of ours, which is in the log", false),
-    (SERVICE_UNAVAILABLE, "The database can't be reached", "the database can't be reached: connection refused", true)
+    (INTERNAL_SERVER_ERROR, "Internal error: the server's log has its cause under the `errorId`", INTERNAL, false),
+    (SERVICE_UNAVAILABLE, "The database can't be reached", "the database is not available", true)
 }
 problems! {
     /// A path with what is no id, or one that nobody knows.

@@ -37,7 +37,7 @@ use crate::{CancellationToken, Fatal};
 
 pub use health::{Check, Health, probe_ready};
 pub use json_body::JsonBody;
-pub use problem::Problem;
+pub use problem::{INTERNAL, Problem};
 
 /// The largest request body that is read, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;

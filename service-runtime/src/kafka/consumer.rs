@@ -33,7 +33,7 @@ use crate::batch::{Backoff, panic_text};
 use crate::database::StoreError;
 use crate::metrics::{Count, Metrics, RecordCounts};
 use crate::trace::{Span, Tracer};
-use crate::{CancellationToken, Fatal};
+use crate::{CancellationToken, Cause, Fatal};
 
 /// How often a record may fail by its own fault before it is set aside.
 const MAX_REFUSALS: u32 = 5;
@@ -343,17 +343,19 @@ impl<H: Handler> Shared<H> {
             };
             let fault = match AssertUnwindSafe(attempt).catch_unwind().await {
                 Ok(Ok(handled)) => return Some(handled),
-                Ok(Err(Retry::Store(StoreError::Refused(why)))) => Some(why),
+                Ok(Err(Retry::Store(StoreError::Refused(cause)))) => Some(("the database refused", cause)),
                 Ok(Err(retry)) => {
                     debug!(topic = record.topic, offset = record.offset, why = %retry, "trying again");
                     None
                 }
-                Err(panic) => Some(format!("the handler panicked: {}", panic_text(&*panic))),
+                Err(panic) => Some(("the handler panicked", Cause::new(panic_text(&*panic)))),
             };
-            if let Some(why) = fault {
+            if let Some((what, cause)) = fault {
                 refusals += 1;
                 if refusals >= MAX_REFUSALS {
-                    return Some(Handled::DeadLetter(why));
+                    // Letters are shown to whoever asks for them: the cause is for the log.
+                    cause.log(what);
+                    return Some(Handled::DeadLetter(format!("{what} ({cause})")));
                 }
             }
             self.count(record, |counts| &counts.retries);
