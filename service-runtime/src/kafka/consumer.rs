@@ -353,8 +353,7 @@ impl<H: Handler> Shared<H> {
             if let Some((what, cause)) = fault {
                 refusals += 1;
                 if refusals >= MAX_REFUSALS {
-                    // Letters are shown to whoever asks for them: the cause is for the log.
-                    cause.log(what);
+                    cause.log(what); // Clients can read letters, and not the log.
                     return Some(Handled::DeadLetter(format!("{what} ({cause})")));
                 }
             }
