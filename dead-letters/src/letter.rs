@@ -4,10 +4,10 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use messages::{OrderId, SagaId, dead_letter_topic};
 use serde::Deserialize;
-use service_runtime::kafka::Record;
+use service_runtime::kafka::{Headers, Record};
 
 /// What the services, and we, write into a letter's headers.
-const OURS: &str = "dlq_";
+const OURS: &[u8] = b"dlq_";
 
 /// A marker's headers: which letter was sent back, and who did it, why and when.
 const REDRIVEN: &str = "dlq_redriven";
@@ -52,9 +52,6 @@ pub enum Belongs {
     /// Its body names one, its key another.
     Contradictory,
 }
-
-/// A record's headers, in order.
-pub type Headers = Vec<(String, Vec<u8>)>;
 
 impl Place {
     pub const fn of(record: &Record) -> Self {
@@ -131,7 +128,7 @@ impl Letter {
     pub fn headers_back(&self) -> Headers {
         let own = self.record.headers.iter().filter(|(name, _)| !name.starts_with(OURS)).cloned();
         let from = format!("{}:{}", dead_letter_topic(self.topic), self.place);
-        own.chain([(REDRIVEN_FROM.to_owned(), from.into_bytes())]).collect()
+        own.chain([(REDRIVEN_FROM.into(), from.into_bytes())]).collect()
     }
 
     /// Whether its headers say that it came from the topic whose letters it stands among.
@@ -158,7 +155,7 @@ impl Marker {
         let Self { letter, by, reason, at } = self;
         let headers =
             [(REDRIVEN, &letter.to_string()), (REDRIVEN_BY, by), (REDRIVEN_REASON, reason), (REDRIVEN_AT, at)];
-        headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).into()
+        headers.map(|(name, value)| (name.into(), value.as_bytes().to_vec())).into()
     }
 }
 
@@ -183,7 +180,7 @@ pub(crate) mod tests {
             offset: 3,
             key: key.map(|key| key.as_bytes().to_vec()),
             body: body.as_bytes().to_vec(),
-            headers: headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).into(),
+            headers: headers.map(|(name, value)| (name.into(), value.as_bytes().to_vec())).into(),
             timestamp_ms: Some(1_700_000_000_000),
         };
         Letter::of("payment.charge.command", record).unwrap()
@@ -193,10 +190,10 @@ pub(crate) mod tests {
     fn a_letter_goes_back_as_it_came_and_says_which_letter_it_was() {
         let mut letter = letter(Some(SAGA), "{}");
         // It was sent back before, and set aside again.
-        letter.record.headers.push(("dlq_redriven_from".to_owned(), b"elsewhere".to_vec()));
+        letter.record.headers.push(("dlq_redriven_from".into(), b"elsewhere".to_vec()));
         let headers = letter.headers_back();
         let expected = [("ce_id", "7"), ("dlq_redriven_from", "payment.charge.command.dlq:0:3")];
-        assert_eq!(headers, expected.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())));
+        assert_eq!(headers, expected.map(|(name, value)| (name.into(), value.as_bytes().to_vec())));
     }
 
     #[test]

@@ -39,7 +39,7 @@ impl From<Record> for Seen {
             offset: record.offset,
             key: text(record.key.as_deref().unwrap_or_default()),
             body: record.body,
-            headers: record.headers.iter().map(|(name, value)| (name.clone(), text(value))).collect(),
+            headers: record.headers.iter().map(|(name, value)| (text(name), text(value))).collect(),
         }
     }
 }

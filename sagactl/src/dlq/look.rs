@@ -55,7 +55,7 @@ pub async fn show(mailbox: &Mailbox, as_json: bool, out: &mut dyn Write) -> Resu
             }
             print(out, &format!("key: {}", text(letter.record.key.as_deref().unwrap_or_default())))?;
             for (name, value) in &letter.record.headers {
-                print(out, &format!("{}: {}", harmless(name), text(value)))?;
+                print(out, &format!("{}: {}", text(name), text(value)))?;
             }
             let body = &letter.record.body;
             let body = if plain { text(body).into_bytes() } else { body.clone() };
@@ -135,7 +135,10 @@ fn summary(letter: &Letter, marker: Option<&Marker>) -> Value {
 /// A letter as an object: all of it. What is not UTF-8 is given in hexadecimal digits, as `body_hex`.
 fn whole(letter: &Letter, marker: Option<&Marker>) -> Value {
     let record = &letter.record;
-    let headers = record.headers.iter().map(|(name, value)| json!([name, String::from_utf8_lossy(value)]));
+    let headers = record
+        .headers
+        .iter()
+        .map(|(name, value)| json!([String::from_utf8_lossy(name), String::from_utf8_lossy(value)]));
     let mut all = summary(letter, marker);
     all["key"] = json!(record.key.as_deref().map(String::from_utf8_lossy));
     all["headers"] = headers.collect();
@@ -165,7 +168,7 @@ mod tests {
             offset: 3,
             key: Some(b"01a1fcfc-71e1-7774-8bfb-889f9eb14880".to_vec()),
             body: body.to_vec(),
-            headers: headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).into(),
+            headers: headers.map(|(name, value)| (name.into(), value.as_bytes().to_vec())).into(),
             timestamp_ms: Some(1_700_000_000_000),
         };
         Letter::of("payment.charge.command", record).unwrap()

@@ -103,6 +103,6 @@ fn shown(letter: &Letter) -> String {
     let key = letter.record.key.as_deref().map_or_else(|| "no key".to_owned(), |key| format!("key {}", text(key)));
     let headers = letter.headers_back();
     let headers: String =
-        headers.iter().map(|(name, value)| format!("\n    {}: {}", text(name.as_bytes()), text(value))).collect();
+        headers.iter().map(|(name, value)| format!("\n    {}: {}", text(name), text(value))).collect();
     format!("{}, {key}{headers}\n    {}", letter.topic, text(&letter.record.body))
 }

@@ -16,7 +16,7 @@ use futures::FutureExt as _;
 use messages::{OutgoingRecord, dead_letter_topic};
 use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::message::{BorrowedMessage, Headers as _};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Message as _, TopicPartitionList};
 use tokio::time::MissedTickBehavior;
@@ -28,7 +28,7 @@ use super::group::{GroupContext, GroupState};
 use super::letters::{Letters, added_headers};
 use super::offsets::{Offsets, TopicPartition};
 use super::producer::{Delivery, Producer};
-use super::{KafkaSettings, Record, require_topics, spans};
+use super::{KafkaSettings, Record, headers, require_topics, spans};
 use crate::batch::{Backoff, panic_text};
 use crate::database::StoreError;
 use crate::metrics::{Count, Metrics, RecordCounts};
@@ -197,13 +197,13 @@ impl Consumer {
                         told.clear();
                         info!(group = self.service, "Kafka is read again");
                     }
-                    let record = to_record(&message, &self.settings.kafka_topic_prefix);
+                    let (record, flaw) = to_record(&message, &self.settings.kafka_topic_prefix);
                     let partition = (message.topic().to_owned(), record.partition);
                     let epoch = shared.offsets.received(partition.clone(), record.offset);
                     if faults::planted(Bug::OffsetBeforeCommit) {
                         let _ = self.inner.store_offset(&partition.0, partition.1, record.offset);
                     }
-                    tasks.spawn(process(shared.clone(), record, Place { partition, epoch }));
+                    tasks.spawn(process(shared.clone(), record, flaw, Place { partition, epoch }));
                 }
                 Err(KafkaError::MessageConsumptionFatal(code)) => {
                     break Err(Fatal::new(format!(
@@ -280,13 +280,23 @@ struct Place {
 
 /// Sees one record through. Returns early, without storing its offset, only when the service stops or the partition
 /// is no longer ours.
-async fn process<H: Handler>(shared: Arc<Shared<H>>, record: Record, place: Place) {
+async fn process<H: Handler>(shared: Arc<Shared<H>>, record: Record, flaw: Option<String>, place: Place) {
     let span = spans::process(&shared.tracer, &record, shared.service);
-    span.around(see_through(&shared, &record, &place, &span)).await;
+    span.around(see_through(&shared, &record, flaw, &place, &span)).await;
 }
 
-async fn see_through<H: Handler>(shared: &Shared<H>, record: &Record, place: &Place, span: &Span) {
-    let Some(handled) = shared.handle(record, place).await else { return };
+async fn see_through<H: Handler>(
+    shared: &Shared<H>,
+    record: &Record,
+    flaw: Option<String>,
+    place: &Place,
+    span: &Span,
+) {
+    let handled = match flaw {
+        Some(flaw) => Some(Handled::DeadLetter(flaw)),
+        None => shared.handle(record, place).await,
+    };
+    let Some(handled) = handled else { return };
     faults::reached("consumer.handled", &record.topic);
     let acknowledged = match &handled {
         Handled::Done => Some(()),
@@ -429,21 +439,24 @@ impl<H: Handler> Shared<H> {
     /// The record as it came, with headers that say where from and why.
     fn dead_letter(&self, record: &Record, why: &str) -> Delivery {
         let added = added_headers(record, why, self.service);
-        let original = record.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
-        let headers = original.chain(added.iter().map(|(name, value)| (*name, value.as_bytes())));
+        let original = record.headers.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
+        let headers = original.chain(added.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
         self.producer.produce(&dead_letter_topic(&record.topic), record.key.as_deref(), &record.body, headers)
     }
 }
 
-pub(super) fn to_record(message: &BorrowedMessage<'_>, topic_prefix: &str) -> Record {
-    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-    Record {
+/// The record, and why it can't be handled, whatever it holds: nothing between Kafka and the handler may fail at what
+/// others have written.
+pub(super) fn to_record(message: &BorrowedMessage<'_>, topic_prefix: &str) -> (Record, Option<String>) {
+    let (headers, flaw) = headers::read(message);
+    let record = Record {
         topic: message.topic().strip_prefix(topic_prefix).unwrap_or(message.topic()).to_owned(),
         partition: message.partition(),
         offset: message.offset(),
         key: message.key().map(<[u8]>::to_vec),
         body: message.payload().unwrap_or_default().to_vec(),
-        headers: headers.map(|h| (h.key.to_owned(), h.value.unwrap_or_default().to_vec())).collect(),
+        headers,
         timestamp_ms: message.timestamp().to_millis(),
-    }
+    };
+    (record, flaw)
 }

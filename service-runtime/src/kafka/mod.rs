@@ -4,6 +4,7 @@
 mod closing;
 mod consumer;
 mod group;
+mod headers;
 mod heard;
 mod letters;
 mod offsets;
@@ -24,6 +25,7 @@ use crate::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError,
 
 pub use consumer::{Consumer, Handled, Handler, Retry};
 pub use group::GroupState;
+pub use headers::Headers;
 pub use producer::{Delivery, Producer};
 pub use reader::TopicReader;
 pub use topics::{existing_topics, require_topics};
@@ -126,7 +128,7 @@ pub struct Record {
     pub offset: i64,
     pub key: Option<Vec<u8>>,
     pub body: Vec<u8>,
-    pub headers: Vec<(String, Vec<u8>)>,
+    pub headers: Headers,
     /// When it was produced, in ms since 1970, where the broker knows.
     pub timestamp_ms: Option<i64>,
 }
@@ -134,7 +136,7 @@ pub struct Record {
 impl Record {
     /// The text of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.headers.iter().find(|(header, _)| header == name)?;
+        let (_, value) = self.headers.iter().find(|(header, _)| header == name.as_bytes())?;
         std::str::from_utf8(value).ok()
     }
 

@@ -8,13 +8,13 @@ use messages::{OutgoingRecord, TRACEPARENT};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Header, Message as _, OwnedHeaders};
+use rdkafka::message::{Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _};
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
-use super::{KafkaSettings, spans};
+use super::{KafkaSettings, headers, spans};
 use crate::Fatal;
 use crate::metrics::{KafkaTraffic, Metrics};
 use crate::trace::Span;
@@ -170,9 +170,9 @@ impl Producer {
     pub fn send(&self, record: &OutgoingRecord) -> Delivery {
         let span = spans::send(record);
         let traceparent = span.context().map(|context| context.to_string());
-        let given = record.headers.iter().map(|(name, value)| (*name, value.as_bytes()));
-        let kept = given.filter(|(name, _)| traceparent.is_none() || *name != TRACEPARENT);
-        let headers = kept.chain(traceparent.iter().map(|context| (TRACEPARENT, context.as_bytes())));
+        let given = record.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        let kept = given.filter(|(name, _)| traceparent.is_none() || *name != TRACEPARENT.as_bytes());
+        let headers = kept.chain(traceparent.iter().map(|context| (TRACEPARENT.as_bytes(), context.as_bytes())));
         let delivery = self.produce(record.topic, Some(record.key.as_bytes()), &record.body, headers);
         if span.is_recorded() { delivery.seen_by(span) } else { delivery }
     }
@@ -184,10 +184,9 @@ impl Producer {
         topic: &str,
         key: Option<&[u8]>,
         body: &[u8],
-        headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+        headers: impl Iterator<Item = (&'a [u8], &'a [u8])>,
     ) -> Delivery {
-        let headers =
-            headers.fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(value) }));
+        let headers = headers.fold(OwnedHeaders::new(), |all, (name, value)| headers::add(all, name, value));
         let (told, delivery) = oneshot::channel();
         let topic = format!("{}{topic}", self.shared.topic_prefix);
         let (key, body, told) = (key.map(<[u8]>::to_vec), body.to_vec(), Box::new(told));

@@ -105,7 +105,8 @@ impl TopicReader {
                         self.ends.remove(&message.partition());
                     }
                     if message.offset() < end {
-                        return Ok(Some(to_record(&message, &self.topic_prefix)));
+                        let (record, _) = to_record(&message, &self.topic_prefix);
+                        return Ok(Some(record));
                     }
                 }
                 Err(KafkaError::PartitionEOF(partition)) => drop(self.ends.remove(&partition)),
