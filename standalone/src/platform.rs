@@ -319,12 +319,16 @@ async fn create_missing_topics(bootstrap_servers: &str, topic_prefix: &str) -> R
     let plan = Plan {
         kafka: KafkaSettings::at(bootstrap_servers, topic_prefix)?,
         partitions: None,
+        grow: false,
         replication_factor: BROKERS_DEFAULT,
         timeout: Duration::from_secs(10),
     };
     let report = plan.carry_out().await?;
     if !report.created.is_empty() {
         info!(topics = report.created.len(), bootstrap_servers, "created the missing Kafka topics");
+    }
+    for difference in report.differences {
+        warn!(bootstrap_servers, "{difference}");
     }
     Ok(())
 }
