@@ -148,7 +148,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         .with_database(&pool)
         .with("kafka", move || {
             // A checkout is accepted without Kafka: it is stored, and goes on once Kafka is back.
-            let check = watched.trouble().map_or(Check::Ok, |why| Check::Degraded(why.to_owned()));
+            let check = watched.trouble().map_or(Check::Ok, Check::Degraded);
             Box::pin(std::future::ready(check))
         })
         .with("intake", move || Box::pin(std::future::ready(watched_gate.check())));

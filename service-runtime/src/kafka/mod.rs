@@ -2,22 +2,28 @@
 //! No type of rdkafka leaves this module.
 
 mod closing;
+mod connection;
 mod consumer;
 mod group;
 mod headers;
 mod heard;
 mod letters;
+mod member;
 mod offsets;
+mod processing;
 mod producer;
+mod progress;
 mod reader;
 mod security;
 mod spans;
 mod topics;
+mod watch;
 mod watermarks;
 
 use messages::{TRACEPARENT, TraceContext};
-use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::message::BorrowedMessage;
+use rdkafka::{ClientConfig, Message as _};
 use serde::Deserialize;
 
 use self::security::Security;
@@ -104,7 +110,12 @@ impl KafkaSettings {
             // Small messages and replies must not wait for one another (Nagle); back soon after an outage.
             .set("socket.nagle.disable", "true")
             .set("reconnect.backoff.ms", "100")
-            .set("reconnect.backoff.max.ms", "2000");
+            .set("reconnect.backoff.max.ms", "2000")
+            // Topics that were created, deleted or moved are noticed soon: by default every five minutes.
+            .set("topic.metadata.refresh.interval.ms", "10000")
+            // `kafka-init` creates topics, and nobody else: one that a broker creates for a client has as many partitions
+            // as the broker likes. (librdkafka's default for producers is true.)
+            .set("allow.auto.create.topics", "false");
         config
     }
 }
@@ -149,4 +160,20 @@ impl Record {
     pub fn trace_id(&self) -> Option<String> {
         self.trace_context().map(TraceContext::trace_id_text)
     }
+}
+
+/// The record, and why it can't be handled, whatever it holds: nothing between Kafka and the handler may fail at what
+/// others have written.
+pub(super) fn to_record(message: &BorrowedMessage<'_>, topic_prefix: &str) -> (Record, Option<String>) {
+    let (headers, flaw) = headers::read(message);
+    let record = Record {
+        topic: message.topic().strip_prefix(topic_prefix).unwrap_or(message.topic()).to_owned(),
+        partition: message.partition(),
+        offset: message.offset(),
+        key: message.key().map(<[u8]>::to_vec),
+        body: message.payload().unwrap_or_default().to_vec(),
+        headers,
+        timestamp_ms: message.timestamp().to_millis(),
+    };
+    (record, flaw)
 }

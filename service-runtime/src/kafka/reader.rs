@@ -11,10 +11,9 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::closing::ClosesOnThread;
-use super::consumer::to_record;
 use super::heard;
 use super::producer::QuietContext;
-use super::{KafkaSettings, Record, existing_topics};
+use super::{KafkaSettings, Record, existing_topics, to_record};
 use crate::Fatal;
 
 /// How long the broker may take for an answer, or for the next record.
