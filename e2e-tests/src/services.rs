@@ -112,7 +112,7 @@ impl Services {
         }
         let data_dir = DataDir::open(&scratch.data())?;
         let servers = Arc::new(Servers::start(&data_dir, ports.databases(), |_| ()).await?);
-        let broker = Broker::with_partitions(&scratch, layout.partitions).await?;
+        let broker = Broker::with_partitions(layout.partitions).await?;
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let processes = BTreeMap::new();
         let (failpoints, _data_dir, _place) = (BTreeMap::new(), data_dir, place);
