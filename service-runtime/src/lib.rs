@@ -7,6 +7,7 @@ pub mod database;
 pub mod http;
 pub mod kafka;
 pub mod metrics;
+pub mod pgpass;
 pub mod program;
 pub mod retention;
 pub mod settings;
