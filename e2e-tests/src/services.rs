@@ -157,7 +157,7 @@ impl Services {
     }
 
     fn client_with(&self, logs: Vec<LogTail>) -> Result<Client> {
-        Client::new(self.ports, KafkaClient::new(&self.broker.address, &self.broker.prefix), logs)
+        Client::new(self.ports, &self.scratch.data(), KafkaClient::new(&self.broker.address, &self.broker.prefix), logs)
     }
 
     /// Starts a service; answers when that was, once it is ready.

@@ -5,10 +5,11 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::OFlags;
 use uuid::Uuid;
 
 /// How long a start waits for the lock. A killed process keeps its locks until its last thread is gone,
@@ -54,8 +55,10 @@ pub enum Error {
 impl DataDir {
     /// Opens `path`, creating it (and its parents) if it is not there, and locks it for this process.
     pub fn open(path: &Path) -> Result<DataDir, Error> {
+        let is_new = !path.exists();
         fs::create_dir_all(path).map_err(|error| cannot_create(path, error))?;
         let path = path.canonicalize().map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        close(&path, is_new).map_err(|source| Error::Io { path: path.clone(), source })?;
         let lock = lock(&path)?;
         let instance_id = instance_id(&path).map_err(|error| cannot_write(&path, error))?;
         Ok(DataDir { path, instance_id, _lock: lock })
@@ -66,11 +69,34 @@ impl DataDir {
         &self.path
     }
 
+    /// Writes a file that nobody else can read, whole or not at all.
+    pub(crate) fn write_private(&self, name: &str, text: &str) -> std::io::Result<()> {
+        write_private(&self.path, name, text)
+    }
+
+    /// Where the directory is now that the caller has moved it. Its lock goes with it.
+    pub(crate) fn moved_to(self, path: PathBuf) -> DataDir {
+        DataDir { path, ..self }
+    }
+
     /// A name for this installation that stays the same over restarts and is nobody else's: what Kafka's
     /// static group membership needs.
     pub fn instance_id(&self) -> Uuid {
         self.instance_id
     }
+}
+
+/// Keeps others from writing into a directory of our own: who can do that, can put another file in place of each
+/// that is in it. A root user's servers run as another account, which has to pass through it, and need not list it.
+fn close(dir: &Path, is_new: bool) -> std::io::Result<()> {
+    let user = rustix::process::geteuid();
+    let meta = fs::metadata(dir)?;
+    if meta.uid() != user.as_raw() {
+        return Ok(());
+    }
+    let mode = if is_new { 0o700 } else { meta.mode() & 0o7755 };
+    let mode = if user.is_root() { mode | 0o011 } else { mode };
+    fs::set_permissions(dir, fs::Permissions::from_mode(mode))
 }
 
 fn lock(dir: &Path) -> Result<File, Error> {
@@ -79,6 +105,7 @@ fn lock(dir: &Path) -> Result<File, Error> {
         .write(true)
         .create(true)
         .truncate(false)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(dir.join("lock"))
         .map_err(|error| cannot_write(dir, error))?;
 
@@ -106,8 +133,7 @@ fn lock(dir: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
-/// Reads the id, or makes one on the first start. It is renamed into place, so that a crash leaves a whole
-/// id or none.
+/// Reads the id, or makes one on the first start.
 fn instance_id(dir: &Path) -> std::io::Result<Uuid> {
     let path = dir.join("instance-id");
     match fs::read_to_string(&path) {
@@ -121,10 +147,22 @@ fn instance_id(dir: &Path) -> std::io::Result<Uuid> {
         Err(error) => return Err(error),
     }
     let id = Uuid::now_v7();
-    let new = dir.join("instance-id.new");
-    fs::write(&new, format!("{id}\n"))?;
-    fs::rename(&new, &path)?;
+    write_private(dir, "instance-id", &format!("{id}\n"))?;
     Ok(id)
+}
+
+/// Puts a file in place that only its owner can read. It is renamed there, so that a crash leaves it whole, as it
+/// is or as it was.
+pub(crate) fn write_private(dir: &Path, name: &str, text: &str) -> std::io::Result<()> {
+    let new = dir.join(format!("{name}.new"));
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, dir.join(name))
 }
 
 /// Explains why something in `dir` could not be opened or written.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use tracing::{info, warn};
 
 use crate::broker::EmbeddedBroker;
 use crate::data_dir::DataDir;
-use crate::postgres::{Database, Servers};
+use crate::postgres::{Database, PASSWORD_FILE, Servers};
 
 /// Partitions of each topic: two are enough to show that keys are spread.
 const PARTITIONS: i32 = 2;
@@ -74,6 +75,7 @@ pub enum Kafka {
 pub struct Platform {
     services: JoinSet<Ended>,
     servers: Servers,
+    password_file: PathBuf,
     /// Held for the broker's life.
     broker: Option<EmbeddedBroker>,
     bootstrap_servers: String,
@@ -105,13 +107,18 @@ impl Ports {
 
     /// The databases as they are documented, on these ports.
     pub fn databases(&self) -> Vec<Database> {
-        let database = |name, port, user, password, database| Database { name, port, user, password, database };
+        let database = |name, port, user, database| Database { name, port, user, database };
         vec![
-            database("order", self.order_db, "order_user", "order_pass", "order_db"),
-            database("payment", self.payment_db, "payment_user", "payment_pass", "payment_db"),
-            database("inventory", self.inventory_db, "inventory_user", "inventory_pass", "inventory_db"),
-            database("orchestrator", self.orchestrator_db, "orchestrator_user", "orchestrator_pass", "orchestrator_db"),
+            database("order", self.order_db, "order_user", "order_db"),
+            database("payment", self.payment_db, "payment_user", "payment_db"),
+            database("inventory", self.inventory_db, "inventory_user", "inventory_db"),
+            database("orchestrator", self.orchestrator_db, "orchestrator_user", "orchestrator_db"),
         ]
+    }
+
+    /// Those of them that are not at one of these URLs, by name.
+    pub fn embedded_databases(&self, urls: &HashMap<&'static str, String>) -> Vec<Database> {
+        self.databases().into_iter().filter(|database| !urls.contains_key(database.name)).collect()
     }
 }
 
@@ -128,11 +135,10 @@ impl Platform {
         // Our own, so that a failed start does not look like a wanted stop.
         let stop = stop.child_token();
         ports.check_free().await?;
-        let mut embedded = ports.databases();
-        embedded.retain(|database| !urls.contains_key(database.name));
+        let embedded = ports.embedded_databases(&urls);
         let servers = Servers::start(data_dir, embedded, |line| info!("{line}")).await;
         let servers = servers.map_err(|error| Fatal::new(error.to_string()))?;
-        urls.extend(servers.iter().map(|server| (server.database().name, server.database().url())));
+        urls.extend(servers.iter().map(|server| (server.database().name, server.url())));
 
         let (broker, kafka_settings) = start_kafka(data_dir, kafka).await?;
         let settings_of = |defaults: &[&str], port: u16, database: &str| -> Result<Settings, SettingsError> {
@@ -172,7 +178,9 @@ impl Platform {
         services.spawn(on_its_own("saga-orchestrator", threads, saga_orchestrator::run(orchestrator, token())));
 
         let bootstrap_servers = kafka_settings["kafka_bootstrap_servers"].to_string();
-        let mut platform = Self { services, servers, broker, bootstrap_servers, ports, addresses, stop, stop_limit };
+        let password_file = data_dir.path().join(PASSWORD_FILE);
+        let mut platform =
+            Self { services, servers, password_file, broker, bootstrap_servers, ports, addresses, stop, stop_limit };
         match platform.until_ready().await {
             Ok(()) => Ok(platform),
             Err(error) => {
@@ -212,10 +220,12 @@ impl Platform {
         let _ = writeln!(text, "\nSend a checkout:");
         let _ = writeln!(text, "  curl -i {checkout} -H 'Content-Type: application/json' -d '{body}'\n");
         let _ = writeln!(text, "Look at it in a browser:\n  http://localhost:{}/\n", self.ports.orchestrator);
-        let _ = writeln!(text, "Look at the rows:");
+        if self.servers.iter().next().is_some() {
+            let _ = writeln!(text, "Look at the rows:\n  export PGPASSFILE={}", quoted(&self.password_file));
+        }
         for server in self.servers.iter() {
-            let Database { port, user, password, database, .. } = server.database();
-            let _ = writeln!(text, "  PGPASSWORD={password} psql -h localhost -p {port} -U {user} -d {database}");
+            let Database { port, user, database, .. } = server.database();
+            let _ = writeln!(text, "  psql -h localhost -p {port} -U {user} -d {database}");
         }
         let _ = writeln!(text, "\nKafka: {} at {}. Stop with Ctrl-C.\n", kafka, self.bootstrap_servers);
         text
@@ -249,6 +259,13 @@ impl Platform {
         self.servers.stop().await;
         outcome
     }
+}
+
+/// A path as a word of a shell's command line.
+fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    let is_plain = path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+".contains(c));
+    if is_plain { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
 
 /// A service by its name, and how it ended.

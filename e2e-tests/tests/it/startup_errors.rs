@@ -183,7 +183,12 @@ async fn a_database_that_cannot_be_reached_is_named_without_its_password() -> Re
         fails(service.program(), &[], &environment, &[&place, "DATABASE_URL"]).await?;
     }
 
-    let refused = client.database_url(Service::Order)?.replace("order_pass", "secret-word");
+    let (_, at) = client
+        .database_url(Service::Order)?
+        .split_once('@')
+        .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        .context("a URL")?;
+    let refused = format!("postgres://order_user:secret-word@{at}");
     let environment = with(working(&client, Service::Order)?, "DATABASE_URL", &refused);
     let error = fails("order-service", &[], &environment, &["secret-word"]).await.unwrap_err();
     assert!(error.to_string().contains("it does not say \"secret-word\""), "{error}");
