@@ -16,6 +16,9 @@ use uuid::Uuid;
 /// which takes some milliseconds, and "kill it and start it again at once" must work.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
+/// The file with [`DataDir::instance_id`].
+const INSTANCE_ID: &str = "instance-id";
+
 /// An opened, locked data directory.
 #[derive(Debug)]
 pub struct DataDir {
@@ -48,6 +51,13 @@ pub enum Error {
     )]
     CannotCreate { path: PathBuf, parent: PathBuf, owner: u32, user: u32 },
 
+    #[error(
+        "every user of this machine may write into data directory {0}: choose a directory inside it with --data-dir, or \
+         run `chmod go-w {0}`",
+        path.display()
+    )]
+    OpenToAll { path: PathBuf },
+
     #[error("cannot use data directory {}: {source}: choose another with --data-dir", path.display())]
     Io { path: PathBuf, source: std::io::Error },
 }
@@ -58,7 +68,7 @@ impl DataDir {
         let is_new = !path.exists();
         fs::create_dir_all(path).map_err(|error| cannot_create(path, error))?;
         let path = path.canonicalize().map_err(|source| Error::Io { path: path.to_owned(), source })?;
-        close(&path, is_new).map_err(|source| Error::Io { path: path.clone(), source })?;
+        close(&path, is_new)?;
         let lock = lock(&path)?;
         let instance_id = instance_id(&path).map_err(|error| cannot_write(&path, error))?;
         Ok(DataDir { path, instance_id, _lock: lock })
@@ -86,17 +96,23 @@ impl DataDir {
     }
 }
 
-/// Keeps others from writing into a directory of our own: who can do that, can put another file in place of each
-/// that is in it. A root user's servers run as another account, which has to pass through it, and need not list it.
-fn close(dir: &Path, is_new: bool) -> std::io::Result<()> {
+/// Closes a directory that was made here (a new one, or one with an instance id) to others: who can write into it, can
+/// put another file in place of each that is in it. A root user's servers run as another account, which has to pass
+/// through it, and need not list it. Any other directory is left as it is, and refused if everybody may write into it.
+fn close(dir: &Path, is_new: bool) -> Result<(), Error> {
+    let failed = |source| Error::Io { path: dir.to_owned(), source };
     let user = rustix::process::geteuid();
-    let meta = fs::metadata(dir)?;
-    if meta.uid() != user.as_raw() {
-        return Ok(());
+    let meta = fs::metadata(dir).map_err(failed)?;
+    let is_ours = is_new || fs::symlink_metadata(dir.join(INSTANCE_ID)).is_ok_and(|id| id.uid() == user.as_raw());
+    if meta.uid() == user.as_raw() && is_ours {
+        let mode = if is_new { 0o700 } else { meta.mode() & 0o755 };
+        let mode = if user.is_root() { mode | 0o011 } else { mode };
+        return fs::set_permissions(dir, fs::Permissions::from_mode(mode)).map_err(failed);
     }
-    let mode = if is_new { 0o700 } else { meta.mode() & 0o7755 };
-    let mode = if user.is_root() { mode | 0o011 } else { mode };
-    fs::set_permissions(dir, fs::Permissions::from_mode(mode))
+    match meta.mode() & 0o002 {
+        0 => Ok(()),
+        _ => Err(Error::OpenToAll { path: dir.to_owned() }),
+    }
 }
 
 fn lock(dir: &Path) -> Result<File, Error> {
@@ -135,7 +151,7 @@ fn lock(dir: &Path) -> Result<File, Error> {
 
 /// Reads the id, or makes one on the first start.
 fn instance_id(dir: &Path) -> std::io::Result<Uuid> {
-    let path = dir.join("instance-id");
+    let path = dir.join(INSTANCE_ID);
     match fs::read_to_string(&path) {
         Ok(text) => {
             if let Ok(id) = text.trim().parse() {
@@ -147,7 +163,7 @@ fn instance_id(dir: &Path) -> std::io::Result<Uuid> {
         Err(error) => return Err(error),
     }
     let id = Uuid::now_v7();
-    write_private(dir, "instance-id", &format!("{id}\n"))?;
+    write_private(dir, INSTANCE_ID, &format!("{id}\n"))?;
     Ok(id)
 }
 
@@ -170,7 +186,7 @@ fn cannot_write(dir: &Path, error: std::io::Error) -> Error {
     let user = rustix::process::geteuid().as_raw();
     let owner_of = |path: PathBuf| fs::metadata(path).ok().map(|meta| meta.uid());
     if error.kind() == ErrorKind::PermissionDenied {
-        let owners = [owner_of(dir.to_owned()), owner_of(dir.join("lock")), owner_of(dir.join("instance-id"))];
+        let owners = [owner_of(dir.to_owned()), owner_of(dir.join("lock")), owner_of(dir.join(INSTANCE_ID))];
         if let Some(owner) = owners.into_iter().flatten().find(|owner| *owner != user) {
             return Error::NotWritable { path: dir.to_owned(), owner, user };
         }
