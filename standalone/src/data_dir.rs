@@ -96,14 +96,16 @@ impl DataDir {
     }
 }
 
-/// Closes a directory that was made here (a new one, or one with an instance id) to others: who can write into it, can
+/// Closes a directory of our own (a new or empty one, or one with an instance id) to others: who can write into it, can
 /// put another file in place of each that is in it. A root user's servers run as another account, which has to pass
 /// through it, and need not list it. Any other directory is left as it is, and refused if everybody may write into it.
 fn close(dir: &Path, is_new: bool) -> Result<(), Error> {
     let failed = |source| Error::Io { path: dir.to_owned(), source };
     let user = rustix::process::geteuid();
     let meta = fs::metadata(dir).map_err(failed)?;
-    let is_ours = is_new || fs::symlink_metadata(dir.join(INSTANCE_ID)).is_ok_and(|id| id.uid() == user.as_raw());
+    let has_our_id = || fs::symlink_metadata(dir.join(INSTANCE_ID)).is_ok_and(|id| id.uid() == user.as_raw());
+    let is_empty = || fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
+    let is_ours = is_new || has_our_id() || is_empty();
     if meta.uid() == user.as_raw() && is_ours {
         let mode = if is_new { 0o700 } else { meta.mode() & 0o755 };
         let mode = if user.is_root() { mode | 0o011 } else { mode };

@@ -44,6 +44,10 @@ pub(super) async fn establish(
         let create = format!("CREATE DATABASE \"{}\" OWNER \"{}\";\n\n", database.database, database.user);
         single_user::run(files, binaries, "postgres", &create).await?;
     }
+    // One that was written before may have got lines by hand; a lost password does not take them away.
+    if are_established(files)? {
+        return Ok(());
+    }
     files.replace(HBA, &hba(database))
 }
 

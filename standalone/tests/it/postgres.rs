@@ -279,12 +279,16 @@ async fn a_lost_password_is_replaced_and_the_rows_stay() {
     let lost = servers.server("order").unwrap().url();
     servers.stop().await;
     fs::remove_file(dir.path().join(PASSWORD_FILE)).unwrap();
+    let hba = dir.path().join("order/pg_hba.conf");
+    let by_hand = format!("{}host all reader ::1/128 scram-sha-256\n", fs::read_to_string(&hba).unwrap());
+    fs::write(&hba, &by_hand).unwrap();
 
     let servers = start(&data_dir, one()).await.unwrap();
 
     assert_eq!(stored_row(&servers, "order").await, "here");
     let password = |url: &str| url.split(['/', ':', '@']).nth(4).map(str::to_owned);
     assert_ne!(password(&servers.server("order").unwrap().url()), password(&lost));
+    assert_eq!(fs::read_to_string(&hba).unwrap(), by_hand);
     servers.stop().await;
 }
 
