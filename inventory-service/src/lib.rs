@@ -50,6 +50,16 @@ struct StockSettings {
     inventory_processing_ms: u64,
 }
 
+impl TryFrom<&Settings> for StockSettings {
+    type Error = SettingsError;
+
+    fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
+        let section: Self = settings.section()?;
+        require_within("inventory_processing_ms", section.inventory_processing_ms, 0..=HOUR_MS)?;
+        Ok(section)
+    }
+}
+
 impl TryFrom<&Settings> for Config {
     type Error = SettingsError;
 

@@ -44,7 +44,9 @@ use service_runtime::kafka::{Consumer, KafkaSettings, Producer, require_topics};
 use service_runtime::metrics::Metrics;
 use service_runtime::program::stop_when_done;
 use service_runtime::retention::Retention;
-use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError, require};
+use service_runtime::settings::{
+    HOUR_MS, KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError, require, require_within,
+};
 use service_runtime::trace::{TraceSettings, Tracer};
 use service_runtime::{CancellationToken, Fatal};
 
@@ -112,15 +114,29 @@ impl TryFrom<&Settings> for Config {
 impl SagaSettings {
     fn checked(settings: &Settings) -> Result<Self, SettingsError> {
         let section: Self = settings.section()?;
-        let positive = |key, value: u64| require(key, value > 0, "must be at least 1");
-        positive("order_service_timeout_ms", section.order_service_timeout_ms)?;
-        positive("resend_first_ms", section.resend_first_ms.into())?;
-        positive("resend_per_second", section.resend_per_second.into())?;
-        positive("checkout_max_waiting", section.checkout_max_waiting as u64)?;
-        positive("checkout_max_unfinished", section.checkout_max_unfinished.into())?;
-        require("checkout_max_waiting", section.checkout_max_waiting <= 1_000_000, "must be at most 1000000")?;
-        require("saga_timeout_ms", section.saga_timeout_ms <= 30 * 24 * 3_600_000, "must be at most 30 days")?;
-        require("checkout_wait_ms", section.checkout_wait_ms <= 24 * 3_600_000, "must be at most a day")?;
+        // Quicker than an order service under load answers, every saga would time out; slower than a step's deadline too.
+        require_within("order_service_timeout_ms", section.order_service_timeout_ms, 50..=60_000)?;
+        require_within("checkout_wait_ms", section.checkout_wait_ms, 0..=24 * HOUR_MS)?;
+        require_within("checkout_max_waiting", section.checkout_max_waiting, 1..=1_000_000)?;
+        // They are counted twice a second.
+        require_within("checkout_max_unfinished", section.checkout_max_unfinished, 1..=10_000_000)?;
+        // A client that repeats its request has to find the saga.
+        let retention = section.idempotency_retention;
+        let bounds = Duration::from_secs(1)..=Duration::from_secs(36_500 * 24 * 3600);
+        require("idempotency_retention", bounds.contains(&retention), "must be 1s to 36500days")?;
+        require_within("saga_timeout_ms", section.saga_timeout_ms, 1000..=30 * 24 * HOUR_MS)?;
+        // The sweeper looks four times a second: in less than that nothing has been answered yet.
+        require_within("resend_first_ms", section.resend_first_ms, 100..=HOUR_MS as u32)?;
+        require_within("resend_max_ms", section.resend_max_ms, 100..=HOUR_MS as u32)?;
+        let rises = section.resend_max_ms >= section.resend_first_ms;
+        require(
+            "resend_max_ms",
+            rises,
+            "must be at least RESEND_FIRST_MS: repetitions come further and further apart",
+        )?;
+        require_within("resend_per_second", section.resend_per_second, 1..=1_000_000)?;
+        require_within("attention_after", section.attention_after, 1..=1_000_000)?;
+        require_within("event_streams_max", section.event_streams_max, 0..=1_000_000)?;
         Ok(section)
     }
 }

@@ -14,7 +14,7 @@ mod session;
 
 use crate::Fatal;
 use crate::metrics::Metrics;
-use crate::settings::{Settings, SettingsError, require};
+use crate::settings::{HOUR_MS, Settings, SettingsError, require_within};
 
 pub use self::session::Session;
 
@@ -66,7 +66,8 @@ impl TryFrom<&Settings> for DatabaseSettings {
 
     fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
         let section: Section = settings.section()?;
-        require("database_max_connections", section.database_max_connections > 0, "must be at least 1")?;
+        require_within("database_max_connections", section.database_max_connections, 1..=1000)?;
+        require_within("startup_timeout_ms", section.startup_timeout_ms, 0..=HOUR_MS)?;
         // The parser's message says what is wrong with the URL without repeating it: it holds a password.
         let mut options = PgConnectOptions::from_str(&section.database_url)
             .map_err(|error| SettingsError::Invalid { key: "database_url", problem: error.to_string() })?;

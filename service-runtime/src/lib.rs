@@ -27,17 +27,30 @@ pub fn now() -> messages::Timestamp {
 
 /// Why a service could not start, or stopped by itself: one line that says what, where, and what mends it.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Fatal(String);
+#[error("{what}")]
+pub struct Fatal {
+    what: String,
+    exit_code: u8,
+}
 
 impl Fatal {
     pub fn new(what: impl Into<String>) -> Self {
-        Self(what.into())
+        Self { what: what.into(), exit_code: 1 }
+    }
+
+    /// A setting that is wrong.
+    pub fn of_settings(what: impl Into<String>) -> Self {
+        Self { exit_code: 2, ..Self::new(what) }
+    }
+
+    /// What the process ends with: 2 for settings that are wrong, else 1.
+    pub const fn exit_code(&self) -> u8 {
+        self.exit_code
     }
 }
 
 impl From<settings::SettingsError> for Fatal {
     fn from(error: settings::SettingsError) -> Self {
-        Self(error.to_string())
+        Self::of_settings(error.to_string())
     }
 }

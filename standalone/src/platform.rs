@@ -127,6 +127,7 @@ impl Platform {
     ) -> Result<Self, Fatal> {
         // Our own, so that a failed start does not look like a wanted stop.
         let stop = stop.child_token();
+        check_settings()?;
         ports.check_free().await?;
         let mut embedded = ports.databases();
         embedded.retain(|database| !urls.contains_key(database.name));
@@ -136,8 +137,7 @@ impl Platform {
 
         let (broker, kafka_settings) = start_kafka(data_dir, kafka).await?;
         let settings_of = |defaults: &[&str], port: u16, database: &str| -> Result<Settings, SettingsError> {
-            let environment = settings::environment().filter(|(name, _)| !PER_PROCESS.contains(&name.as_str()));
-            let mut settings = Settings::load(defaults, None, environment)?
+            let mut settings = own_settings(defaults)?
                 .with("port", i64::from(port))?
                 .with("database_url", urls.get(database).cloned().unwrap_or_default())?;
             for (key, value) in &kafka_settings {
@@ -249,6 +249,21 @@ impl Platform {
         self.servers.stop().await;
         outcome
     }
+}
+
+/// What the environment says of a service, but for what names one service's own port or database.
+fn own_settings(defaults: &[&str]) -> Result<Settings, SettingsError> {
+    let environment = settings::environment().filter(|(name, _)| !PER_PROCESS.contains(&name.as_str()));
+    Settings::load(defaults, None, environment)
+}
+
+/// Finds what is wrong with the settings before anything is started, which takes seconds.
+fn check_settings() -> Result<(), SettingsError> {
+    order_service::Config::try_from(&own_settings(&order_service::DEFAULTS)?)?;
+    payment_service::Config::try_from(&own_settings(&payment_service::DEFAULTS)?)?;
+    inventory_service::Config::try_from(&own_settings(&inventory_service::DEFAULTS)?)?;
+    saga_orchestrator::Config::try_from(&own_settings(&saga_orchestrator::DEFAULTS)?)?;
+    Ok(())
 }
 
 /// A service by its name, and how it ended.

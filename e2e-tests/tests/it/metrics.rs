@@ -75,7 +75,8 @@ async fn those_who_wait_are_counted_while_they_wait() -> Result<()> {
 }
 
 /// Nothing is sent twice here, so that numbers can be told; and no call is given up, which nobody would repeat.
-const NO_REPETITION: [(&str, &str); 2] = [("RESEND_FIRST_MS", "60000"), ("ORDER_SERVICE_TIMEOUT_MS", "20000")];
+const NO_REPETITION: [(&str, &str); 3] =
+    [("RESEND_FIRST_MS", "60000"), ("RESEND_MAX_MS", "60000"), ("ORDER_SERVICE_TIMEOUT_MS", "20000")];
 
 /// Waits until these samples of a service have these values.
 async fn until_shown(client: &Client, service: Service, expected: &[(&str, f64)]) -> Result<()> {

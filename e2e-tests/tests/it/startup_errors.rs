@@ -12,13 +12,25 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// Starts a program that is to fail, and checks its last words: one line, with its name and all of `words`.
 async fn fails(name: &str, arguments: &[&str], environment: &[(&str, String)], words: &[&str]) -> Result<()> {
+    exit_code(name, arguments, environment, words).await.map(|_| ())
+}
+
+/// The same for a setting that is wrong: it ends with 2.
+async fn is_refused(name: &str, arguments: &[&str], environment: &[(&str, String)], words: &[&str]) -> Result<()> {
+    let code = exit_code(name, arguments, environment, words).await?;
+    ensure!(code == 2, "{name} ended with {code}");
+    Ok(())
+}
+
+async fn exit_code(name: &str, arguments: &[&str], environment: &[(&str, String)], words: &[&str]) -> Result<i32> {
     let scratch = Scratch::new()?;
     let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
     let environment: Vec<_> = environment.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
     let mut process = Process::start(&scratch, name, &arguments, &environment)?;
     let ended = process.ended(LIMIT).await.with_context(|| process.output())?;
     let output = process.output();
-    ensure!(ended.status.code().is_some_and(|code| code != 0), "ended with {}:\n{output}", ended.status);
+    let code = ended.status.code().filter(|code| *code != 0);
+    let code = code.with_context(|| format!("ended with {}:\n{output}", ended.status))?;
     ensure!(!output.contains("panicked"), "{output}");
     let prefix = format!("{name}: ");
     let complaints: Vec<&str> = output.lines().filter(|line| line.starts_with(&prefix)).collect();
@@ -27,7 +39,7 @@ async fn fails(name: &str, arguments: &[&str], environment: &[(&str, String)], w
     for word in words {
         ensure!(complaints[0].contains(word), "it does not say {word:?}: {}", complaints[0]);
     }
-    Ok(())
+    Ok(code)
 }
 
 /// A participant's environment that works, on the shared platform's databases and Kafka.
@@ -251,6 +263,62 @@ async fn a_bad_value_is_refused_with_the_name_of_its_setting() -> Result<()> {
         fails(service.program(), &[], &[(name, value.to_owned())], &[setting])
             .await
             .with_context(|| format!("{name}={value}"))?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_number_that_would_harm_the_platform_is_refused_with_its_setting_and_its_bounds() -> Result<()> {
+    let (orchestrator, payment) = (Service::Orchestrator, Service::Payment);
+    for (service, name, value, rule) in [
+        (orchestrator, "SAGA_TIMEOUT_MS", "0", "saga_timeout_ms: must be 1000 to 2592000000"),
+        (orchestrator, "SAGA_TIMEOUT_MS", "2592000001", "saga_timeout_ms: must be"),
+        (orchestrator, "RESEND_FIRST_MS", "99", "resend_first_ms: must be 100 to 3600000"),
+        (orchestrator, "RESEND_MAX_MS", "0", "resend_max_ms: must be 100 to 3600000"),
+        (orchestrator, "RESEND_MAX_MS", "1999", "resend_max_ms: must be at least RESEND_FIRST_MS"),
+        (orchestrator, "RESEND_PER_SECOND", "0", "resend_per_second: must be 1 to 1000000"),
+        (orchestrator, "ATTENTION_AFTER", "0", "attention_after: must be 1 to 1000000"),
+        (orchestrator, "ORDER_SERVICE_TIMEOUT_MS", "49", "order_service_timeout_ms: must be 50 to 60000"),
+        (orchestrator, "CHECKOUT_WAIT_MS", "86400001", "checkout_wait_ms: must be 0 to 86400000"),
+        (orchestrator, "CHECKOUT_MAX_WAITING", "0", "checkout_max_waiting: must be 1 to 1000000"),
+        (orchestrator, "CHECKOUT_MAX_UNFINISHED", "10000001", "checkout_max_unfinished: must be 1 to 10000000"),
+        (orchestrator, "IDEMPOTENCY_RETENTION", "0s", "idempotency_retention: must be 1s to 36500days"),
+        (orchestrator, "EVENT_STREAMS_MAX", "1000001", "event_streams_max: must be 0 to 1000000"),
+        (orchestrator, "ORDER_SERVICE_URL", "ftp://nowhere", "ORDER_SERVICE_URL is not usable"),
+        (payment, "KAFKA_SESSION_TIMEOUT_MS", "2", "kafka_session_timeout_ms: must be 1000 to 1800000"),
+        (payment, "KAFKA_FETCH_WAIT_MAX_MS", "0", "kafka_fetch_wait_max_ms: must be 1 to 30000"),
+        (payment, "KAFKA_MAX_IN_FLIGHT", "0", "kafka_max_in_flight: must be 1 to 1000000"),
+        (payment, "KAFKA_PRODUCER_QUEUE_KBYTES", "1", "kafka_producer_queue_kbytes: must be 64 to 2097151"),
+        (payment, "PAYMENT_PROCESSING_MS", "3600001", "payment_processing_ms: must be 0 to 3600000"),
+        (Service::Inventory, "INVENTORY_PROCESSING_MS", "3600001", "inventory_processing_ms: must be"),
+        (Service::Order, "PORT", "0", "port: must be 1 to 65535"),
+        (Service::Order, "DATABASE_MAX_CONNECTIONS", "0", "database_max_connections: must be 1 to 1000"),
+        (Service::Order, "WORKER_THREADS", "0", "worker_threads: must be 1 to 1024"),
+        (Service::Order, "STARTUP_TIMEOUT_MS", "18446744073709551615", "startup_timeout_ms"),
+        (Service::Order, "SHUTDOWN_DRAIN_MS", "3600001", "shutdown_drain_ms: must be 0 to 3600000"),
+        (Service::Order, "SHUTDOWN_TIMEOUT_MS", "3600001", "shutdown_timeout_ms: must be 0 to 3600000"),
+    ] {
+        // Not a start that would fail for another reason.
+        let client = shared().await?;
+        let environment = with(working(&client, service)?, name, value);
+        is_refused(service.program(), &[], &environment, &[rule]).await.with_context(|| format!("{name}={value}"))?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn standalone_refuses_wrong_settings_of_any_of_its_services_before_it_starts_anything() -> Result<()> {
+    for (name, value, rule) in [
+        ("RESEND_MAX_MS", "0", "resend_max_ms: must be"),
+        ("PAYMENT_PROCESSING_MS", "3600001", "payment_processing_ms: must be"),
+        ("INVENTORY_FAILURE_RATE", "2", "inventory_failure_rate"),
+        ("SHUTDOWN_DRAIN_MS", "3600001", "shutdown_drain_ms: must be"),
+    ] {
+        let scratch = Scratch::new()?;
+        let data = scratch.data().display().to_string();
+        let environment = [(name, value.to_owned())];
+        is_refused("standalone", &["--data-dir", &data], &environment, &[rule]).await?;
+        ensure!(!scratch.data().join("order").exists(), "{name}: a database was made");
     }
     Ok(())
 }

@@ -31,7 +31,7 @@ use tracing::{info, warn};
 use utoipa::openapi::OpenApi;
 
 use crate::metrics::{self, Metrics};
-use crate::settings::{Settings, SettingsError};
+use crate::settings::{HOUR_MS, Settings, SettingsError, require_within};
 use crate::trace::{self, Tracer};
 use crate::{CancellationToken, Fatal};
 
@@ -55,7 +55,11 @@ impl TryFrom<&Settings> for HttpSettings {
     type Error = SettingsError;
 
     fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
-        settings.section()
+        let section: Self = settings.section()?;
+        require_within("port", section.port, 1..=u16::MAX)?;
+        require_within("shutdown_drain_ms", section.shutdown_drain_ms, 0..=HOUR_MS)?;
+        require_within("shutdown_timeout_ms", section.shutdown_timeout_ms, 0..=HOUR_MS)?;
+        Ok(section)
     }
 }
 

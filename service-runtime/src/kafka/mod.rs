@@ -20,7 +20,9 @@ use rdkafka::config::RDKafkaLogLevel;
 use serde::Deserialize;
 
 use self::security::Security;
-use crate::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError, environment};
+use crate::settings::{
+    HOUR_MS, KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError, environment, require_within,
+};
 
 pub use consumer::{Consumer, Handled, Handler, Retry};
 pub use group::GroupState;
@@ -54,12 +56,14 @@ impl TryFrom<&Settings> for KafkaSettings {
         if section.kafka_bootstrap_servers.trim().is_empty() {
             return invalid("kafka_bootstrap_servers", "must name at least one broker, as host:port");
         }
-        if section.kafka_max_in_flight == 0 {
-            return invalid("kafka_max_in_flight", "must be at least 1");
-        }
-        if !(1..=2_097_151).contains(&section.kafka_producer_queue_kbytes) {
-            return invalid("kafka_producer_queue_kbytes", "must be 1 to 2097151");
-        }
+        // A heartbeat is a third of it, and brokers by default permit no more than half an hour.
+        require_within("kafka_session_timeout_ms", section.kafka_session_timeout_ms, 1000..=1_800_000)?;
+        // At 0 an idle consumer would ask without a pause; a request that is held for a minute counts as lost.
+        require_within("kafka_fetch_wait_max_ms", section.kafka_fetch_wait_max_ms, 1..=30_000)?;
+        require_within("kafka_max_in_flight", section.kafka_max_in_flight, 1..=1_000_000)?;
+        require_within("kafka_producer_queue_kbytes", section.kafka_producer_queue_kbytes, 64..=2_097_151)?;
+        require_within("startup_timeout_ms", section.startup_timeout_ms, 0..=HOUR_MS)?;
+        require_within("shutdown_timeout_ms", section.shutdown_timeout_ms, 0..=HOUR_MS)?;
         Ok(section)
     }
 }
