@@ -94,8 +94,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let old = retention::Reservations(pool.clone());
     let routes = router("/reservations", old.clone(), config.retention).merge(reading::router(pool.clone()));
     let handler = handler::Reservations {
-        new: Batcher::start(ConditionalWrites(store::NewReservations(Session::beside(&pool))), &metrics),
-        moves: Batcher::start(ConditionalWrites(store::Moves(Session::beside(&pool))), &metrics),
+        new: Batcher::start(ConditionalWrites::to(store::NewReservations(Session::beside(&pool))), &metrics),
+        moves: Batcher::start(
+            ConditionalWrites::to(store::Moves(Session::beside(&pool).impatient_of_locks())),
+            &metrics,
+        ),
         failure_rate: config.stock.inventory_failure_rate,
         processing: Duration::from_millis(config.stock.inventory_processing_ms),
         old,

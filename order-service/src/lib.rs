@@ -61,8 +61,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let tracer = Tracer::open(&config.trace, "order-service")?;
     let pool = database::open(&config.database, &sqlx::migrate!(), &metrics).await?;
     let orders = routes::Orders {
-        creates: Batcher::start(ConditionalWrites(store::Creates(Session::beside(&pool))), &metrics),
-        transitions: Batcher::start(ConditionalWrites(store::Transitions(Session::beside(&pool))), &metrics),
+        creates: Batcher::start(ConditionalWrites::to(store::Creates(Session::beside(&pool))), &metrics),
+        transitions: Batcher::start(
+            ConditionalWrites::to(store::Transitions(Session::beside(&pool).impatient_of_locks())),
+            &metrics,
+        ),
         pool: pool.clone(),
     };
     let removal = router("/orders", retention::Orders(pool.clone()), config.retention);

@@ -78,8 +78,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let routes = router("/payments", old.clone(), config.retention).merge(reading::router(pool.clone()));
     let handler = handler::Payments {
         writes: handler::Writes {
-            new: Batcher::start(ConditionalWrites(store::NewPayments(Session::beside(&pool))), &metrics),
-            moves: Batcher::start(ConditionalWrites(store::Moves(Session::beside(&pool))), &metrics),
+            new: Batcher::start(ConditionalWrites::to(store::NewPayments(Session::beside(&pool))), &metrics),
+            moves: Batcher::start(
+                ConditionalWrites::to(store::Moves(Session::beside(&pool).impatient_of_locks())),
+                &metrics,
+            ),
         },
         gateway,
         old,

@@ -212,7 +212,10 @@ async fn store(coordinator: Arc<Coordinator>, new: NewSaga, until: Instant) -> R
     loop {
         match coordinator.start(new.clone()).await {
             Ok(begun) => return Ok(begun),
-            Err(ApplyError::Store(error @ StoreError::NotSent(_))) if !maybe_stored => {
+            Err(ApplyError::Store(StoreError::Unavailable(_))) => maybe_stored = true,
+            // Nothing was done by this try; an earlier one may have stored it.
+            Err(ApplyError::Store(_)) if maybe_stored => {}
+            Err(ApplyError::Store(error @ (StoreError::NotSent(_) | StoreError::Locked(_)))) => {
                 return Err(Problem::unavailable(format!("{NOT_STORED}: {error}"), 1));
             }
             Err(ApplyError::Store(error @ StoreError::Refused(_))) if !maybe_stored => {

@@ -92,14 +92,14 @@ impl Coordinator {
     ) -> Self {
         let resend_first = Duration::from_millis(settings.resend_first_ms.into());
         let session = || Session::beside(pool);
-        let sagas = || Sagas { session: session(), resend_first };
+        let sagas = || Sagas { session: session().impatient_of_locks(), resend_first };
         let new_sagas = || NewSagas { session: session(), resend_first };
         Self {
-            new_sagas: Batcher::start(ConditionalWrites(new_sagas()), metrics),
+            new_sagas: Batcher::start(ConditionalWrites::to(new_sagas()), metrics),
             keyed: Batcher::start(Reads(new_sagas()), metrics),
-            moves: Batcher::start(ConditionalWrites(sagas()), metrics),
+            moves: Batcher::start(ConditionalWrites::to(sagas()), metrics),
             reads: Batcher::start(Reads(sagas()), metrics),
-            ignored: Batcher::start(IgnoredInputs(session()), metrics),
+            ignored: Batcher::start(IgnoredInputs(session().impatient_of_locks()), metrics),
             cache: DashMap::new(),
             calling: DashSet::new(),
             producer,

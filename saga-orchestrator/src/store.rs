@@ -108,6 +108,17 @@ impl Table for Sagas {
     async fn read(&self, sagas: Vec<SagaId>) -> Result<HashMap<SagaId, Stored>, StoreError> {
         to_sagas(&self.session.rows(wanted(sagas)).await?)
     }
+
+    async fn held(&self, sagas: Vec<SagaId>) -> Result<HashSet<SagaId>, StoreError> {
+        let held = sqlx::query(
+            "WITH free AS MATERIALIZED (
+                 SELECT saga_id FROM sagas WHERE saga_id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED
+             )
+             SELECT saga_id FROM sagas WHERE saga_id = ANY($1) AND saga_id NOT IN (SELECT saga_id FROM free)",
+        );
+        let wanted: Vec<Uuid> = sagas.into_iter().map(Uuid::from).collect();
+        ids(&self.session.rows(held.bind(wanted)).await?)
+    }
 }
 
 /// A saga whose effect is due to be repeated.

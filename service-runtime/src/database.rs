@@ -196,7 +196,9 @@ async fn migrate(options: &PgConnectOptions, migrations: &Migrator) -> Result<()
     outcome
 }
 
-/// 55P03.
+/// The SQLSTATE of a `lock_timeout`.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
 fn is_lock_timeout(error: &MigrateError) -> bool {
     let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else { return false };
     error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("55P03"))
@@ -234,6 +236,10 @@ pub enum StoreError {
     /// The database failed meanwhile. Whether the statement took effect is not known.
     #[error("the database is not available: {0}")]
     Unavailable(String),
+    /// Another transaction holds what the statement needs, and kept it for longer than [`Session::impatient_of_locks`]
+    /// waits. Nothing was done.
+    #[error("another transaction holds the row: {0}")]
+    Locked(String),
     /// The database refused it for no reason of its own: what was to be stored is at fault.
     #[error("the database refused: {0}")]
     Refused(String),
@@ -242,6 +248,7 @@ pub enum StoreError {
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         match &error {
+            sqlx::Error::Database(e) if e.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => Self::Locked(e.to_string()),
             sqlx::Error::Database(e) if !is_environments(e.code().as_deref()) => Self::Refused(error.to_string()),
             sqlx::Error::Encode(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => {
                 Self::Refused(error.to_string())

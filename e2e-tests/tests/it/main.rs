@@ -10,6 +10,7 @@ mod descriptions;
 mod duplicates;
 mod growth;
 mod idempotency;
+mod locked_rows;
 mod metrics;
 mod operator;
 mod orders;
