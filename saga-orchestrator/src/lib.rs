@@ -25,6 +25,7 @@ mod metrics;
 mod operator;
 mod orders;
 mod outcome;
+mod passed_over;
 mod replies;
 mod retention;
 pub mod saga;
@@ -158,8 +159,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let orders = orders::OrderService::connect(&config.saga, &metrics)?;
     let views = views::Views::open(pool.clone(), &config.saga, stop.clone())?;
     let remover = retention::Remover::new(pool.clone(), config.retention, &config.saga)?;
-    let coordinator = Arc::new(Coordinator::new(&pool, producer.clone(), orders, &config.saga, &metrics, &tracer));
-    let (watched, watched_gate) = (group.clone(), gate.clone());
+    let coordinator = Coordinator::new(&pool, clock.clone(), producer.clone(), orders, &config.saga, &metrics, &tracer);
+    let coordinator = Arc::new(coordinator);
+    let passed_over = Arc::new(passed_over::PassedOver::new(&metrics));
+    let (watched, watched_gate, reported) = (group.clone(), gate.clone(), passed_over.clone());
     let health = Health::default()
         .with_database(&pool)
         .with("kafka", move || {
@@ -182,8 +185,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         .merge(views::router(views.clone()))
         .merge(dead_letters::router(letters.clone()))
         .merge(dashboard::router(dashboard::Dashboard { views, gate: gate.clone(), letters }))
-        .merge(operator::router(coordinator.clone(), gate.clone()));
-    let handler = replies::Replies { coordinator: coordinator.clone(), unknown: AtomicU64::new(0) };
+        .merge(operator::router(coordinator.clone(), gate.clone()))
+        .merge(retention::router(pool.clone()));
+    let handler = replies::Replies { coordinator: coordinator.clone(), unknown: AtomicU64::new(0), passed_over };
     let retention = config.saga.idempotency_retention;
     let (consumed, served, (), (), (), ()) = tokio::join!(
         stop_when_done(&stop, consumer.run(handler, producer.clone(), stop.clone())),

@@ -170,9 +170,9 @@ async fn step_in(
     let applied = sagas.apply(saga_id, &input, service_runtime::now()).await.map_err(|error| match error {
         ApplyError::Store(error) => error.into(),
         ApplyError::UnknownSaga(_) => Problem::new(StatusCode::NOT_FOUND, error.to_string()),
-        ApplyError::UnknownDefinition { .. } | ApplyError::Contradiction(_) => {
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
-        }
+        ApplyError::UnknownDefinition { .. } => Problem::new(StatusCode::CONFLICT, error.to_string()),
+        // Only a participant's reply can contradict its saga.
+        ApplyError::Contradiction(_) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     })?;
     match applied {
         Applied::Moved(saga) => {

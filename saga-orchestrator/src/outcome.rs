@@ -57,6 +57,12 @@ impl From<&Saga> for Outcome {
     }
 }
 
+/// 409: it is there, but only a release that knows its definition can tell where it stands.
+pub fn of_unknown_definition(saga_id: SagaId, name: &str, version: i32) -> Problem {
+    let detail = format!("the saga runs by {name} v{version}, which this release does not know");
+    Problem::new(StatusCode::CONFLICT, detail).with_saga(saga_id)
+}
+
 /// 400 for what is no id.
 pub fn parse_id(id: &str) -> Result<SagaId, Problem> {
     id.parse().map_err(|_| Problem::new(StatusCode::BAD_REQUEST, format!("{id:?} is not a saga id (a UUID)")))

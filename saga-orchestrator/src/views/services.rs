@@ -10,14 +10,13 @@ use reqwest::{Client, Url};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use service_runtime::Fatal;
-use service_runtime::http::Problem;
-use service_runtime::http::description::{DatabaseProblems, IdProblems};
+use service_runtime::http::description::{DatabaseProblems, IdProblems, PROBLEM_JSON};
+use service_runtime::http::{Problem, client};
 use utoipa::ToSchema;
 
 use super::Views;
 use crate::SagaSettings;
-use crate::orders::client;
-use crate::outcome::parse_id;
+use crate::outcome::{of_unknown_definition, parse_id};
 use crate::store::{self, Stored};
 
 /// How long a service may take: a person is waiting.
@@ -106,13 +105,17 @@ async fn ask((client, collection): &(Client, Url), order_id: OrderId) -> Told {
 #[utoipa::path(
     get, path = "/sagas/{id}/rows", operation_id = "readRows", tag = "Sagas", summary = "What the other services have stored about the saga's order",
     params(("id" = SagaId, Path, description = "The saga's id")),
-    responses((status = 200, description = "Each service's row, or why it could not be asked", body = RowsBody), IdProblems, DatabaseProblems),
+    responses(
+        (status = 200, description = "Each service's row, or why it could not be asked", body = RowsBody), IdProblems, DatabaseProblems,
+        (status = 409, description = "It runs by a definition that this release does not know", body = Problem, content_type = PROBLEM_JSON),
+    ),
 )]
 /// 200 with what each service has; a service that is away has an `error` instead of a row. 404 for an unknown saga.
 pub async fn rows(State(views): State<Views>, Path(id): Path<String>) -> Result<Json<RowsBody>, Problem> {
     let saga_id = parse_id(&id)?;
     match store::read(&views.pool, saga_id).await? {
         Some(Stored::Saga(saga)) => Ok(Json(views.participants.rows(saga_id, saga.order_id).await)),
-        _ => Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no saga {saga_id}"))),
+        Some(Stored::UnknownDefinition { name, version, .. }) => Err(of_unknown_definition(saga_id, &name, version)),
+        None => Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no saga {saga_id}"))),
     }
 }

@@ -65,9 +65,6 @@ pub enum Retry {
     /// The store failed; whether the record is at fault, it tells.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The record has to wait for this.
-    #[error("{0}")]
-    NotYet(String),
 }
 
 /// What a service does with a record. Must be idempotent: a record may come more than once.

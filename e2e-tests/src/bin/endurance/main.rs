@@ -13,6 +13,7 @@ mod rolling;
 mod routing;
 mod several;
 mod steady;
+mod unknown_flow;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -79,6 +80,15 @@ enum Trial {
         #[arg(long, default_value_t = 20)]
         seconds: u64,
     },
+    /// A newer release's sagas, of a definition that the older one does not know, meet the older one
+    UnknownFlow {
+        /// How long each release is looked at, in seconds
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Checkouts a second
+        #[arg(long, default_value_t = 200)]
+        rate: u32,
+    },
     /// Nothing happens, for long
     Steady {
         /// Of each service
@@ -122,6 +132,7 @@ async fn run(trial: Trial) -> Result<Vec<String>> {
             rolling::run(instances, Duration::from_secs(seconds), rate).await
         }
         Trial::Killed { instances, rate, seconds } => killed::run(instances, Duration::from_secs(seconds), rate).await,
+        Trial::UnknownFlow { seconds, rate } => unknown_flow::run(Duration::from_secs(seconds), rate).await,
         Trial::Steady { instances, rate, minutes } => steady::run(instances, minutes, rate).await,
     }
 }
