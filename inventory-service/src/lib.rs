@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::ConditionalWrites;
-use service_runtime::database::{self, DatabaseSettings, Session};
+use service_runtime::database::{self, DatabaseClock, DatabaseSettings, Session};
 use service_runtime::http::description::complete;
 use service_runtime::http::{Health, HttpServer, HttpSettings};
 use service_runtime::kafka::{Consumer, KafkaSettings, Producer};
@@ -69,8 +69,9 @@ impl TryFrom<&Settings> for Config {
             trace: settings.try_into()?,
             database: settings.try_into()?,
             kafka: settings.try_into()?,
-            stock: settings.section()?,
+            stock: settings.try_into()?,
             retention: settings.try_into()?,
+            orchestrator: settings.section()?,
         })
     }
 }
@@ -89,8 +90,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let consumer = Consumer::open(&config.kafka, NAME, &messages::InventoryCommand::TOPICS, &metrics, &tracer).await?;
     let producer = Producer::open(&config.kafka, NAME, &metrics)?;
     let group = consumer.state();
-    let health =
-        Health::default().with_database(&pool).with("kafka", move || Box::pin(std::future::ready(group.check())));
+    let clock = DatabaseClock::start(&pool, &metrics, shutdown.clone()).await;
+    let health = Health::default()
+        .with_database(&pool)
+        .with_clock(&clock)
+        .with("kafka", move || Box::pin(std::future::ready(group.check())));
     let old = retention::Reservations(pool.clone());
     let routes = router("/reservations", old.clone(), config.retention).merge(reading::router(pool.clone()));
     let handler = handler::Reservations {

@@ -11,7 +11,7 @@ mod store;
 
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::ConditionalWrites;
-use service_runtime::database::{self, DatabaseSettings, Session};
+use service_runtime::database::{self, DatabaseClock, DatabaseSettings, Session};
 use service_runtime::http::batch;
 use service_runtime::http::description::complete;
 use service_runtime::http::{Health, HttpServer, HttpSettings};
@@ -44,6 +44,7 @@ impl TryFrom<&Settings> for Config {
             trace: settings.try_into()?,
             database: settings.try_into()?,
             retention: settings.try_into()?,
+            orchestrator: settings.section()?,
         })
     }
 }
@@ -70,7 +71,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     };
     let removal = router("/orders", retention::Orders(pool.clone()), config.retention);
     let routes = routes::router(orders, tracer.clone()).merge(removal);
-    let health = Health::default().with_database(&pool);
+    let clock = DatabaseClock::start(&pool, &metrics, shutdown.clone()).await;
+    let health = Health::default().with_database(&pool).with_clock(&clock);
     let served = server.serve(routes, openapi, health, metrics, tracer.clone(), stop).await;
     database::close(pool).await;
     tracer.close().await;

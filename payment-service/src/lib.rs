@@ -13,7 +13,7 @@ mod store;
 
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::ConditionalWrites;
-use service_runtime::database::{self, DatabaseSettings, Session};
+use service_runtime::database::{self, DatabaseClock, DatabaseSettings, Session};
 use service_runtime::http::description::complete;
 use service_runtime::http::{Health, HttpServer, HttpSettings};
 use service_runtime::kafka::{Consumer, KafkaSettings, Producer};
@@ -51,8 +51,9 @@ impl TryFrom<&Settings> for Config {
             trace: settings.try_into()?,
             database: settings.try_into()?,
             kafka: settings.try_into()?,
-            gateway: settings.section()?,
+            gateway: settings.try_into()?,
             retention: settings.try_into()?,
+            orchestrator: settings.section()?,
         })
     }
 }
@@ -71,8 +72,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let consumer = Consumer::open(&config.kafka, NAME, &messages::PaymentCommand::TOPICS, &metrics, &tracer).await?;
     let producer = Producer::open(&config.kafka, NAME, &metrics)?;
     let group = consumer.state();
-    let health =
-        Health::default().with_database(&pool).with("kafka", move || Box::pin(std::future::ready(group.check())));
+    let clock = DatabaseClock::start(&pool, &metrics, shutdown.clone()).await;
+    let health = Health::default()
+        .with_database(&pool)
+        .with_clock(&clock)
+        .with("kafka", move || Box::pin(std::future::ready(group.check())));
     let gateway = gateway::SimulatedGateway::start(Session::beside(&pool), config.gateway, &metrics);
     let old = retention::Payments(pool.clone());
     let routes = router("/payments", old.clone(), config.retention).merge(reading::router(pool.clone()));

@@ -143,7 +143,7 @@ async fn checkout(
             return replay(&intake, found, &checkout, prefers_async(&headers), until, permit).await;
         }
     };
-    let now = service_runtime::now();
+    let now = intake.coordinator.clock.now();
     let (saga_id, trace) = (intake.mint(), traceparent(&headers));
     let expires_at = now + intake.saga_timeout;
     let transition = start(&PAY_FIRST, saga_id, OrderId::new(), checkout.clone(), expires_at, Some(trace), now);

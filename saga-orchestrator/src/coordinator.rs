@@ -13,7 +13,7 @@ use faults::Bug;
 use messages::{SagaId, Timestamp, TraceContext, UserId};
 use service_runtime::batch::{Backoff, Batcher};
 use service_runtime::conditional::{ConditionalWrites, Outcome, Reads};
-use service_runtime::database::{Session, StoreError};
+use service_runtime::database::{DatabaseClock, Session, StoreError};
 use service_runtime::kafka::Producer;
 use service_runtime::metrics::Metrics;
 use service_runtime::trace::{self, Kind, Span, Tracer};
@@ -45,6 +45,8 @@ pub struct Coordinator {
     producer: Producer,
     orders: OrderService,
     pub waiters: Arc<Waiters>,
+    /// By which moves are stamped and deadlines set: they are judged by it.
+    pub clock: DatabaseClock,
     pub counts: SagaMetrics,
     tracer: Tracer,
     tasks: TaskTracker,
@@ -84,6 +86,7 @@ pub enum ApplyError {
 impl Coordinator {
     pub fn new(
         pool: &PgPool,
+        clock: DatabaseClock,
         producer: Producer,
         orders: OrderService,
         settings: &SagaSettings,
@@ -105,6 +108,7 @@ impl Coordinator {
             producer,
             orders,
             waiters: Arc::new(Waiters::new(metrics)),
+            clock,
             counts: SagaMetrics::new(metrics),
             tracer: tracer.clone(),
             tasks: TaskTracker::new(),
@@ -285,7 +289,7 @@ impl Coordinator {
         let Some(input) = self.orders.call(&call).await else { return };
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         for _ in 0..5 {
-            match self.apply(saga_id, &input, service_runtime::now()).await {
+            match self.apply(saga_id, &input, self.clock.now()).await {
                 Ok(_) => return,
                 Err(ApplyError::Store(_)) => tokio::time::sleep(backoff.delay()).await,
                 Err(error) => return error!(%saga_id, %error, "an answer of the order service can't be applied"),

@@ -36,10 +36,10 @@ mod waiters;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use service_runtime::database::{self, DatabaseSettings, Session};
+use service_runtime::database::{self, DatabaseClock, DatabaseSettings, Session};
 use service_runtime::http::{Check, Health, HttpServer, HttpSettings};
 use service_runtime::kafka::{Consumer, KafkaSettings, Producer, require_topics};
 use service_runtime::metrics::Metrics;
@@ -154,10 +154,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let group = consumer.state();
     metrics::standing::show(&metrics, pool.clone());
 
+    let clock = DatabaseClock::start(&pool, &metrics, stop.clone()).await;
     let gate = gate::Gate::at(Session::beside(&pool), config.saga.checkout_max_unfinished, &metrics).await;
     let gate = Arc::new(gate.map_err(|error| Fatal::new(error.to_string()))?);
     let orders = orders::OrderService::connect(&config.saga, &metrics)?;
-    let views = views::Views::open(pool.clone(), &config.saga, stop.clone())?;
+    let views = views::Views::open(pool.clone(), clock.clone(), &config.saga, stop.clone())?;
     let remover = retention::Remover::new(pool.clone(), config.retention, &config.saga)?;
     let coordinator = Coordinator::new(&pool, clock.clone(), producer.clone(), orders, &config.saga, &metrics, &tracer);
     let coordinator = Arc::new(coordinator);
@@ -165,6 +166,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let (watched, watched_gate, reported) = (group.clone(), gate.clone(), passed_over.clone());
     let health = Health::default()
         .with_database(&pool)
+        .with_clock(&clock)
+        .with("definitions", move || Box::pin(std::future::ready(reported.check(Instant::now()))))
         .with("kafka", move || {
             // A checkout is accepted without Kafka: it is stored, and goes on once Kafka is back.
             let check = watched.trouble().map_or(Check::Ok, |why| Check::Degraded(why.to_owned()));

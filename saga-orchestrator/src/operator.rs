@@ -167,7 +167,7 @@ async fn step_in(
     let saga_id = parse_id(id)?;
     let by = operator.by.clone();
     let input = Input { reason: Some(reason.clone()), operator: Some(operator), ..kind.into() };
-    let applied = sagas.apply(saga_id, &input, service_runtime::now()).await.map_err(|error| match error {
+    let applied = sagas.apply(saga_id, &input, sagas.clock.now()).await.map_err(|error| match error {
         ApplyError::Store(error) => error.into(),
         ApplyError::UnknownSaga(_) => Problem::new(StatusCode::NOT_FOUND, error.to_string()),
         ApplyError::UnknownDefinition { .. } => Problem::new(StatusCode::CONFLICT, error.to_string()),

@@ -27,7 +27,7 @@ impl Handler for Replies {
             Err(error) => return Ok(Handled::DeadLetter(error.to_string())),
         };
         let (saga_id, order_id) = (event.saga_id(), event.order_id());
-        match self.coordinator.apply(saga_id, &event.into(), service_runtime::now()).await {
+        match self.coordinator.apply(saga_id, &event.into(), self.coordinator.clock.now()).await {
             Ok(_) => Ok(Handled::Done),
             Err(ApplyError::Store(error)) => Err(error.into()),
             Err(error @ ApplyError::Contradiction(_)) => Ok(Handled::DeadLetter(error.to_string())),

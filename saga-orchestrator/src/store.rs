@@ -217,7 +217,7 @@ impl Batch for IgnoredInputs {
         }
         let insert = sqlx::query(
             "INSERT INTO ignored_inputs (saga_id, input, state, count, first_at, last_at)
-             SELECT saga_id, input, state, count, $5, $5
+             SELECT saga_id, input, state, count, now(), now()
              FROM (SELECT UNNEST($1::uuid[]) AS saga_id, UNNEST($2::text[]) AS input, UNNEST($3::text[]) AS state,
                           UNNEST($4::bigint[]) AS count) AS new
              ON CONFLICT (saga_id, input, state)
@@ -226,8 +226,7 @@ impl Batch for IgnoredInputs {
         .bind(counts.keys().map(|(saga_id, ..)| saga_id.as_uuid()).collect::<Vec<_>>())
         .bind(counts.keys().map(|(_, input, _)| *input).collect::<Vec<_>>())
         .bind(counts.keys().map(|(.., state)| *state).collect::<Vec<_>>())
-        .bind(counts.values().copied().collect::<Vec<_>>())
-        .bind(service_runtime::now());
+        .bind(counts.values().copied().collect::<Vec<_>>());
         self.0.rows(insert).await?;
         Ok(items.iter().map(|_| Ok(())).collect())
     }

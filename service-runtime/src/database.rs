@@ -10,12 +10,14 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Executor as _, PgPool, Row as _};
 use tracing::{info, warn};
 
+mod clock;
 mod session;
 
 use crate::Fatal;
 use crate::metrics::Metrics;
 use crate::settings::{HOUR_MS, Settings, SettingsError, require_within};
 
+pub use self::clock::DatabaseClock;
 pub use self::session::Session;
 
 /// Every statement finds its rows by a key, for arrays of any length, so it is planned once and not for each set
@@ -144,7 +146,6 @@ pub async fn open(settings: &DatabaseSettings, migrations: &Migrator, metrics: &
     migrate(&settings.options, migrations)
         .await
         .map_err(|error| Fatal::new(format!("the schema of {settings} can't be brought up to date: {error}")))?;
-    warn_of_another_clock(&pool).await;
     metrics.watch_pool(&pool);
     info!(database = %settings, "database ready");
     Ok(pool)
@@ -201,16 +202,7 @@ const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 fn is_lock_timeout(error: &MigrateError) -> bool {
     let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else { return false };
-    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("55P03"))
-}
-
-/// Deadlines are set by this machine's clock and judged by the database's.
-async fn warn_of_another_clock(pool: &PgPool) {
-    let Ok(theirs) = sqlx::query_scalar::<_, messages::Timestamp>("SELECT now()").fetch_one(pool).await else { return };
-    let ahead_ms = (crate::now() - theirs).num_milliseconds();
-    if ahead_ms.abs() > 1000 {
-        warn!(ahead_ms, "this machine's clock and the database's differ: deadlines come early or late by that");
-    }
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(LOCK_NOT_AVAILABLE))
 }
 
 /// Closes the pool; a connection that does not answer is left to itself.

@@ -19,10 +19,11 @@ pub use tokio_util::sync::CancellationToken;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The present time, in whole microseconds: what Postgres stores, so that a stored time reads back equal.
+/// The present time by this machine's clock, in whole microseconds: what Postgres stores, so that a stored time reads
+/// back equal. What is compared with times of other machines is taken from a [`database::DatabaseClock`].
 pub fn now() -> messages::Timestamp {
     use chrono::SubsecRound as _;
-    chrono::Utc::now().trunc_subsecs(6)
+    (chrono::Utc::now() + chrono::TimeDelta::milliseconds(faults::clock_skew_ms())).trunc_subsecs(6)
 }
 
 /// Why a service could not start, or stopped by itself: one line that says what, where, and what mends it.

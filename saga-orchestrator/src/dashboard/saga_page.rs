@@ -19,7 +19,7 @@ use crate::views::services::{RowsBody, Told};
 
 pub async fn show(State(dashboard): State<Dashboard>, Path(id): Path<String>) -> Result<Page, Page> {
     let saga_id = parse_id(&id).map_err(Page::from)?;
-    let saga = saga::one(&dashboard.views.pool, saga_id).await.map_err(Page::from)?;
+    let saga = saga::one(&dashboard.views, saga_id).await.map_err(Page::from)?;
     let rows = dashboard.views.participants.rows(saga_id, saga.order_id).await;
     let body = html! {
         div id="saga" data-fresh data-step=(saga.step) data-ended[saga.pending.is_none()] {

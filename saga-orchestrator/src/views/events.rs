@@ -20,7 +20,7 @@ use futures::stream;
 use messages::{SagaId, Timestamp};
 use serde::Serialize;
 use service_runtime::CancellationToken;
-use service_runtime::database::{StoreError, within_limit};
+use service_runtime::database::{DatabaseClock, StoreError, within_limit};
 use service_runtime::http::Problem;
 use service_runtime::http::description::{DatabaseProblems, IdProblems, PROBLEM_JSON, QueryProblems};
 use sqlx::PgPool;
@@ -64,6 +64,7 @@ pub struct Feed {
 
 struct Shared {
     pool: PgPool,
+    clock: DatabaseClock,
     all: broadcast::Sender<Bytes>,
     /// Who follows which saga: what is known of it, and where the rest goes.
     followed: Mutex<HashMap<u64, Follower>>,
@@ -90,9 +91,10 @@ impl Drop for Place {
 
 impl Feed {
     /// Starts the task that reads, until `stop`.
-    pub fn start(pool: PgPool, max_streams: usize, stop: CancellationToken) -> Self {
+    pub fn start(pool: PgPool, clock: DatabaseClock, max_streams: usize, stop: CancellationToken) -> Self {
         let shared = Arc::new(Shared {
             pool,
+            clock,
             all: broadcast::channel(BEHIND).0,
             followed: Mutex::default(),
             someone: Notify::new(),
@@ -117,12 +119,12 @@ impl Feed {
 
 impl Shared {
     async fn read(self: Arc<Self>) {
-        let mut seen = Seen::from_now();
+        let mut seen = Seen::from(self.clock.now());
         loop {
             if self.streams.load(Ordering::Relaxed) == 0 {
                 tokio::select! {
                     () = self.stop.cancelled() => return,
-                    () = self.someone.notified() => seen = Seen::from_now(),
+                    () = self.someone.notified() => seen = Seen::from(self.clock.now()),
                 }
             }
             tokio::select! {
@@ -134,7 +136,7 @@ impl Shared {
             if self.all.receiver_count() > 0 {
                 let _ = within_limit(self.tell_all(&mut seen)).await;
             } else {
-                seen = Seen::from_now();
+                seen = Seen::from(self.clock.now());
             }
         }
     }
@@ -172,7 +174,7 @@ impl Shared {
 
     async fn tell_all(&self, seen: &mut Seen) -> Result<(), StoreError> {
         let moves = lists::moves_since(&self.pool, seen.newest - LATE, 5 * MOST as i64).await?;
-        let tick = seen.new_of(moves);
+        let tick = seen.new_of(moves, self.clock.now());
         if !tick.is_empty() {
             let _ = self.all.send(tick);
         }
@@ -194,18 +196,17 @@ struct Seen {
 }
 
 impl Seen {
-    fn from_now() -> Self {
-        let now = service_runtime::now();
+    fn from(now: Timestamp) -> Self {
         Self { from: now, newest: now, told: HashMap::new() }
     }
 
     /// What is new among the newest moves, as the stream of all tells it. They come newest first.
-    fn new_of(&mut self, moves: Vec<Move>) -> Bytes {
+    fn new_of(&mut self, moves: Vec<Move>, now: Timestamp) -> Bytes {
         let is_new = |m: &Move| m.at >= self.from && !self.told.contains_key(&(m.saga_id, m.seq));
         let mut new: Vec<Move> = moves.into_iter().filter(is_new).collect();
         // Of a clock that is ahead nothing is learned: else what the others do would be overlooked until then.
         let newest = new.iter().map(|m| m.at).fold(self.newest, Timestamp::max);
-        self.newest = newest.min(service_runtime::now());
+        self.newest = newest.min(now);
         self.told.extend(new.iter().map(|m| ((m.saga_id, m.seq), m.at)));
         self.told.retain(|_, at| *at >= self.newest - LATE);
         let skipped = new.len().saturating_sub(MOST);
@@ -329,7 +330,7 @@ pub async fn of_all(State(views): State<Views>, headers: HeaderMap) -> Result<Re
     shared.someone.notify_one();
     let mut first = Bytes::from_static(b"retry: 1000\n\n");
     // It may have come from an instance whose clock is ahead.
-    let last = last.and_then(DateTime::from_timestamp_micros).map(|after| after.min(service_runtime::now()));
+    let last = last.and_then(DateTime::from_timestamp_micros).map(|after| after.min(views.clock.now()));
     if let Some(after) = last {
         let mut missed = lists::moves_since(&views.pool, after, MOST as i64).await?;
         missed.reverse();
@@ -383,8 +384,11 @@ mod tests {
     }
 
     fn from(ms: i64) -> Seen {
-        let at = a_move(0, 0, ms).at;
-        Seen { from: at, newest: at, told: HashMap::new() }
+        Seen::from(a_move(0, 0, ms).at)
+    }
+
+    fn late() -> Timestamp {
+        a_move(0, 0, 1_000_000).at
     }
 
     fn told(tick: &Bytes) -> Vec<String> {
@@ -395,19 +399,19 @@ mod tests {
     #[test]
     fn each_move_is_told_once_also_one_that_becomes_visible_late() {
         let mut seen = from(0);
-        let first = seen.new_of(vec![a_move(2, 1, 20), a_move(1, 1, 10), a_move(9, 1, -500)]);
+        let first = seen.new_of(vec![a_move(2, 1, 20), a_move(1, 1, 10), a_move(9, 1, -500)], late());
         assert_eq!(told(&first).len(), 2, "what was before the stream is not told: {first:?}");
         assert!(told(&first)[0].contains("00000001\""), "oldest first: {first:?}");
-        let second = seen.new_of(vec![a_move(2, 1, 20), a_move(3, 1, 15), a_move(1, 1, 10)]);
+        let second = seen.new_of(vec![a_move(2, 1, 20), a_move(3, 1, 15), a_move(1, 1, 10)], late());
         assert_eq!(told(&second).len(), 1, "{second:?}");
         assert!(told(&second)[0].contains("00000003\""));
-        assert!(seen.new_of(vec![a_move(3, 1, 15)]).is_empty());
+        assert!(seen.new_of(vec![a_move(3, 1, 15)], late()).is_empty());
     }
 
     #[test]
     fn what_is_too_much_is_left_out_and_counted() {
         let mut seen = from(0);
-        let tick = seen.new_of((0..130).rev().map(|n| a_move(n, 1, n as i64)).collect());
+        let tick = seen.new_of((0..130).rev().map(|n| a_move(n, 1, n as i64)).collect(), late());
         let lines = told(&tick);
         assert_eq!((lines.len(), lines[0].as_str()), (MOST + 1, r#"data: {"moves":30}"#));
     }
@@ -416,7 +420,7 @@ mod tests {
     fn what_was_told_long_ago_is_forgotten() {
         let mut seen = from(0);
         for n in 0..100 {
-            seen.new_of(vec![a_move(n, 1, n as i64 * 1000)]);
+            seen.new_of(vec![a_move(n, 1, n as i64 * 1000)], late());
         }
         assert!(seen.told.len() <= 3, "{}", seen.told.len());
     }

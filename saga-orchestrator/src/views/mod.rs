@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::get;
+use service_runtime::database::DatabaseClock;
 use service_runtime::{CancellationToken, Fatal};
 use sqlx::PgPool;
 use utoipa::OpenApi;
@@ -25,6 +26,7 @@ use crate::SagaSettings;
 #[derive(Clone)]
 pub struct Views {
     pub pool: PgPool,
+    pub clock: DatabaseClock,
     pub feed: Feed,
     pub figures: Arc<Figures>,
     pub participants: Participants,
@@ -32,12 +34,18 @@ pub struct Views {
 
 impl Views {
     /// Prepares the clients of the other services, and the task that follows the moves until `stop`.
-    pub fn open(pool: PgPool, settings: &SagaSettings, stop: CancellationToken) -> Result<Self, Fatal> {
+    pub fn open(
+        pool: PgPool,
+        clock: DatabaseClock,
+        settings: &SagaSettings,
+        stop: CancellationToken,
+    ) -> Result<Self, Fatal> {
         Ok(Self {
-            feed: Feed::start(pool.clone(), settings.event_streams_max, stop),
-            figures: Arc::new(Figures::new(pool.clone())),
+            feed: Feed::start(pool.clone(), clock.clone(), settings.event_streams_max, stop),
+            figures: Arc::new(Figures::new(pool.clone(), clock.clone())),
             participants: Participants::new(settings)?,
             pool,
+            clock,
         })
     }
 }

@@ -10,13 +10,12 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use service_runtime::database::StoreError;
 use service_runtime::http::Problem;
-use service_runtime::http::description::{DatabaseProblems, IdProblems};
-use sqlx::PgPool;
+use service_runtime::http::description::{DatabaseProblems, IdProblems, PROBLEM_JSON};
 use utoipa::ToSchema;
 
 use super::{Views, summary};
 use crate::described;
-use crate::outcome::{Outcome, parse_id};
+use crate::outcome::{Outcome, of_unknown_definition, parse_id};
 use crate::saga::{Effect, OrderCall, Saga, State as SagaState};
 use crate::store::history::{self, Entry, Repetition};
 use crate::store::{self, Stored};
@@ -155,26 +154,28 @@ pub struct IgnoredBody {
 #[utoipa::path(
     get, path = "/sagas/{id}", operation_id = "readSaga", tag = "Sagas", summary = "Where a saga stands, how it got there, and what happens next",
     params(("id" = SagaId, Path, description = "The saga's id")),
-    responses((status = 200, description = "Its state and history", body = SagaBody), IdProblems, DatabaseProblems),
+    responses(
+        (status = 200, description = "Its state and history", body = SagaBody), IdProblems, DatabaseProblems,
+        (status = 409, description = "It runs by a definition that this release does not know", body = Problem, content_type = PROBLEM_JSON),
+    ),
 )]
-/// 200 with state and history; 400 for what is no id; 404.
+/// 200 with state and history; 400 for what is no id; 404; 409 for one of a newer release's definition.
 pub async fn saga(State(views): State<Views>, Path(id): Path<String>) -> Result<Json<SagaBody>, Problem> {
-    Ok(Json(one(&views.pool, parse_id(&id)?).await?))
+    Ok(Json(one(&views, parse_id(&id)?).await?))
 }
 
 /// All that is known of a saga here.
 ///
 /// # Errors
-/// 404; 500 for one of a newer release's definition; 503 or 500 for the database's.
-pub async fn one(pool: &PgPool, saga_id: SagaId) -> Result<SagaBody, Problem> {
+/// 404; 409 for one of a newer release's definition; 503 or 500 for the database's.
+pub async fn one(views: &Views, saga_id: SagaId) -> Result<SagaBody, Problem> {
     // One snapshot: a saga that moves between two statements would stand elsewhere than where its history ends.
     let mut snapshot =
-        pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(StoreError::from)?;
+        views.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(StoreError::from)?;
     let saga = match store::read(&mut *snapshot, saga_id).await? {
         Some(Stored::Saga(saga)) => *saga,
         Some(Stored::UnknownDefinition { name, version, .. }) => {
-            let detail = format!("the saga runs by {name} v{version}, which this release does not know");
-            return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail));
+            return Err(of_unknown_definition(saga_id, &name, version));
         }
         None => return Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no saga {saga_id}"))),
     };
@@ -183,7 +184,7 @@ pub async fn one(pool: &PgPool, saga_id: SagaId) -> Result<SagaBody, Problem> {
     let entries = history::entries(&mut *snapshot, saga_id).await?;
     let ignored = history::ignored(&mut *snapshot, saga_id).await?.into_iter();
     snapshot.commit().await.map_err(StoreError::from)?;
-    let now = service_runtime::now();
+    let now = views.clock.now();
     let outcome = Outcome::from(&saga);
     let mut body = SagaBody {
         saga_id,

@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use chrono::TimeDelta;
 use messages::Timestamp;
 use serde::{Deserialize, Serialize};
-use service_runtime::database::StoreError;
+use service_runtime::database::{DatabaseClock, StoreError};
 use service_runtime::http::Problem;
 use service_runtime::http::description::{DatabaseProblems, QueryProblems};
 use sqlx::PgPool;
@@ -118,12 +118,13 @@ pub struct PartBody {
 /// Figures, read once a second at most for each time that is asked for.
 pub struct Figures {
     pool: PgPool,
+    clock: DatabaseClock,
     last: Mutex<BTreeMap<i64, (Instant, Arc<StatsBody>)>>,
 }
 
 impl Figures {
-    pub fn new(pool: PgPool) -> Self {
-        Self { pool, last: Mutex::default() }
+    pub fn new(pool: PgPool, clock: DatabaseClock) -> Self {
+        Self { pool, clock, last: Mutex::default() }
     }
 
     /// The figures of the last so many minutes, at most a second old.
@@ -137,7 +138,7 @@ impl Figures {
         if let Some((_, figures)) = last.get(&minutes) {
             return Ok(figures.clone());
         }
-        let now = service_runtime::now();
+        let now = self.clock.now();
         let since = now - TimeDelta::minutes(minutes);
         let unfinished = store::unfinished(&self.pool).await?;
         let figures = Arc::new(StatsBody {

@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::ObjectBuilder;
 
 use crate::CancellationToken;
-use crate::database::Session;
+use crate::database::{DatabaseClock, Session};
 
 /// How long a check may take before it counts as failed.
 const CHECK_LIMIT: Duration = Duration::from_secs(1);
@@ -71,6 +71,13 @@ impl Health {
             let check = if told_to_stop.is_cancelled() { Check::Closed("it stops".to_owned()) } else { Check::Ok };
             Box::pin(std::future::ready(check))
         })
+    }
+
+    /// Adds the check that this machine's clock agrees with the database's.
+    #[must_use]
+    pub fn with_clock(self, clock: &DatabaseClock) -> Self {
+        let clock = clock.clone();
+        self.with("clock", move || Box::pin(std::future::ready(clock.check())))
     }
 
     /// Adds the check that the database answers.
