@@ -118,6 +118,8 @@ bugs! {
     SweeperOff => "sweeper-off",
     /// A reply counts for whatever step is pending.
     ReplyOfAnotherStep => "reply-of-another-step",
+    /// A reply counts whatever it is about: another amount, another order, another saga's command.
+    UncheckedReply => "unchecked-reply",
     /// A record's offset is committed before it is handled.
     OffsetBeforeCommit => "offset-before-commit",
 }

@@ -25,7 +25,7 @@ use crate::SagaSettings;
 use crate::idempotency::IdempotencyKey;
 use crate::metrics::SagaMetrics;
 use crate::orders::OrderService;
-use crate::saga::{Effect, Ignored, Input, OrderCall, Saga, State, advance};
+use crate::saga::{Effect, Ignored, Input, NoMove, OrderCall, Saga, State, advance};
 use crate::store::{Identity, IgnoredInputs, NewSaga, NewSagas, Sagas, Stored};
 use crate::waiters::Waiters;
 
@@ -72,9 +72,9 @@ pub enum Applied {
 pub enum ApplyError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A participant did something else than it was asked for, or what somebody else was.
-    #[error("it contradicts its saga: {0}")]
-    Contradiction(String),
+    /// A [`NoMove::Contradiction`].
+    #[error(transparent)]
+    Contradiction(NoMove),
     #[error("there is no saga {0}")]
     UnknownSaga(SagaId),
     #[error(
@@ -161,18 +161,18 @@ impl Coordinator {
             Some(saga) => saga,
             None => self.stored(saga_id).await?,
         };
-        // What the saga asked for is the same in all its versions.
-        input.about.as_ref().map_or(Ok(()), |about| about.agrees_with(&saga)).map_err(ApplyError::Contradiction)?;
         loop {
             let mut transition = match advance(&saga, input, now) {
                 Ok(transition) => transition,
+                // What the saga asks for is the same in all its versions.
+                Err(error @ NoMove::Contradiction(_)) => return Err(ApplyError::Contradiction(error)),
                 // The row itself has to say so.
                 Err(_) if is_guess => {
                     self.cache.remove(&saga_id);
                     (saga, is_guess) = (self.stored(saga_id).await?, false);
                     continue;
                 }
-                Err(ignored) => {
+                Err(NoMove::Ignored(ignored)) => {
                     let by = input.operator.as_ref().map(|operator| operator.by.as_str());
                     info!(%saga_id, trace_id = saga.trace_id(), by, %ignored, "input ignored");
                     self.ignored.submit((saga_id, ignored.clone())).await?;

@@ -9,7 +9,7 @@ use super::effect::OrderCall;
 
 impl From<Event> for Input {
     fn from(event: Event) -> Self {
-        let (event_id, order_id) = (Some(event.event_id()), event.order_id());
+        let (event_id, order_id, command) = (Some(event.event_id()), event.order_id(), event.causation_id());
         let (kind, reason, money) = match event {
             Event::PaymentCharged(event) => (InputKind::PaymentCharged, None, Some(event.payload.money)),
             Event::PaymentFailed(event) => (InputKind::PaymentFailed, Some(event.payload.reason), None),
@@ -18,7 +18,7 @@ impl From<Event> for Input {
             Event::InventoryFailed(event) => (InputKind::InventoryFailed, Some(event.payload.reason), None),
             Event::InventoryReleased(_) => (InputKind::InventoryReleased, None, None),
         };
-        Self { event_id, reason, about: Some(About { order_id, money }), ..kind.into() }
+        Self { event_id, reason, about: Some(About { order_id, money, command }), ..kind.into() }
     }
 }
 
