@@ -148,6 +148,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let (metrics, stop) = (Metrics::of(NAME), server.drained());
     let tracer = Tracer::open(&config.trace, NAME)?;
     let pool = database::open(&config.database, &sqlx::migrate!(), &metrics).await?;
+    store::definitions::check_unchanged(&pool).await?;
     require_topics(&config.kafka, NAME, &messages::TOPICS.map(str::to_owned)).await?;
     let consumer = Consumer::open(&config.kafka, NAME, &messages::Event::TOPICS, &metrics, &tracer).await?;
     let producer = Producer::open(&config.kafka, NAME, &metrics)?;

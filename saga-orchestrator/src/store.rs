@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
+pub mod definitions;
 pub mod history;
 pub mod lists;
 mod new_sagas;

@@ -3,7 +3,10 @@
 //! The name and version are stored with each saga: a saga ends by the table that it began with. A table that
 //! sagas were started with is therefore never changed; a new version stands beside it.
 
+use std::fmt::Write as _;
 use std::time::Duration;
+
+use messages::{ChargePayment, Message as _, RefundPayment, ReleaseInventory, ReserveInventory};
 
 use super::advance::InputKind;
 use super::state::Cause;
@@ -59,6 +62,31 @@ pub enum Action {
     RefundPayment,
     ReserveInventory,
     ReleaseInventory,
+}
+
+impl Action {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::CreateOrder => "create-order",
+            Self::ConfirmOrder => "confirm-order",
+            Self::CancelOrder => "cancel-order",
+            Self::ChargePayment => "charge-payment",
+            Self::RefundPayment => "refund-payment",
+            Self::ReserveInventory => "reserve-inventory",
+            Self::ReleaseInventory => "release-inventory",
+        }
+    }
+
+    /// The topic of the command that asks for it; `None` where it is asked for over HTTP.
+    pub const fn command(self) -> Option<&'static str> {
+        match self {
+            Self::CreateOrder | Self::ConfirmOrder | Self::CancelOrder => None,
+            Self::ChargePayment => Some(ChargePayment::TOPIC.name()),
+            Self::RefundPayment => Some(RefundPayment::TOPIC.name()),
+            Self::ReserveInventory => Some(ReserveInventory::TOPIC.name()),
+            Self::ReleaseInventory => Some(ReleaseInventory::TOPIC.name()),
+        }
+    }
 }
 
 const STEP_DEADLINE: Option<Duration> = Some(Duration::from_secs(60));

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use messages::{ChargePayment, Currency, Envelope, Message as _, Money, OrderId, RefundPayment, SagaId};
+use messages::{ChargePayment, Currency, Envelope, EventId, Message as _, Money, OrderId, RefundPayment, SagaId};
 
 use super::definition::PAY_FIRST;
 use super::{
@@ -52,6 +52,27 @@ fn a_checkout_that_succeeds() {
             "COMPLETED/COMPLETED"
         ]
     );
+}
+
+/// A participant's reply that is about this, to a saga whose charge is pending, and to the same saga at its end.
+fn answered(saga: &Saga, about: About) -> Result<String, String> {
+    let input = Input { about: Some(about), ..PaymentCharged.into() };
+    let ended = Saga { state: State::Completed, ..saga.clone() };
+    let [pending, late] = [saga, &ended].map(|saga| advance(saga, &input, at(1)).map_err(|error| error.to_string()));
+    match pending {
+        Ok(transition) => Ok(transition.saga.to_string()),
+        Err(error) => {
+            assert_eq!(late.unwrap_err(), error, "a contradiction is one in every state");
+            Err(error)
+        }
+    }
+}
+
+/// What a participant says that does what it was asked for.
+fn as_asked(saga: &Saga) -> About {
+    let Effect::Send(record) = saga.effect() else { panic!("a charge is a command") };
+    let command: Envelope<ChargePayment> = Envelope::decode(&record.body).unwrap();
+    About { order_id: saga.order_id, money: Some(saga.checkout.money), command: Some(command.event_id) }
 }
 
 #[test]
