@@ -262,6 +262,7 @@ impl Services {
             ("ORDER_SERVICE_URL".to_owned(), format!("http://{}", self.address(order)?)),
             ("PAYMENT_SERVICE_URL".to_owned(), format!("http://127.0.0.1:{}", self.ports.payment)),
             ("INVENTORY_SERVICE_URL".to_owned(), format!("http://127.0.0.1:{}", self.ports.inventory)),
+            ("ORCHESTRATOR_URL".to_owned(), format!("http://127.0.0.1:{}", self.ports.orchestrator)),
             // Stable over restarts, so that a killed one has its partitions back at once.
             ("KAFKA_GROUP_INSTANCE_ID".to_owned(), instance.number.to_string()),
         ]);

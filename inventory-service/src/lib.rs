@@ -21,8 +21,10 @@ use service_runtime::http::{Health, HttpServer, HttpSettings};
 use service_runtime::kafka::{Consumer, KafkaSettings, Producer};
 use service_runtime::metrics::Metrics;
 use service_runtime::program::stop_when_done;
-use service_runtime::retention::{Retention, described, router};
-use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError, Share};
+use service_runtime::retention::{Orchestrator, OrchestratorSettings, Retention, described, router};
+use service_runtime::settings::{
+    HOUR_MS, KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError, Share, require_within,
+};
 use service_runtime::trace::{TraceSettings, Tracer};
 use service_runtime::{CancellationToken, Fatal};
 use utoipa::OpenApi as _;
@@ -42,6 +44,7 @@ pub struct Config {
     kafka: KafkaSettings,
     stock: StockSettings,
     retention: Retention,
+    orchestrator: OrchestratorSettings,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -96,7 +99,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         .with_clock(&clock)
         .with("kafka", move || Box::pin(std::future::ready(group.check())));
     let old = retention::Reservations(pool.clone());
-    let routes = router("/reservations", old.clone(), config.retention).merge(reading::router(pool.clone()));
+    let orchestrator = Orchestrator::connect(&config.orchestrator)?;
+    let routes =
+        router("/reservations", old.clone(), config.retention, orchestrator).merge(reading::router(pool.clone()));
     let handler = handler::Reservations {
         new: Batcher::start(ConditionalWrites::to(store::NewReservations(Session::beside(&pool))), &metrics),
         moves: Batcher::start(

@@ -16,7 +16,7 @@ use service_runtime::http::batch;
 use service_runtime::http::description::complete;
 use service_runtime::http::{Health, HttpServer, HttpSettings};
 use service_runtime::metrics::Metrics;
-use service_runtime::retention::{Retention, described, router};
+use service_runtime::retention::{Orchestrator, OrchestratorSettings, Retention, described, router};
 use service_runtime::settings::{SERVICE_DEFAULTS, Settings, SettingsError};
 use service_runtime::trace::{TraceSettings, Tracer};
 use service_runtime::{CancellationToken, Fatal};
@@ -33,6 +33,7 @@ pub struct Config {
     trace: TraceSettings,
     database: DatabaseSettings,
     retention: Retention,
+    orchestrator: OrchestratorSettings,
 }
 
 impl TryFrom<&Settings> for Config {
@@ -69,7 +70,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         ),
         pool: pool.clone(),
     };
-    let removal = router("/orders", retention::Orders(pool.clone()), config.retention);
+    let orchestrator = Orchestrator::connect(&config.orchestrator)?;
+    let removal = router("/orders", retention::Orders(pool.clone()), config.retention, orchestrator);
     let routes = routes::router(orders, tracer.clone()).merge(removal);
     let clock = DatabaseClock::start(&pool, &metrics, shutdown.clone()).await;
     let health = Health::default().with_database(&pool).with_clock(&clock);

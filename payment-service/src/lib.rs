@@ -19,7 +19,7 @@ use service_runtime::http::{Health, HttpServer, HttpSettings};
 use service_runtime::kafka::{Consumer, KafkaSettings, Producer};
 use service_runtime::metrics::Metrics;
 use service_runtime::program::stop_when_done;
-use service_runtime::retention::{Retention, described, router};
+use service_runtime::retention::{Orchestrator, OrchestratorSettings, Retention, described, router};
 use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError};
 use service_runtime::trace::{TraceSettings, Tracer};
 use service_runtime::{CancellationToken, Fatal};
@@ -40,6 +40,7 @@ pub struct Config {
     kafka: KafkaSettings,
     gateway: gateway::GatewaySettings,
     retention: Retention,
+    orchestrator: OrchestratorSettings,
 }
 
 impl TryFrom<&Settings> for Config {
@@ -79,7 +80,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         .with("kafka", move || Box::pin(std::future::ready(group.check())));
     let gateway = gateway::SimulatedGateway::start(Session::beside(&pool), config.gateway, &metrics);
     let old = retention::Payments(pool.clone());
-    let routes = router("/payments", old.clone(), config.retention).merge(reading::router(pool.clone()));
+    let orchestrator = Orchestrator::connect(&config.orchestrator)?;
+    let routes = router("/payments", old.clone(), config.retention, orchestrator).merge(reading::router(pool.clone()));
     let handler = handler::Payments {
         writes: handler::Writes {
             new: Batcher::start(ConditionalWrites::to(store::NewPayments(Session::beside(&pool))), &metrics),

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use futures::future::try_join_all;
 use messages::{Currency, OrderId, SagaId, TRACEPARENT};
-use reqwest::{Client, ClientBuilder, Method, StatusCode, Url, header};
+use reqwest::{Client, Method, StatusCode, header};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use service_runtime::Fatal;
 use service_runtime::batch::{Answers, Backoff, Batch, Batcher};
 use service_runtime::http::batch::{BatchedAnswer, BatchedRequest};
+use service_runtime::http::client;
 use service_runtime::metrics::Metrics;
 use service_runtime::trace::{self, Kind, Span};
 use tracing::{debug, warn};
@@ -234,23 +235,6 @@ fn span_name(call: &OrderCall) -> &'static str {
         OrderCall::Confirm { .. } => "PATCH /orders/{orderId}/status CONFIRMED",
         OrderCall::Cancel { .. } => "PATCH /orders/{orderId}/status CANCELLED",
     }
-}
-
-/// A client of the service at `url`, and where its `resource` is. `variable` names the setting in the error.
-pub fn client(variable: &str, url: &str, resource: &str) -> Result<(ClientBuilder, Url), Fatal> {
-    // The URL itself is not repeated: it may hold a password.
-    let invalid = |why: &str| Fatal::new(format!("{variable} is not usable: {why}"));
-    let url = format!("{}/{resource}", url.trim_end_matches('/'));
-    let url = Url::parse(&url).map_err(|error| invalid(&error.to_string()))?;
-    let builder = match url.scheme() {
-        // Without TLS there is no need of the system's certificates, which a small image may lack.
-        "http" => Client::builder().tls_certs_only([]),
-        "https" => Client::builder(),
-        _ => return Err(invalid("must be an http:// or https:// URL")),
-    };
-    // rustls asks each process to choose its cryptography, once; a second choice is refused, and is the same.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    Ok((builder.no_proxy().connect_timeout(Duration::from_millis(500)), url))
 }
 
 /// Answers that say nothing of the order itself.

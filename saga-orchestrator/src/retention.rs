@@ -6,18 +6,23 @@
 
 use std::time::Duration;
 
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json, Router};
 use chrono::TimeDelta;
 use messages::Timestamp;
 use reqwest::{Client, Url};
 use service_runtime::database::{StoreError, within_limit};
-use service_runtime::retention::{AT_ONCE, Removed, Retention, first_id_at};
+use service_runtime::http::description::DatabaseProblems;
+use service_runtime::http::{Problem, client};
+use service_runtime::retention::{AT_ONCE, Horizon, Removed, Retention, first_id_at};
 use service_runtime::{CancellationToken, Fatal};
 use sqlx::{Connection as _, PgConnection, PgPool};
 use tracing::{info, warn};
+use utoipa::OpenApi;
 use uuid::Uuid;
 
 use crate::SagaSettings;
-use crate::orders::client;
 use crate::store::old_sagas::{self, Candidate};
 
 /// How long after a round the next one begins; and after one that something has interrupted.
@@ -164,6 +169,24 @@ impl Remover {
             tokio::time::sleep(BETWEEN_BATCHES).await;
         }
     }
+}
+
+/// Describes the route.
+#[derive(OpenApi)]
+#[openapi(paths(horizon))]
+pub struct Described;
+
+pub fn router(pool: PgPool) -> Router {
+    Router::new().route("/retention", get(horizon)).with_state(pool)
+}
+
+/// The other services ask before they remove anything, whoever wants them to.
+#[utoipa::path(
+    get, path = "/retention", operation_id = "readHorizon", tag = "Retention", summary = "Below which order all sagas have ended, long ago",
+    responses((status = 200, description = "The horizon", body = Horizon, example = json!({"horizon": "01a1fcfc-71e1-7774-8bfb-88a030f9fbb9"})), DatabaseProblems),
+)]
+async fn horizon(State(pool): State<PgPool>) -> Result<Json<Horizon>, Problem> {
+    Ok(Json(Horizon { horizon: within_limit(old_sagas::ended_below(&pool)).await? }))
 }
 
 async fn try_lock(connection: &mut PgConnection) -> Result<bool, StoreError> {

@@ -30,7 +30,7 @@ const PARTITIONS: i32 = 2;
 const EMBEDDED_FETCH_WAIT_MS: i64 = 5;
 
 /// Environment variables that name one service's own port or database: in one process they would mean all four.
-const PER_PROCESS: [&str; 10] = [
+const PER_PROCESS: [&str; 11] = [
     "PORT",
     "DATABASE_URL",
     "PGHOST",
@@ -41,6 +41,7 @@ const PER_PROCESS: [&str; 10] = [
     "ORDER_SERVICE_URL",
     "PAYMENT_SERVICE_URL",
     "INVENTORY_SERVICE_URL",
+    "ORCHESTRATOR_URL",
 ];
 
 /// How long the services may take to stop, beyond `SHUTDOWN_DRAIN_MS` and `SHUTDOWN_TIMEOUT_MS`; the databases follow.
@@ -145,11 +146,16 @@ impl Platform {
             }
             Ok(settings)
         };
-        let order = settings_of(&order_service::DEFAULTS, ports.order, "order")?;
-        let payment = settings_of(&payment_service::DEFAULTS, ports.payment, "payment")?;
-        let inventory = settings_of(&inventory_service::DEFAULTS, ports.inventory, "inventory")?;
         let address = |settings: &Settings| HttpSettings::try_from(settings).map(|http| http.local_address());
-        let orchestrator = settings_of(&saga_orchestrator::DEFAULTS, ports.orchestrator, "orchestrator")?
+        let orchestrator = settings_of(&saga_orchestrator::DEFAULTS, ports.orchestrator, "orchestrator")?;
+        let orchestrator_url = format!("http://{}", address(&orchestrator)?);
+        let participant = |defaults: &[&str], port, name| -> Result<Settings, SettingsError> {
+            settings_of(defaults, port, name)?.with("orchestrator_url", orchestrator_url.clone())
+        };
+        let order = participant(&order_service::DEFAULTS, ports.order, "order")?;
+        let payment = participant(&payment_service::DEFAULTS, ports.payment, "payment")?;
+        let inventory = participant(&inventory_service::DEFAULTS, ports.inventory, "inventory")?;
+        let orchestrator = orchestrator
             .with("order_service_url", format!("http://{}", address(&order)?))?
             .with("payment_service_url", format!("http://{}", address(&payment)?))?
             .with("inventory_service_url", format!("http://{}", address(&inventory)?))?;

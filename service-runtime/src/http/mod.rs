@@ -1,6 +1,7 @@
 //! The HTTP server around a service's routes: listening, health, metrics, answers to bad requests, graceful stop.
 
 pub mod batch;
+mod client;
 pub mod description;
 mod health;
 mod json_body;
@@ -35,6 +36,7 @@ use crate::settings::{HOUR_MS, Settings, SettingsError, require_within};
 use crate::trace::{self, Tracer};
 use crate::{CancellationToken, Fatal};
 
+pub use client::client;
 pub use health::{Check, Health, probe_ready};
 pub use json_body::JsonBody;
 pub use problem::Problem;
