@@ -263,12 +263,13 @@ fn is_end(m: &Move) -> bool {
     responses(
         IdProblems, DatabaseProblems,
         (status = 200, description = "Server-sent events, one per move; ends with the saga", body = String, content_type = "text/event-stream", example = example),
+        (status = 204, description = "The saga has ended, and `Last-Event-ID` is its last event: nothing more comes, don't ask again"),
         (status = 503, description = "Too many streams are open, or the database can't be reached", body = Problem, content_type = PROBLEM_JSON,
             headers(("retry-after" = u32, description = "In how many seconds to try again"))),
     ),
 )]
-/// The moves of one saga, from the first, or from the one after `Last-Event-ID` (its `seq`). Ends with the saga's end.
-/// 404 for an unknown saga; 503 when there are too many streams.
+/// The moves of one saga, from the first, or from the one after `Last-Event-ID` (its `seq`). Ends with the saga's end;
+/// 204 for who has read it to its end. 404 for an unknown saga; 503 when there are too many streams.
 pub async fn of_saga(
     State(views): State<Views>,
     Path(id): Path<String>,
@@ -289,6 +290,10 @@ pub async fn of_saga(
             known = m.seq;
             first.push(Bytes::from(text(&m, &m.seq.to_string())));
         }
+    }
+    if ended && first.is_empty() {
+        // An EventSource asks again after each end of the stream, until it is answered 204 (HTML standard, 9.2.2).
+        return Ok(StatusCode::NO_CONTENT.into_response());
     }
     if !ended {
         static NEXT: AtomicU64 = AtomicU64::new(0);
