@@ -173,7 +173,11 @@ async fn checkout(
             drop(place);
             Ok(answer(&latest))
         }
-        Begun::Joined(found) => replay(&intake, *found, &checkout, prefers_async(&headers), until, place).await,
+        Begun::Joined(found) => {
+            // It waits for the other saga now, and counts once.
+            drop(waiter);
+            replay(&intake, *found, &checkout, prefers_async(&headers), until, place).await
+        }
     }
 }
 
