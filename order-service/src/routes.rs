@@ -198,7 +198,7 @@ fn not_created(error: StoreError, create: &Create, named: bool) -> Problem {
         StoreError::Unavailable(why) if !named => {
             let detail = format!("outcome unknown: {why}. The order's page tells, once the database is back");
             let location = format!("/orders/{}", create.order_id);
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(header::LOCATION, location)
+            Problem::outcome_unknown(detail).with_header(header::LOCATION, location)
         }
         error => error.into(),
     }

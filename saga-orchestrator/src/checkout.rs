@@ -222,11 +222,10 @@ async fn store(coordinator: Arc<Coordinator>, new: NewSaga, until: Instant) -> R
             Err(ApplyError::Store(error @ (StoreError::NotSent(_) | StoreError::Locked(_)))) => {
                 return Err(Problem::unavailable(format!("{NOT_STORED}: {error}"), 1));
             }
-            Err(ApplyError::Store(error @ StoreError::Refused(_))) if !maybe_stored => {
+            Err(ApplyError::Store(error @ StoreError::Refused(_))) => {
                 return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{NOT_STORED}: {error}")));
             }
-            Err(ApplyError::Store(StoreError::Unavailable(_))) => maybe_stored = true,
-            Err(ApplyError::Store(StoreError::NotSent(_) | StoreError::Refused(_))) => {}
+            // The key is another saga's, so this one was not stored, whatever became of earlier tries.
             Err(error) => return Err(not_told(error)),
         }
         if Instant::now() >= until {
@@ -240,16 +239,16 @@ async fn store(coordinator: Arc<Coordinator>, new: NewSaga, until: Instant) -> R
 fn unknown(saga_id: SagaId, has_key: bool) -> Problem {
     let unknown = "outcome unknown: the database did not answer while the checkout was stored.";
     if has_key {
-        return Problem::unavailable(format!("{unknown} Send the same request with the same key again"), 1);
+        let detail = format!("{unknown} Send the same request with the same key again");
+        return Problem::outcome_unknown(detail).retry_after(1);
     }
     let detail =
         format!("{unknown} Its saga tells, once the database is back; it is unknown there (404) if nothing was stored");
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
-        .with_saga(saga_id)
-        .with_header(header::LOCATION, format!("/sagas/{saga_id}"))
+    Problem::outcome_unknown(detail).with_saga(saga_id).with_header(header::LOCATION, format!("/sagas/{saga_id}"))
 }
 
-/// 503: the saga that has the key can't be told of now. One of a newer release's definition, that release can tell.
+/// 503: the saga that has the key can't be told of now, and this request stored none. One of a newer release's
+/// definition, that release can tell.
 fn not_told(error: ApplyError) -> Problem {
     let problem = Problem::unavailable(format!("{NOT_STORED}: {error}"), 1);
     match error {

@@ -183,7 +183,8 @@ impl DeadLetters {
             Verdict::Send => {
                 send(&self.producer, &letter, &act.by, &act.reason)
                     .await
-                    .map_err(|why| Problem::unavailable(why, 1))?;
+                    // Kafka may have it. Handlers are idempotent, so it may be sent once more.
+                    .map_err(|why| Problem::outcome_unknown(why).retry_after(1))?;
                 let (by, reason) = (&act.by, &act.reason);
                 warn!(topic, letter = %place, by, reason, "a dead letter is sent back");
                 Ok(SentBody { topic, letter: place.to_string() })

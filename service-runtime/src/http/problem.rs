@@ -59,9 +59,20 @@ impl Problem {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, format!("`{name}` {rule}")).with_field(name)
     }
 
-    /// 503: can't be done now, and nothing was done; worth another try after `seconds`.
+    /// 503: can't be done now, and it is certain that nothing was done; worth another try after `seconds`.
     pub fn unavailable(detail: impl Into<String>, seconds: u32) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(header::RETRY_AFTER, seconds.to_string())
+        Self::outcome_unknown(detail).retry_after(seconds)
+    }
+
+    /// 503: whether it was done can't be known now. The detail says how it will be known, or that it may be repeated.
+    pub fn outcome_unknown(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+
+    /// The same request may be sent again after so long.
+    #[must_use]
+    pub fn retry_after(self, seconds: u32) -> Self {
+        self.with_header(header::RETRY_AFTER, seconds.to_string())
     }
 
     #[must_use]
@@ -97,8 +108,8 @@ impl Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::NotSent(_) | StoreError::Unavailable(_) => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()).with_header(header::RETRY_AFTER, "1")
+            StoreError::NotSent(_) | StoreError::Unavailable(_) | StoreError::Locked(_) => {
+                Self::outcome_unknown(error.to_string()).retry_after(1)
             }
             StoreError::Refused(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         }
