@@ -7,7 +7,8 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-# librdkafka is compiled from source: g++, make, and the headers of zlib and OpenSSL are in the base image.
+# librdkafka is compiled from source: g++, make, and the headers of zlib and OpenSSL are in the base image. zstd, snappy and
+# lz4 come as source too.
 # The mounts are not part of the image, so the binaries are copied out of them in the same step.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target,sharing=locked \

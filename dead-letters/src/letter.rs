@@ -1,13 +1,14 @@
 //! A dead letter: a record that a service has set aside, with headers that say where it came from and why; and the
 //! marker that stands behind it once it was sent back.
 
-use chrono::{DateTime, SecondsFormat, Utc};
-use messages::{OrderId, SagaId, dead_letter_topic};
+use chrono::{DateTime, Utc};
+use messages::object::Object;
+use messages::{OrderId, SagaId, TimestampText, dead_letter_topic};
 use serde::Deserialize;
-use service_runtime::kafka::Record;
+use service_runtime::kafka::{Headers, Record};
 
 /// What the services, and we, write into a letter's headers.
-const OURS: &str = "dlq_";
+const OURS: &[u8] = b"dlq_";
 
 /// A marker's headers: which letter was sent back, and who did it, why and when.
 const REDRIVEN: &str = "dlq_redriven";
@@ -52,9 +53,6 @@ pub enum Belongs {
     /// Its body names one, its key another.
     Contradictory,
 }
-
-/// A record's headers, in order.
-pub type Headers = Vec<(String, Vec<u8>)>;
 
 impl Place {
     pub const fn of(record: &Record) -> Self {
@@ -108,7 +106,7 @@ impl Letter {
             #[serde(rename = "sagaId")]
             saga_id: SagaId,
         }
-        let in_body = serde_json::from_slice(&self.record.body).ok().map(|Body { saga_id }| saga_id);
+        let in_body = serde_json::from_slice(&self.record.body).ok().map(|Object(Body { saga_id })| saga_id);
         let key = self.record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
         match (in_body, key.and_then(|key| key.parse().ok())) {
             (Some(body), Some(key)) if body != key => Belongs::Contradictory,
@@ -124,14 +122,14 @@ impl Letter {
             #[serde(rename = "orderId")]
             order_id: OrderId,
         }
-        serde_json::from_slice(&self.record.body).ok().map(|Body { order_id }| order_id)
+        serde_json::from_slice(&self.record.body).ok().map(|Object(Body { order_id })| order_id)
     }
 
     /// The headers that it goes back with: its own, and where it comes from.
     pub fn headers_back(&self) -> Headers {
         let own = self.record.headers.iter().filter(|(name, _)| !name.starts_with(OURS)).cloned();
         let from = format!("{}:{}", dead_letter_topic(self.topic), self.place);
-        own.chain([(REDRIVEN_FROM.to_owned(), from.into_bytes())]).collect()
+        own.chain([(REDRIVEN_FROM.into(), from.into_bytes())]).collect()
     }
 
     /// Whether its headers say that it came from the topic whose letters it stands among.
@@ -143,7 +141,7 @@ impl Letter {
 impl Marker {
     /// The marker for a letter that is sent back now.
     pub fn now(letter: Place, by: &str, reason: &str) -> Self {
-        let at = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
+        let at = TimestampText(Utc::now()).to_string();
         Self { letter, by: by.to_owned(), reason: reason.to_owned(), at }
     }
 
@@ -158,7 +156,7 @@ impl Marker {
         let Self { letter, by, reason, at } = self;
         let headers =
             [(REDRIVEN, &letter.to_string()), (REDRIVEN_BY, by), (REDRIVEN_REASON, reason), (REDRIVEN_AT, at)];
-        headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).into()
+        headers.map(|(name, value)| (name.into(), value.as_bytes().to_vec())).into()
     }
 }
 
@@ -183,7 +181,7 @@ pub(crate) mod tests {
             offset: 3,
             key: key.map(|key| key.as_bytes().to_vec()),
             body: body.as_bytes().to_vec(),
-            headers: headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).into(),
+            headers: headers.map(|(name, value)| (name.into(), value.as_bytes().to_vec())).into(),
             timestamp_ms: Some(1_700_000_000_000),
         };
         Letter::of("payment.charge.command", record).unwrap()
@@ -193,10 +191,10 @@ pub(crate) mod tests {
     fn a_letter_goes_back_as_it_came_and_says_which_letter_it_was() {
         let mut letter = letter(Some(SAGA), "{}");
         // It was sent back before, and set aside again.
-        letter.record.headers.push(("dlq_redriven_from".to_owned(), b"elsewhere".to_vec()));
+        letter.record.headers.push(("dlq_redriven_from".into(), b"elsewhere".to_vec()));
         let headers = letter.headers_back();
         let expected = [("ce_id", "7"), ("dlq_redriven_from", "payment.charge.command.dlq:0:3")];
-        assert_eq!(headers, expected.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())));
+        assert_eq!(headers, expected.map(|(name, value)| (name.into(), value.as_bytes().to_vec())));
     }
 
     #[test]
@@ -207,6 +205,7 @@ pub(crate) mod tests {
         assert_eq!(letter(Some(SAGA), "this is not JSON").belongs(), saga);
         assert_eq!(letter(Some(SAGA), &body).belongs(), saga);
         assert_eq!(letter(Some("no id"), "{}").belongs(), Belongs::Unknown);
+        assert_eq!(letter(None, &format!(r#"["{SAGA}"]"#)).belongs(), Belongs::Unknown, "an array has no fields");
         assert_eq!(letter(Some("01a1fcfc-7230-76b6-a18c-dd32b0c90385"), &body).belongs(), Belongs::Contradictory);
     }
 

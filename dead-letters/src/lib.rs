@@ -6,4 +6,4 @@ mod letter;
 pub mod mailbox;
 pub mod redrive;
 
-pub use letter::{Belongs, Headers, Letter, Marker, Place};
+pub use letter::{Belongs, Letter, Marker, Place};

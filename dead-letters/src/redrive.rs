@@ -123,11 +123,11 @@ impl Rules {
 pub async fn send(producer: &Producer, letter: &Letter, by: &str, reason: &str) -> Result<(), String> {
     let (key, body) = (letter.record.key.as_deref(), letter.record.body.as_slice());
     let headers = letter.headers_back();
-    let borrowed = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+    let borrowed = headers.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
     let sent = producer.produce(letter.topic, key, body, borrowed).acknowledged().await;
     sent.map_err(|why| format!("Kafka does not take it: {why}"))?;
     let headers = Marker::now(letter.place, by, reason).headers();
-    let borrowed = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+    let borrowed = headers.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
     let marked = producer.produce(&dead_letter_topic(letter.topic), key, &[], borrowed).acknowledged().await;
     marked.map_err(|why| format!("it was sent back, but could not be marked as redriven, and will be shown as if it were not: {why}. Sent back once more it does no harm"))
 }
@@ -178,8 +178,8 @@ mod tests {
     fn of_topic(topic: &'static str, key: Option<&str>) -> Letter {
         let mut letter = letter(key, "not JSON");
         letter.topic = topic;
-        letter.record.headers.retain(|(name, _)| name != "dlq_topic");
-        letter.record.headers.push(("dlq_topic".to_owned(), topic.as_bytes().to_vec()));
+        letter.record.headers.retain(|(name, _)| name != b"dlq_topic");
+        letter.record.headers.push(("dlq_topic".into(), topic.as_bytes().to_vec()));
         letter
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use messages::{TOPICS, dead_letter_topic};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
@@ -11,8 +11,7 @@ use standalone::broker::EmbeddedBroker;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
-use crate::process::Process;
-use crate::scratch::Scratch;
+use crate::{Ran, eventually, program};
 
 /// Partitions of a topic: two are enough to show that keys are spread.
 const PARTITIONS: i32 = 2;
@@ -89,6 +88,12 @@ async fn delete_topics(address: &str, made_before: SystemTime) -> Result<()> {
     Ok(())
 }
 
+/// The contract's topics and their dead-letter topics.
+fn topic_names(prefix: &str) -> Vec<String> {
+    let names = TOPICS.iter().flat_map(|topic| [(*topic).to_owned(), dead_letter_topic(topic)]);
+    names.map(|name| format!("{prefix}{name}")).collect()
+}
+
 /// When a topic of ours was made; `None` for anyone else's.
 fn made_at(topic: &str) -> Option<SystemTime> {
     let id: Uuid = topic.strip_prefix(PREFIX)?.get(..32)?.parse().ok()?;
@@ -98,23 +103,21 @@ fn made_at(topic: &str) -> Option<SystemTime> {
 
 impl Broker {
     /// A broker with the topics of the contract.
-    pub async fn start(scratch: &Scratch) -> Result<Self> {
-        Self::with_partitions(scratch, PARTITIONS).await
+    pub async fn start() -> Result<Self> {
+        Self::with_partitions(PARTITIONS).await
     }
 
     /// A broker whose topics have so many partitions.
-    pub async fn with_partitions(scratch: &Scratch, partitions: i32) -> Result<Self> {
+    pub async fn with_partitions(partitions: i32) -> Result<Self> {
         let prefix = new_prefix();
         match real_kafka() {
             Some(address) => {
                 delete_old_topics(&address).await?;
-                create_topics(scratch, &address, &prefix, partitions).await?;
+                create_topics(&address, &prefix, partitions).await?;
                 Ok(Self { address, prefix, embedded: None })
             }
             None => {
-                let names = TOPICS.iter().flat_map(|topic| [(*topic).to_owned(), dead_letter_topic(topic)]);
-                let names: Vec<String> = names.map(|name| format!("{prefix}{name}")).collect();
-                let broker = EmbeddedBroker::start(&names, partitions)?;
+                let broker = EmbeddedBroker::start(&topic_names(&prefix), partitions)?;
                 Ok(Self { address: broker.bootstrap_servers().to_owned(), prefix, embedded: Some(broker) })
             }
         }
@@ -137,6 +140,27 @@ impl Broker {
         Ok(())
     }
 
+    /// Deletes the topics, of a real Kafka, and sees them gone.
+    pub async fn delete_topics(&self) -> Result<()> {
+        let admin: AdminClient<_> = client(&self.address)?.create()?;
+        let names = topic_names(&self.prefix);
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        for deleted in admin.delete_topics(&names, &AdminOptions::new().operation_timeout(Some(LIMIT))).await? {
+            deleted.map_err(|(topic, error)| anyhow!("{topic} can't be deleted: {error}"))?;
+        }
+        eventually("the topics are gone", LIMIT, async || {
+            let metadata = admin.inner().fetch_metadata(None, LIMIT)?;
+            let left = metadata.topics().iter().any(|topic| names.contains(&topic.name()));
+            Ok((!left).then_some(()))
+        })
+        .await
+    }
+
+    /// Creates the topics on a real Kafka.
+    pub async fn create_topics(&self) -> Result<()> {
+        create_topics(&self.address, &self.prefix, PARTITIONS).await
+    }
+
     /// What a service needs to know of it.
     pub fn environment(&self) -> Vec<(String, String)> {
         let mut environment = owned(kafka_security());
@@ -152,24 +176,29 @@ impl Broker {
     }
 }
 
-/// `dev/kafka COMMAND`, on the port and the folder that its environment names.
-pub async fn dev_kafka(command: &str) -> Result<()> {
+/// `dev/kafka` with these arguments, on the port and the folder that its environment names.
+pub async fn dev_kafka(arguments: &[&str]) -> Result<()> {
     let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../dev/kafka");
     let mut script = tokio::process::Command::new(script);
-    let output = script.arg(command).stdin(std::process::Stdio::null()).kill_on_drop(true).output().await?;
+    let output = script.args(arguments).stdin(std::process::Stdio::null()).kill_on_drop(true).output().await?;
     let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "dev/kafka {command} ended with {}: {said}", output.status);
+    ensure!(output.status.success(), "dev/kafka {arguments:?} ended with {}: {said}", output.status);
     Ok(())
 }
 
-/// As an installation does it: with `kafka-init`.
-async fn create_topics(scratch: &Scratch, address: &str, prefix: &str, partitions: i32) -> Result<()> {
-    let partitions = partitions.to_string();
-    let arguments = ["--bootstrap-servers", address, "--topic-prefix", prefix, "--partitions", &partitions];
-    let arguments = arguments.map(str::to_owned);
-    let mut init = Process::start(scratch, "kafka-init", &arguments, &owned(kafka_security()))?;
-    let ended = init.ended(LIMIT).await?;
-    ensure!(ended.status.success(), "kafka-init: {}", init.output());
+/// Runs `kafka-init` on topics with this prefix, and with these arguments besides.
+pub async fn kafka_init(address: &str, prefix: &str, arguments: &[&str]) -> Result<Ran> {
+    let mut command = tokio::process::Command::new(program("kafka-init")?);
+    command.args(["--bootstrap-servers", address, "--topic-prefix", prefix]).args(arguments);
+    command.env_clear().envs(kafka_security()).stdin(std::process::Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(2 * LIMIT, command.output()).await.context("kafka-init does not end")??;
+    Ran::of(output)
+}
+
+/// As an installation does it.
+async fn create_topics(address: &str, prefix: &str, partitions: i32) -> Result<()> {
+    let init = kafka_init(address, prefix, &["--partitions", &partitions.to_string()]).await?;
+    ensure!(init.code == 0, "kafka-init: {init:?}");
     Ok(())
 }
 

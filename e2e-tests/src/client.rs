@@ -1,5 +1,7 @@
 //! The platform as its users see it: the services' HTTP, the databases' SQL, and the topics.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -9,7 +11,7 @@ use standalone::platform::Ports;
 use uuid::Uuid;
 
 use crate::process::LogTail;
-use crate::{Answer, Databases, KafkaClient, agreement, eventually};
+use crate::{Answer, Databases, KafkaClient, agreement, databases, eventually};
 
 /// One of the four.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,19 +61,22 @@ pub struct Client {
     http: reqwest::Client,
     pub ports: Ports,
     pub databases: Databases,
+    /// Of the databases, by their short names.
+    urls: Arc<Vec<(&'static str, String)>>,
     pub kafka: KafkaClient,
-    logs: std::sync::Arc<Vec<LogTail>>,
+    logs: Arc<Vec<LogTail>>,
 }
 
 impl Client {
-    pub(crate) fn new(ports: Ports, kafka: KafkaClient, logs: Vec<LogTail>) -> Result<Self> {
+    pub(crate) fn new(ports: Ports, data_dir: &Path, kafka: KafkaClient, logs: Vec<LogTail>) -> Result<Self> {
         // rustls asks each process to choose its cryptography, once; a second choice is refused, and is the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         // Some tests send a thousand requests at once.
         service_runtime::program::allow_all_files();
         let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).timeout(Duration::from_secs(90)).build()?;
-        let databases = Databases::at(&ports)?;
-        Ok(Self { http, ports, databases, kafka, logs: std::sync::Arc::new(logs) })
+        let urls = databases::urls(&ports, data_dir)?;
+        let databases = Databases::at(&urls)?;
+        Ok(Self { http, ports, databases, urls: Arc::new(urls), kafka, logs: Arc::new(logs) })
     }
 
     pub fn request(&self, service: Service, method: Method, path: &str) -> RequestBuilder {
@@ -135,9 +140,8 @@ impl Client {
 
     /// Where a service's database is.
     pub fn database_url(&self, service: Service) -> Result<String> {
-        let databases = self.ports.databases();
-        let database = databases.iter().find(|database| database.name == service.database());
-        Ok(database.context("each service has a database")?.url())
+        let url = self.urls.iter().find(|(name, _)| *name == service.database());
+        Ok(url.context("each service has a database")?.1.clone())
     }
 
     /// `GET /sagas/{id}`.

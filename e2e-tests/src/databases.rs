@@ -1,12 +1,15 @@
 //! The four databases, as `psql` shows them: rows as JSON, by the columns' names.
 
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde_json::Value;
+use service_runtime::pgpass;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use standalone::platform::Ports;
+use standalone::postgres::{Database, PASSWORD_FILE};
 use uuid::Uuid;
 
 /// A connection pool to each. They connect when they are used, and again when a server was gone.
@@ -19,11 +22,11 @@ pub struct Databases {
 }
 
 impl Databases {
-    pub fn at(ports: &Ports) -> Result<Self> {
+    pub fn at(urls: &[(&'static str, String)]) -> Result<Self> {
         let mut pools = Vec::new();
-        for database in ports.databases() {
+        for (_, url) in urls {
             let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(Duration::from_secs(5));
-            pools.push(pool.connect_lazy(&database.url())?);
+            pools.push(pool.connect_lazy(url)?);
         }
         let [order, payment, inventory, orchestrator] =
             pools.try_into().map_err(|_| anyhow::anyhow!("there are four databases"))?;
@@ -61,6 +64,19 @@ impl Databases {
         let sql = "SELECT count(*), count(*) FILTER (WHERE status IN ('RUNNING', 'COMPENSATING')) FROM sagas";
         Ok(sqlx::query_as(sql).fetch_one(&self.orchestrator).await?)
     }
+}
+
+/// Where the databases at these ports are, by their short names, with the passwords of their data directory.
+pub(crate) fn urls(ports: &Ports, data_dir: &Path) -> Result<Vec<(&'static str, String)>> {
+    let file = data_dir.join(PASSWORD_FILE);
+    let entries = pgpass::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let url = |database: Database| {
+        let fits = |entry: &&pgpass::Entry| entry.fits("127.0.0.1", database.port, database.database, database.user);
+        let entry = entries.iter().find(fits);
+        let entry = entry.with_context(|| format!("{} has no password of {}", file.display(), database.user))?;
+        Ok((database.name, database.url(&entry.password)))
+    };
+    ports.databases().into_iter().map(url).collect()
 }
 
 async fn rows(pool: &PgPool, sql: &'static str, id: Uuid) -> Result<Vec<Value>> {

@@ -9,7 +9,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::Value;
 use service_runtime::kafka::{KafkaSettings, Record, TopicReader};
 
-use crate::{broker, eventually};
+use crate::{Batch, broker, eventually, raw_producer};
 
 /// How long the broker may take for anything.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -39,7 +39,7 @@ impl From<Record> for Seen {
             offset: record.offset,
             key: text(record.key.as_deref().unwrap_or_default()),
             body: record.body,
-            headers: record.headers.iter().map(|(name, value)| (name.clone(), text(value))).collect(),
+            headers: record.headers.iter().map(|(name, value)| (text(name), text(value))).collect(),
         }
     }
 }
@@ -71,8 +71,11 @@ impl KafkaClient {
 
     /// Publishes records, by key, in order. Much faster than one by one.
     pub async fn publish_all(&self, topic: &str, records: &[(String, Vec<u8>)]) -> Result<()> {
-        let (producer, name) = (self.producer()?, self.name(topic));
-        let mut sent = Vec::new();
+        self.send_all(&self.producer()?, topic, records).await
+    }
+
+    async fn send_all(&self, producer: &FutureProducer, topic: &str, records: &[(String, Vec<u8>)]) -> Result<()> {
+        let (name, mut sent) = (self.name(topic), Vec::new());
         for (key, body) in records {
             let record = FutureRecord::to(&name).key(key).payload(body);
             sent.push(producer.send_result(record).map_err(|(error, _)| error)?);
@@ -91,6 +94,19 @@ impl KafkaClient {
             places.push(self.send(FutureRecord::<(), _>::to(&name).partition(partition).payload(body)).await?);
         }
         Ok(places)
+    }
+
+    /// Publishes records as one batch that is compressed by this codec: gzip, snappy, lz4 or zstd.
+    pub async fn publish_compressed(&self, codec: &str, topic: &str, records: &[(String, Vec<u8>)]) -> Result<()> {
+        let mut config = broker::client(&self.address)?;
+        config.set("partitioner", "murmur2_random").set("compression.type", codec).set("linger.ms", "50");
+        self.send_all(&config.create()?, topic, records).await
+    }
+
+    /// Publishes a batch as no client library does. Answers its partition and offset.
+    pub async fn publish_raw(&self, topic: &str, partition: i32, batch: &Batch<'_>) -> Result<(i32, i64)> {
+        let offset = raw_producer::produce(&self.address, &self.name(topic), partition, batch).await?;
+        Ok((partition, offset))
     }
 
     /// All that is on a topic now.

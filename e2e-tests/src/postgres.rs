@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use standalone::data_dir::DataDir;
-use standalone::postgres::Servers;
+use standalone::postgres::{PASSWORD_FILE, Servers};
 use tokio::sync::OnceCell;
 
 use crate::free_ports;
@@ -22,7 +22,7 @@ pub(crate) async fn copy_initialised(data: &Path) -> Result<()> {
     for entry in std::fs::read_dir(template)? {
         let path = entry?.path();
         // Not the lock, nor the installation's id.
-        if path.is_dir() {
+        if path.is_dir() || path.ends_with(PASSWORD_FILE) {
             let copied = Command::new("cp").arg("-a").arg(&path).arg(data).status()?;
             ensure!(copied.success(), "{} could not be copied", path.display());
         }

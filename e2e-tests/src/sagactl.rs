@@ -1,6 +1,6 @@
 //! The program `sagactl`, run to its end beside a running platform.
 
-use std::process::Command;
+use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -16,6 +16,12 @@ pub struct Ran {
 }
 
 impl Ran {
+    pub(crate) fn of(output: Output) -> Result<Self> {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let code = output.status.code().context("it was killed")?;
+        Ok(Self { code, stdout: text(output.stdout), stderr: text(output.stderr) })
+    }
+
     /// Its output as one JSON value.
     pub fn json(&self) -> Result<Value> {
         serde_json::from_str(&self.stdout).with_context(|| format!("not JSON: {self:?}"))
@@ -41,8 +47,6 @@ impl Client {
         command.env("KAFKA_BOOTSTRAP_SERVERS", self.kafka.address()).env("KAFKA_TOPIC_PREFIX", self.kafka.prefix());
         command.envs(environment.iter().copied());
         let output = tokio::task::spawn_blocking(move || command.output()).await??;
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        let code = output.status.code().context("it was killed")?;
-        Ok(Ran { code, stdout: text(output.stdout), stderr: text(output.stderr) })
+        Ran::of(output)
     }
 }

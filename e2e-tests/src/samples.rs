@@ -38,6 +38,11 @@ impl Samples {
         self.0.iter().filter(|(sample, _)| sample.starts_with(start)).map(|(_, value)| value).sum()
     }
 
+    /// How many samples begin so.
+    pub fn count(&self, start: &str) -> usize {
+        self.0.keys().filter(|sample| sample.starts_with(start)).count()
+    }
+
     /// The names, as a query would name them: a histogram by its `_bucket`, `_sum` and `_count`.
     pub fn names(&self) -> BTreeSet<&str> {
         self.0.keys().map(|sample| sample.split('{').next().unwrap_or(sample)).collect()

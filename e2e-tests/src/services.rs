@@ -112,7 +112,7 @@ impl Services {
         }
         let data_dir = DataDir::open(&scratch.data())?;
         let servers = Arc::new(Servers::start(&data_dir, ports.databases(), |_| ()).await?);
-        let broker = Broker::with_partitions(&scratch, layout.partitions).await?;
+        let broker = Broker::with_partitions(layout.partitions).await?;
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let processes = BTreeMap::new();
         let (failpoints, _data_dir, _place) = (BTreeMap::new(), data_dir, place);
@@ -157,7 +157,7 @@ impl Services {
     }
 
     fn client_with(&self, logs: Vec<LogTail>) -> Result<Client> {
-        Client::new(self.ports, KafkaClient::new(&self.broker.address, &self.broker.prefix), logs)
+        Client::new(self.ports, &self.scratch.data(), KafkaClient::new(&self.broker.address, &self.broker.prefix), logs)
     }
 
     /// Starts a service; answers when that was, once it is ready.
@@ -262,6 +262,7 @@ impl Services {
             ("ORDER_SERVICE_URL".to_owned(), format!("http://{}", self.address(order)?)),
             ("PAYMENT_SERVICE_URL".to_owned(), format!("http://127.0.0.1:{}", self.ports.payment)),
             ("INVENTORY_SERVICE_URL".to_owned(), format!("http://127.0.0.1:{}", self.ports.inventory)),
+            ("ORCHESTRATOR_URL".to_owned(), format!("http://127.0.0.1:{}", self.ports.orchestrator)),
             // Stable over restarts, so that a killed one has its partitions back at once.
             ("KAFKA_GROUP_INSTANCE_ID".to_owned(), instance.number.to_string()),
         ]);

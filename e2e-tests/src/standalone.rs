@@ -116,6 +116,11 @@ impl Standalone {
         self.scratch.data()
     }
 
+    /// All that it has said, over all its starts.
+    pub fn output(&self) -> String {
+        self.process.output()
+    }
+
     /// The processes that run on its data folder, as `/proc` tells: its own, and those of its Postgres servers.
     pub fn processes(&self) -> Vec<String> {
         let data = self.scratch.data();
@@ -140,7 +145,7 @@ impl Standalone {
             Some(address) => address,
             None => self.embedded_kafka()?,
         };
-        Client::new(self.ports, KafkaClient::new(&kafka, &self.prefix), logs)
+        Client::new(self.ports, &self.scratch.data(), KafkaClient::new(&kafka, &self.prefix), logs)
     }
 
     fn embedded_kafka(&self) -> Result<String> {

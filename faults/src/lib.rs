@@ -5,6 +5,7 @@
 //!   happens there, as `payment.stored:CHARGED=1*off->return`, several separated by `;`. The syntax is that of the
 //!   crate `fail`: `return` ends the process on the spot, as SIGKILL would; `sleep(MS)` holds the one that got there,
 //!   and nobody else; `panic` panics.
+//!   And `CLOCK_SKEW_MS` sets the process's clock ahead by so much, or behind: see [`clock_skew_ms`].
 //! - feature `planted-bugs`: [`planted`] guards a one-line defect. The environment variable `PLANTED_BUG` chooses one;
 //!   `none` chooses none.
 //!
@@ -33,9 +34,25 @@ pub fn reached(boundary: &str, what: &str) {
     let _ = (boundary, what);
 }
 
+/// By how much this process's clock is to be wrong.
+#[inline(always)]
+pub fn clock_skew_ms() -> i64 {
+    #[cfg(feature = "failpoints")]
+    return points::clock_skew_ms();
+    #[cfg(not(feature = "failpoints"))]
+    0
+}
+
 #[cfg(feature = "failpoints")]
 mod points {
+    use std::sync::OnceLock;
+
     use tokio::runtime::{Handle, RuntimeFlavor};
+
+    pub fn clock_skew_ms() -> i64 {
+        static SKEW: OnceLock<i64> = OnceLock::new();
+        *SKEW.get_or_init(|| std::env::var("CLOCK_SKEW_MS").ok().and_then(|ms| ms.parse().ok()).unwrap_or(0))
+    }
 
     pub fn reached(point: &str) {
         // One that is held must hold nobody else: the runtime's other tasks move to another thread.
@@ -101,6 +118,8 @@ bugs! {
     SweeperOff => "sweeper-off",
     /// A reply counts for whatever step is pending.
     ReplyOfAnotherStep => "reply-of-another-step",
+    /// A reply counts whatever it is about: another amount, another order, another saga's command.
+    UncheckedReply => "unchecked-reply",
     /// A record's offset is committed before it is handled.
     OffsetBeforeCommit => "offset-before-commit",
 }

@@ -15,14 +15,16 @@ use std::time::Duration;
 use serde::Deserialize;
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::ConditionalWrites;
-use service_runtime::database::{self, DatabaseSettings, Session};
+use service_runtime::database::{self, DatabaseClock, DatabaseSettings, Session};
 use service_runtime::http::description::complete;
 use service_runtime::http::{Health, HttpServer, HttpSettings};
 use service_runtime::kafka::{Consumer, KafkaSettings, Producer};
 use service_runtime::metrics::Metrics;
 use service_runtime::program::stop_when_done;
-use service_runtime::retention::{Retention, described, router};
-use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError, Share};
+use service_runtime::retention::{Orchestrator, OrchestratorSettings, Retention, described, router};
+use service_runtime::settings::{
+    HOUR_MS, KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError, Share, require_within,
+};
 use service_runtime::trace::{TraceSettings, Tracer};
 use service_runtime::{CancellationToken, Fatal};
 use utoipa::OpenApi as _;
@@ -42,12 +44,23 @@ pub struct Config {
     kafka: KafkaSettings,
     stock: StockSettings,
     retention: Retention,
+    orchestrator: OrchestratorSettings,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 struct StockSettings {
     inventory_failure_rate: Share,
     inventory_processing_ms: u64,
+}
+
+impl TryFrom<&Settings> for StockSettings {
+    type Error = SettingsError;
+
+    fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
+        let section: Self = settings.section()?;
+        require_within("inventory_processing_ms", section.inventory_processing_ms, 0..=HOUR_MS)?;
+        Ok(section)
+    }
 }
 
 impl TryFrom<&Settings> for Config {
@@ -59,8 +72,9 @@ impl TryFrom<&Settings> for Config {
             trace: settings.try_into()?,
             database: settings.try_into()?,
             kafka: settings.try_into()?,
-            stock: settings.section()?,
+            stock: settings.try_into()?,
             retention: settings.try_into()?,
+            orchestrator: settings.section()?,
         })
     }
 }
@@ -73,19 +87,27 @@ pub fn openapi() -> OpenApi {
 /// Serves until `shutdown`.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
     let metrics = Metrics::of(NAME);
-    let server = HttpServer::bind(&config.http, &shutdown).await?;
+    let server = HttpServer::bind(&config.http, &metrics, &shutdown).await?;
     let tracer = Tracer::open(&config.trace, NAME)?;
     let pool = database::open(&config.database, &sqlx::migrate!(), &metrics).await?;
     let consumer = Consumer::open(&config.kafka, NAME, &messages::InventoryCommand::TOPICS, &metrics, &tracer).await?;
     let producer = Producer::open(&config.kafka, NAME, &metrics)?;
     let group = consumer.state();
-    let health =
-        Health::default().with_database(&pool).with("kafka", move || Box::pin(std::future::ready(group.check())));
+    let clock = DatabaseClock::start(&pool, &metrics, shutdown.clone()).await;
+    let health = Health::default()
+        .with_database(&pool)
+        .with_clock(&clock)
+        .with("kafka", move || Box::pin(std::future::ready(group.check())));
     let old = retention::Reservations(pool.clone());
-    let routes = router("/reservations", old.clone(), config.retention).merge(reading::router(pool.clone()));
+    let orchestrator = Orchestrator::connect(&config.orchestrator)?;
+    let routes =
+        router("/reservations", old.clone(), config.retention, orchestrator).merge(reading::router(pool.clone()));
     let handler = handler::Reservations {
-        new: Batcher::start(ConditionalWrites(store::NewReservations(Session::beside(&pool))), &metrics),
-        moves: Batcher::start(ConditionalWrites(store::Moves(Session::beside(&pool))), &metrics),
+        new: Batcher::start(ConditionalWrites::to(store::NewReservations(Session::beside(&pool))), &metrics),
+        moves: Batcher::start(
+            ConditionalWrites::to(store::Moves(Session::beside(&pool).impatient_of_locks())),
+            &metrics,
+        ),
         failure_rate: config.stock.inventory_failure_rate,
         processing: Duration::from_millis(config.stock.inventory_processing_ms),
         old,

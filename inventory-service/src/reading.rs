@@ -1,15 +1,15 @@
 //! `GET /reservations/{orderId}`: what is stored about an order's goods.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use messages::schema::one_of;
-use messages::{OrderId, SagaId, Timestamp};
+use messages::{OrderId, SagaId, Timestamp, TimestampText};
 use serde::Serialize;
-use service_runtime::database::StoreError;
-use service_runtime::http::Problem;
+use service_runtime::database::{StoreError, again_if_lost};
 use service_runtime::http::description::{DatabaseProblems, IdProblems};
+use service_runtime::http::{PathText, Problem};
 use sqlx::{FromRow, PgPool};
 use utoipa::openapi::ObjectBuilder;
 use utoipa::{OpenApi, ToSchema};
@@ -36,7 +36,7 @@ pub fn router(pool: PgPool) -> Router {
 #[derive(Serialize, FromRow, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(example = json!({"orderId": "01a1fcfc-725d-7633-911d-f040ef17b270", "sagaId": "01a1fcfc-725d-7633-911d-f03f136c0c20", "status": "FAILED",
-    "reason": "out of stock", "createdAt": "2026-11-21T07:22:45.25Z", "updatedAt": "2026-11-21T07:22:45.25Z"}))]
+    "reason": "out of stock", "createdAt": "2026-11-21T07:22:45.250000Z", "updatedAt": "2026-11-21T07:22:45.250000Z"}))]
 struct ReservationBody {
     #[schema(value_type = OrderId)]
     order_id: Uuid,
@@ -45,10 +45,10 @@ struct ReservationBody {
     #[schema(schema_with = statuses)]
     status: String,
     reason: Option<String>,
-    #[schema(value_type = String, format = DateTime)]
-    created_at: Timestamp,
-    #[schema(value_type = String, format = DateTime)]
-    updated_at: Timestamp,
+    #[sqlx(try_from = "Timestamp")]
+    created_at: TimestampText,
+    #[sqlx(try_from = "Timestamp")]
+    updated_at: TimestampText,
 }
 
 fn statuses() -> ObjectBuilder {
@@ -61,17 +61,20 @@ fn statuses() -> ObjectBuilder {
     responses((status = 200, description = "The reservation", body = ReservationBody), IdProblems, DatabaseProblems),
 )]
 /// 200 with the reservation; 400 for what is no id; 404 for an order that has none.
-async fn reservation(State(pool): State<PgPool>, Path(id): Path<String>) -> Result<Json<ReservationBody>, Problem> {
+async fn reservation(State(pool): State<PgPool>, PathText(id): PathText) -> Result<Json<ReservationBody>, Problem> {
     let parsed = id.parse();
     let order_id: OrderId =
         parsed.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, format!("{id:?} is not an order id (a UUID)")))?;
-    let reservation: Option<ReservationBody> = sqlx::query_as(
+    let unknown = || Problem::new(StatusCode::NOT_FOUND, format!("there is no reservation for order {order_id}"));
+    again_if_lost(|| stored(&pool, order_id)).await?.map(Json).ok_or_else(unknown)
+}
+
+async fn stored(pool: &PgPool, order_id: OrderId) -> Result<Option<ReservationBody>, StoreError> {
+    let reservation = sqlx::query_as(
         "SELECT order_id, saga_id, status, reason, created_at, updated_at FROM reservations WHERE order_id = $1",
     )
     .bind(order_id.as_uuid())
-    .fetch_optional(&pool)
-    .await
-    .map_err(|error| Problem::from(StoreError::from(error)))?;
-    let unknown = || Problem::new(StatusCode::NOT_FOUND, format!("there is no reservation for order {order_id}"));
-    reservation.map(Json).ok_or_else(unknown)
+    .fetch_optional(pool)
+    .await?;
+    Ok(reservation)
 }

@@ -1,4 +1,4 @@
-//! Creates the topics, says what it did, and exits.
+//! Creates the topics, prints what it did and what is not as it should be, and exits.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,7 +9,8 @@ use service_runtime::Fatal;
 use service_runtime::kafka::KafkaSettings;
 use service_runtime::program::exit_code;
 
-/// Creates the topics that the services need; those that exist are left as they are
+/// Creates the topics that the services need. Those that exist are left as they are, and compared with what is wanted:
+/// the exit code is 1 if they differ
 #[derive(Debug, Parser)]
 #[command(name = "kafka-init", version)]
 struct Arguments {
@@ -23,6 +24,10 @@ struct Arguments {
     /// topics that are there have, else 8
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
     partitions: Option<i32>,
+    /// Add partitions to topics that have fewer than --partitions. Keys move by that: close the intake first, and wait
+    /// until nothing is under way (docs/scaling.md)
+    #[arg(long, requires = "partitions")]
+    grow: bool,
     /// Brokers that hold a copy of each partition; unless given, as many as the cluster's default.replication.factor says
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
     replication_factor: Option<i32>,
@@ -41,12 +46,25 @@ async fn run(arguments: Arguments) -> Result<(), Fatal> {
     let plan = Plan {
         kafka: KafkaSettings::at(&arguments.bootstrap_servers, &arguments.topic_prefix)?,
         partitions: arguments.partitions,
+        grow: arguments.grow,
         replication_factor: arguments.replication_factor.unwrap_or(BROKERS_DEFAULT),
         timeout: Duration::from_secs(arguments.timeout),
     };
-    let Report { created, existing, partitions } = plan.carry_out().await?;
+    let Report { created, existing, grown, partitions, differences, unchecked } = plan.carry_out().await?;
     created.iter().for_each(|name| println!("created  {name} ({partitions} partitions)"));
-    existing.iter().for_each(|name| println!("existing {name} ({partitions} partitions)"));
+    existing.iter().for_each(|name| {
+        let grew = if grown.contains(name) { ", more than before" } else { "" };
+        println!("existing {name} ({partitions} partitions{grew})");
+    });
     println!("{} created, {} there already", created.len(), existing.len());
-    Ok(())
+    if !unchecked.is_empty() {
+        println!("not checked, since their settings may not be read (DescribeConfigs): {}", unchecked.join(", "));
+    }
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(Fatal::new(format!(
+        "{}. `kafka-configs.sh --alter --entity-type topics --entity-name TOPIC --add-config KEY=VALUE` changes a setting",
+        differences.join("; ")
+    )))
 }

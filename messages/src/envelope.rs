@@ -4,12 +4,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{EventId, Message, OrderId, OutgoingRecord, SagaId, Timestamp};
+use crate::object::{self, Object};
+use crate::{EventId, Message, OrderId, OutgoingRecord, SagaId, Timestamp, TimestampText, timestamp};
 
 /// One message as it stands on Kafka: JSON, keys in camel case. Readers ignore fields that they don't know, so
 /// the contract may grow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", bound(deserialize = "T: DeserializeOwned"))]
 pub struct Envelope<T> {
     /// The message's own id. A message that is sent again keeps it.
     pub event_id: EventId,
@@ -19,8 +20,10 @@ pub struct Envelope<T> {
     pub saga_id: SagaId,
     pub order_id: OrderId,
     /// When the sender decided to send it: a repeated message keeps its timestamp too.
-    #[schema(value_type = String, format = DateTime)]
+    #[serde(serialize_with = "timestamp::serialize")]
+    #[schema(value_type = TimestampText)]
     pub timestamp: Timestamp,
+    #[serde(deserialize_with = "object::deserialize")]
     pub payload: T,
 }
 
@@ -39,7 +42,8 @@ impl<T: DeserializeOwned> Envelope<T> {
     /// # Errors
     /// [`DecodeError::Json`] names the field that is missing or wrong, and where.
     pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
-        Ok(serde_json::from_slice(body)?)
+        let Object(envelope) = serde_json::from_slice(body)?;
+        Ok(envelope)
     }
 }
 
@@ -67,7 +71,7 @@ impl<T: Message> Envelope<T> {
             ("ce_id", self.event_id.to_string()),
             ("ce_type", topic.to_owned()),
             ("ce_source", format!("/{source}")),
-            ("ce_time", self.timestamp.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)),
+            ("ce_time", TimestampText(self.timestamp).to_string()),
         ];
         if let Some(traceparent) = traceparent {
             headers.push(("traceparent", traceparent.to_owned()));
@@ -78,5 +82,43 @@ impl<T: Message> Envelope<T> {
             body: serde_json::to_vec(self).expect("a message of plain fields always has a JSON form"),
             headers,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{InventoryReserved, PaymentCharged};
+
+    const CHARGED: &str = r#"{"eventId":"968b5bb3-524a-56f0-bea6-ff12d7bd9c72",
+        "sagaId":"01a1fcfc-71e1-7774-8bfb-889f9eb14880","orderId":"01a1fcfc-71e1-7774-8bfb-88a030f9fbb9",
+        "timestamp":"2026-11-21T07:22:45.089Z","payload":{"money":{"amount":19.90,"currency":"EUR"}}}"#;
+
+    #[test]
+    fn a_message_is_an_object_all_the_way_down() {
+        assert!(Envelope::<PaymentCharged>::decode(CHARGED.as_bytes()).is_ok());
+        let id = "968b5bb3-524a-56f0-bea6-ff12d7bd9c72";
+        let whole = format!(r#"["{id}",null,"{id}","{id}","2026-11-21T07:22:45.089Z",{{}}]"#);
+        assert!(Envelope::<InventoryReserved>::decode(whole.as_bytes()).is_err());
+        for (object, array) in [
+            (r#"{"money":{"amount":19.90,"currency":"EUR"}}"#, r#"[{"amount":19.90,"currency":"EUR"}]"#),
+            (r#"{"amount":19.90,"currency":"EUR"}"#, r#"[19.90,"EUR"]"#),
+        ] {
+            let body = CHARGED.replace(object, array);
+            let error = Envelope::<PaymentCharged>::decode(body.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains("expected a JSON object"), "{body}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_timestamp_is_written_with_six_digits_in_the_body_and_in_the_header() {
+        let record = Envelope::<PaymentCharged>::decode(CHARGED.as_bytes()).unwrap().to_record("payment-service", None);
+        let body = String::from_utf8(record.body).unwrap();
+        assert!(body.contains(r#""timestamp":"2026-11-21T07:22:45.089000Z""#), "{body}");
+        assert!(
+            record.headers.contains(&("ce_time", "2026-11-21T07:22:45.089000Z".to_owned())),
+            "{:?}",
+            record.headers
+        );
     }
 }

@@ -71,6 +71,11 @@ macro_rules! events {
                 match self { $(Self::$name(envelope) => envelope.event_id,)+ }
             }
 
+            /// The command that it answers.
+            pub fn causation_id(&self) -> Option<EventId> {
+                match self { $(Self::$name(envelope) => envelope.causation_id,)+ }
+            }
+
             pub fn saga_id(&self) -> SagaId {
                 match self { $(Self::$name(envelope) => envelope.saga_id,)+ }
             }

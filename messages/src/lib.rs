@@ -9,8 +9,11 @@ mod envelope;
 mod events;
 mod ids;
 mod money;
+pub mod object;
 mod record;
 pub mod schema;
+pub mod text;
+mod timestamp;
 mod topics;
 mod trace_context;
 mod user;
@@ -25,9 +28,11 @@ pub use events::{
 pub use ids::{EventId, OrderId, SagaId};
 pub use money::{AmountText, Currency, MAX_AMOUNT, Money, MoneyError};
 pub use record::OutgoingRecord;
+pub use timestamp::{Timestamp, TimestampText};
 pub use topics::{Message, TOPICS, Topic, dead_letter_topic, partition_for_key};
 pub use trace_context::{NotATraceContext, TRACEPARENT, TraceContext};
-pub use user::{UserId, UserIdError};
+pub use user::UserId;
 
-/// A point in time, UTC. In JSON an RFC 3339 string.
-pub type Timestamp = chrono::DateTime<chrono::Utc>;
+/// Whether commands go to the simulated gateway and stock of this repository. A platform with real ones has false here:
+/// `ALLOW_FORCED_FAILURES` is then off unless it is set.
+pub const IS_SIMULATED: bool = true;

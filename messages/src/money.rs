@@ -5,19 +5,46 @@ use std::str::FromStr;
 
 use iso_currency::Currency as Iso;
 use rust_decimal::Decimal;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
+
+use crate::object;
 
 /// The largest amount that is accepted, in units of the currency: 10^12.
 pub const MAX_AMOUNT: Decimal = Decimal::from_parts(3_567_587_328, 232, 0, false, 0);
 
-/// An ISO 4217 currency that is in use and has a defined number of decimals.
+/// An ISO 4217 currency that has a defined number of decimals. A new amount has one that is in use
+/// ([`Currency::in_use`]); earlier releases took some that were withdrawn, and what they took is still read.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Currency(Iso);
 
 impl Currency {
     /// US dollars: the currency of a request that names none.
     pub const USD: Self = Self(Iso::USD);
+
+    /// The currency that a new request names.
+    ///
+    /// # Errors
+    /// When there is none of that code, or it was withdrawn.
+    pub fn in_use(code: &str) -> Result<Self, MoneyError> {
+        let currency: Self = code.parse()?;
+        currency.check_new().map(|()| currency)
+    }
+
+    /// Whether a new request may name it: it is on ISO's list of current currencies.
+    ///
+    /// # Errors
+    /// When it was withdrawn.
+    pub fn check_new(self) -> Result<(), MoneyError> {
+        match self.0.is_superseded() {
+            // The bolívar soberano is on the list beside its successor.
+            Some(successor) if self.0 != Iso::VES => {
+                Err(MoneyError::Withdrawn { currency: self, successor: Self(successor) })
+            }
+            _ => Ok(()),
+        }
+    }
 
     /// The three-letter code.
     pub fn code(self) -> &'static str {
@@ -60,12 +87,13 @@ impl Serialize for Currency {
     }
 }
 
-/// An amount of money: more than 0, at most [`MAX_AMOUNT`], with no more decimals than its currency has.
+/// An amount of money: more than 0, at most [`MAX_AMOUNT`], with no more decimals than its currency has (zeros behind
+/// them are left out).
 ///
 /// Two of them are equal when they are worth the same: 500 equals 500.00. In JSON
 /// `{"amount":500.00,"currency":"USD"}`, the amount with its exact digits; a reader accepts a string as well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(try_from = "Wire", into = "Wire")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(into = "Written")]
 pub struct Money {
     #[schema(value_type = crate::schema::Amount)]
     amount: Decimal,
@@ -85,6 +113,8 @@ pub enum MoneyError {
     TooManyDecimals { currency: Currency },
     #[error("must be an ISO 4217 currency code, not {0:?}")]
     UnknownCurrency(String),
+    #[error("must be a currency in use: {successor} has replaced {currency}")]
+    Withdrawn { currency: Currency, successor: Currency },
 }
 
 impl Money {
@@ -94,10 +124,13 @@ impl Money {
             Err(MoneyError::NotPositive)
         } else if amount > MAX_AMOUNT {
             Err(MoneyError::TooLarge)
-        } else if amount.scale() > currency.decimals() {
-            Err(MoneyError::TooManyDecimals { currency })
         } else {
-            Ok(Self { amount, currency })
+            // To fewer decimals, never to more: the digits that were written stay.
+            let shortened = amount.trunc_with_scale(currency.decimals().min(amount.scale()));
+            match shortened == amount {
+                true => Ok(Self { amount: shortened, currency }),
+                false => Err(MoneyError::TooManyDecimals { currency }),
+            }
         }
     }
 
@@ -107,11 +140,8 @@ impl Money {
         if !amount.chars().all(|c| c.is_ascii_digit() || matches!(c, '.' | '-' | '+' | 'e' | 'E')) {
             return Err(MoneyError::NotANumber);
         }
-        // What a Decimal can't hold must not be rounded. (`from_scientific` rounds its mantissa.)
-        let mantissa = amount.split(['e', 'E']).next().unwrap_or_default();
-        let parsed = Decimal::from_str_exact(mantissa)
-            .and_then(|_| Decimal::from_str_exact(amount).or_else(|_| Decimal::from_scientific(amount)));
-        Self::new(parsed.map_err(|_| beyond_decimal(amount, currency))?, currency)
+        let parsed = exact(amount).or_else(|| exact(&without_last_zeros(amount)));
+        Self::new(parsed.ok_or_else(|| beyond_decimal(amount, currency))?, currency)
     }
 
     pub const fn amount(&self) -> Decimal {
@@ -121,6 +151,25 @@ impl Money {
     pub const fn currency(&self) -> Currency {
         self.currency
     }
+}
+
+/// The number, unless it is none or has more digits than a [`Decimal`] holds: it must not be rounded.
+fn exact(amount: &str) -> Option<Decimal> {
+    // `from_scientific` rounds its mantissa.
+    let mantissa = amount.split(['e', 'E']).next().unwrap_or_default();
+    let parsed = Decimal::from_str_exact(mantissa)
+        .and_then(|_| Decimal::from_str_exact(amount).or_else(|_| Decimal::from_scientific(amount)));
+    parsed.ok()
+}
+
+/// The same number without the zeros at the end of its fraction.
+fn without_last_zeros(amount: &str) -> String {
+    let (mantissa, exponent) = amount.split_at(amount.find(['e', 'E']).unwrap_or(amount.len()));
+    let mantissa = match mantissa.contains('.') {
+        true => mantissa.trim_end_matches('0').trim_end_matches('.'),
+        false => mantissa,
+    };
+    format!("{mantissa}{exponent}")
 }
 
 /// Which rule a number breaks that a [`Decimal`], of 28 digits, can't hold: 1e400, -1e400 and 5e-324 are numbers too.
@@ -140,41 +189,46 @@ impl fmt::Display for Money {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct Wire {
+#[derive(Serialize)]
+struct Written {
     #[serde(with = "rust_decimal::serde::arbitrary_precision")]
     amount: Decimal,
-    currency: String,
+    currency: Currency,
 }
 
-impl From<Money> for Wire {
-    fn from(money: Money) -> Self {
-        Self { amount: money.amount, currency: money.currency.code().to_owned() }
+impl From<Money> for Written {
+    fn from(Money { amount, currency }: Money) -> Self {
+        Self { amount, currency }
     }
 }
 
-impl TryFrom<Wire> for Money {
-    type Error = MoneyError;
+#[derive(Deserialize)]
+struct Read {
+    amount: AmountText,
+    currency: String,
+}
 
-    fn try_from(wire: Wire) -> Result<Self, MoneyError> {
-        Self::new(wire.amount, wire.currency.parse()?)
+impl<'de> Deserialize<'de> for Money {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Read { amount, currency } = object::deserialize(deserializer)?;
+        let money = currency.parse().and_then(|currency| Self::parse(&amount.0, currency));
+        money.map_err(de::Error::custom)
     }
 }
 
 /// An amount as a client wrote it, a JSON number or a string, not looked at yet: whether it is valid depends on
 /// the currency beside it. [`Money::parse`] decides.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "serde_json::Value")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AmountText(pub String);
 
-impl TryFrom<serde_json::Value> for AmountText {
-    type Error = &'static str;
-
-    fn try_from(value: serde_json::Value) -> Result<Self, Self::Error> {
-        match value {
-            serde_json::Value::Number(number) => Ok(Self(number.to_string())),
-            serde_json::Value::String(text) => Ok(Self(text)),
-            _ => Err("must be a JSON number or a string that holds one"),
+/// From the very text: `serde_json`'s own number type takes an object of a private name in its place.
+impl<'de> Deserialize<'de> for AmountText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        match raw.get().as_bytes().first() {
+            Some(b'"') => serde_json::from_str(raw.get()).map(Self).map_err(de::Error::custom),
+            Some(b'-' | b'0'..=b'9') => Ok(Self(String::from(Box::<str>::from(raw)))),
+            _ => Err(de::Error::custom("must be a JSON number or a string that holds one")),
         }
     }
 }
@@ -227,6 +281,50 @@ mod tests {
         assert!(Money::parse("10.555", "KWD".parse().unwrap()).is_ok());
         assert!("usd".parse::<Currency>().is_err());
         assert!("XXX".parse::<Currency>().is_err(), "no currency has no decimals");
+    }
+
+    #[test]
+    fn zeros_behind_the_last_decimal_are_left_out() {
+        let yen: Currency = "JPY".parse().unwrap();
+        assert_eq!(Money::parse("500.0", yen).unwrap().to_string(), "500 JPY");
+        assert_eq!(usd("19.9000").unwrap().to_string(), "19.90 USD");
+        assert_eq!(usd("500").unwrap().to_string(), "500 USD");
+        assert_eq!(usd("1000000000000.000").unwrap().amount(), MAX_AMOUNT);
+        assert_eq!(usd(&format!("500.{}", "0".repeat(60))).unwrap(), usd("500").unwrap());
+        assert_eq!(usd(&format!("0.{}", "0".repeat(60))), Err(MoneyError::NotPositive));
+        assert_eq!(usd("19.9010"), Err(MoneyError::TooManyDecimals { currency: Currency::USD }));
+    }
+
+    /// Against ISO's list of current currencies (list one of 2026): of all that are known here, these are not on it.
+    #[test]
+    fn a_withdrawn_currency_is_read_and_nothing_new_is_taken_in_it() {
+        let withdrawn: Vec<_> = crate::schema::currencies(|code| code.parse().ok())
+            .into_iter()
+            .filter(|code| Currency::in_use(code).is_err())
+            .collect();
+        assert_eq!(withdrawn, ["BGN", "CUC", "HRK", "SLL", "ZWL"]);
+        assert!(serde_json::from_str::<Money>(r#"{"amount":5,"currency":"HRK"}"#).is_ok(), "a saga that runs goes on");
+        let error = Currency::in_use("HRK").unwrap_err().to_string();
+        assert_eq!(error, "must be a currency in use: EUR has replaced HRK");
+        for code in ["EUR", "VES", "VED", "XCG", "ZWG", "SLE", "CHE"] {
+            assert!(Currency::in_use(code).is_ok(), "{code}");
+        }
+    }
+
+    #[test]
+    fn only_a_number_or_a_string_is_an_amount() {
+        for amount in [
+            r#"{"$serde_json::private::Number":"5"}"#,
+            r#"{"$serde_json::private::RawValue":"5"}"#,
+            "[5]",
+            "true",
+            "null",
+        ] {
+            assert!(serde_json::from_str::<AmountText>(amount).is_err(), "{amount}");
+            let money = format!(r#"{{"amount":{amount},"currency":"USD"}}"#);
+            assert!(serde_json::from_str::<Money>(&money).is_err(), "{money}");
+        }
+        assert_eq!(serde_json::from_str::<AmountText>(" 1E400 ").unwrap().0, "1E400");
     }
 
     #[test]

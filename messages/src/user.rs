@@ -4,41 +4,46 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A user's id: not blank, at most 128 characters, no control characters.
+use crate::text::{TextError, check_accepted_name, check_name};
+
+/// The most characters that a user's id may have.
+pub(crate) const MAX_USER_ID: usize = 128;
+
+/// A user's id: not blank, at most 128 characters, no control characters. A new one ([`UserId::new`]) also has no
+/// character that can't be seen; earlier releases took those, and what they took is still read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct UserId(String);
 
-/// Which rule a user id breaks.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum UserIdError {
-    #[error("must not be blank")]
-    Blank,
-    #[error("must have at most 128 characters")]
-    TooLong,
-    #[error("must not contain control characters")]
-    ControlCharacter,
-}
-
 impl UserId {
+    /// The id that a new request gives.
+    ///
+    /// # Errors
+    /// The rule that it breaks.
+    pub fn new(text: String) -> Result<Self, TextError> {
+        let user_id = Self(text);
+        user_id.check_new().map(|()| user_id)
+    }
+
+    /// Whether a new request may give it.
+    ///
+    /// # Errors
+    /// The rule that it breaks.
+    pub fn check_new(&self) -> Result<(), TextError> {
+        check_name(&self.0, MAX_USER_ID)
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
+/// An id that was accepted before: from a database, from Kafka, or of a saga that runs.
 impl TryFrom<String> for UserId {
-    type Error = UserIdError;
+    type Error = TextError;
 
-    fn try_from(text: String) -> Result<Self, UserIdError> {
-        if text.trim().is_empty() {
-            Err(UserIdError::Blank)
-        } else if text.chars().count() > 128 {
-            Err(UserIdError::TooLong)
-        } else if text.chars().any(char::is_control) {
-            Err(UserIdError::ControlCharacter)
-        } else {
-            Ok(Self(text))
-        }
+    fn try_from(text: String) -> Result<Self, TextError> {
+        check_accepted_name(&text, MAX_USER_ID).map(|()| Self(text))
     }
 }
 
@@ -61,13 +66,21 @@ mod tests {
     #[test]
     fn the_rules_are_told_apart() {
         for (text, error) in [
-            ("", UserIdError::Blank),
-            (" \t", UserIdError::Blank),
-            ("u\u{0}1", UserIdError::ControlCharacter),
-            (&"u".repeat(129), UserIdError::TooLong),
+            ("", TextError::Blank),
+            (" \t", TextError::Blank),
+            ("u\u{0}1", TextError::ControlCharacter('\0')),
+            (&"u".repeat(129), TextError::TooLong(128)),
         ] {
-            assert_eq!(UserId::try_from(text.to_owned()), Err(error), "{text:?}");
+            assert_eq!(UserId::try_from(text.to_owned()), Err(error.clone()), "{text:?}");
+            assert_eq!(UserId::new(text.to_owned()), Err(error), "{text:?}");
         }
-        assert!(UserId::try_from("ü".repeat(128)).is_ok(), "characters are counted, not bytes");
+        assert!(UserId::new("ü".repeat(128)).is_ok(), "characters are counted, not bytes");
+    }
+
+    #[test]
+    fn an_id_that_an_earlier_release_accepted_is_still_read_and_no_longer_accepted() {
+        let hidden = "u\u{200b}1".to_owned();
+        assert_eq!(UserId::new(hidden.clone()), Err(TextError::Invisible('\u{200b}')));
+        assert_eq!(UserId::try_from(hidden.clone()).unwrap().as_str(), hidden);
     }
 }

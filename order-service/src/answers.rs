@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 use messages::schema::{Amount, one_of};
-use messages::{Currency, OrderId, SagaId, Timestamp, UserId};
+use messages::{Currency, OrderId, SagaId, TimestampText, UserId};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use service_runtime::http::Problem;
@@ -25,7 +25,7 @@ impl From<Refusal> for Problem {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(example = json!({"orderId": "01a1fcfc-71e1-7774-8bfb-88a030f9fbb9", "sagaId": "01a1fcfc-71e1-7774-8bfb-889f9eb14880", "status": "CONFIRMED",
-    "userId": "u1", "totalAmount": 500, "currency": "USD", "createdAt": "2026-11-21T07:22:45.09Z", "updatedAt": "2026-11-21T07:22:45.158Z"}))]
+    "userId": "u1", "totalAmount": 500, "currency": "USD", "createdAt": "2026-11-21T07:22:45.090000Z", "updatedAt": "2026-11-21T07:22:45.158000Z"}))]
 pub struct OrderBody {
     order_id: OrderId,
     saga_id: Option<SagaId>,
@@ -36,10 +36,8 @@ pub struct OrderBody {
     #[serde(with = "rust_decimal::serde::arbitrary_precision_option")]
     total_amount: Option<Decimal>,
     currency: Option<Currency>,
-    #[schema(value_type = String, format = DateTime)]
-    created_at: Timestamp,
-    #[schema(value_type = String, format = DateTime)]
-    updated_at: Timestamp,
+    created_at: TimestampText,
+    updated_at: TimestampText,
 }
 
 /// What an order's status may be.
@@ -57,8 +55,8 @@ impl From<Order> for OrderBody {
             user_id: order.contents.map(|contents| contents.user_id),
             total_amount: money.map(|money| money.amount()),
             currency: money.map(|money| money.currency()),
-            created_at: order.created_at,
-            updated_at: order.updated_at,
+            created_at: order.created_at.into(),
+            updated_at: order.updated_at.into(),
         }
     }
 }

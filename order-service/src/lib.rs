@@ -11,12 +11,12 @@ mod store;
 
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::ConditionalWrites;
-use service_runtime::database::{self, DatabaseSettings, Session};
+use service_runtime::database::{self, DatabaseClock, DatabaseSettings, Session};
 use service_runtime::http::batch;
 use service_runtime::http::description::complete;
 use service_runtime::http::{Health, HttpServer, HttpSettings};
 use service_runtime::metrics::Metrics;
-use service_runtime::retention::{Retention, described, router};
+use service_runtime::retention::{Orchestrator, OrchestratorSettings, Retention, described, router};
 use service_runtime::settings::{SERVICE_DEFAULTS, Settings, SettingsError};
 use service_runtime::trace::{TraceSettings, Tracer};
 use service_runtime::{CancellationToken, Fatal};
@@ -33,6 +33,7 @@ pub struct Config {
     trace: TraceSettings,
     database: DatabaseSettings,
     retention: Retention,
+    orchestrator: OrchestratorSettings,
 }
 
 impl TryFrom<&Settings> for Config {
@@ -44,6 +45,7 @@ impl TryFrom<&Settings> for Config {
             trace: settings.try_into()?,
             database: settings.try_into()?,
             retention: settings.try_into()?,
+            orchestrator: settings.section()?,
         })
     }
 }
@@ -56,18 +58,24 @@ pub fn openapi() -> OpenApi {
 
 /// Serves until `shutdown`.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
-    let server = HttpServer::bind(&config.http, &shutdown).await?;
-    let (metrics, stop) = (Metrics::of("order-service"), server.drained());
+    let metrics = Metrics::of("order-service");
+    let server = HttpServer::bind(&config.http, &metrics, &shutdown).await?;
+    let stop = server.drained();
     let tracer = Tracer::open(&config.trace, "order-service")?;
     let pool = database::open(&config.database, &sqlx::migrate!(), &metrics).await?;
     let orders = routes::Orders {
-        creates: Batcher::start(ConditionalWrites(store::Creates(Session::beside(&pool))), &metrics),
-        transitions: Batcher::start(ConditionalWrites(store::Transitions(Session::beside(&pool))), &metrics),
+        creates: Batcher::start(ConditionalWrites::to(store::Creates(Session::beside(&pool))), &metrics),
+        transitions: Batcher::start(
+            ConditionalWrites::to(store::Transitions(Session::beside(&pool).impatient_of_locks())),
+            &metrics,
+        ),
         pool: pool.clone(),
     };
-    let removal = router("/orders", retention::Orders(pool.clone()), config.retention);
+    let orchestrator = Orchestrator::connect(&config.orchestrator)?;
+    let removal = router("/orders", retention::Orders(pool.clone()), config.retention, orchestrator);
     let routes = routes::router(orders, tracer.clone()).merge(removal);
-    let health = Health::default().with_database(&pool);
+    let clock = DatabaseClock::start(&pool, &metrics, shutdown.clone()).await;
+    let health = Health::default().with_database(&pool).with_clock(&clock);
     let served = server.serve(routes, openapi, health, metrics, tracer.clone(), stop).await;
     database::close(pool).await;
     tracer.close().await;

@@ -1,19 +1,19 @@
 //! The HTTP side: `POST /orders`, `GET /orders/{id}`, `PATCH /orders/{id}/status`, and many of them by `POST /batch`.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, patch, post};
 use axum::{Json, Router};
 use messages::schema::one_of;
-use messages::{AmountText, Currency, Money, OrderId, SagaId, UserId, UserIdError};
+use messages::{AmountText, Currency, Money, OrderId, SagaId, UserId};
 use serde::Deserialize;
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::{ConditionalWrites, Outcome};
-use service_runtime::database::StoreError;
+use service_runtime::database::{StoreError, again_if_lost};
 use service_runtime::http::batch::batched;
 use service_runtime::http::description::{BodyProblems, DatabaseProblems, IdProblems, NotFound, PROBLEM_JSON};
-use service_runtime::http::{JsonBody, Problem};
+use service_runtime::http::{JsonBody, PathText, Problem};
 use service_runtime::trace::Tracer;
 use sqlx::PgPool;
 use utoipa::openapi::ObjectBuilder;
@@ -60,10 +60,11 @@ struct CreateRequest {
     order_id: Option<OrderId>,
     /// The saga that alone may move the order.
     saga_id: Option<SagaId>,
+    /// Without a `sagaId`: no invisible characters, as in `POST /checkout`.
     #[schema(value_type = UserId)]
     user_id: String,
     total_amount: AmountText,
-    /// USD unless given.
+    /// USD unless given. Without a `sagaId`: one that is in use.
     #[schema(value_type = Option<Currency>)]
     currency: Option<String>,
 }
@@ -89,12 +90,16 @@ struct CreateRequest {
 )]
 /// 201 with the new order; 200 with the stored one when this very create came before; 409 when another did.
 async fn create(State(orders): State<Orders>, JsonBody(request): JsonBody<CreateRequest>) -> Result<Response, Problem> {
-    let currency = request.currency.as_deref().map_or(Ok(Currency::USD), str::parse);
+    let code = request.currency.as_deref().unwrap_or("USD");
+    let (user_id, currency) = match request.saga_id {
+        // Its checkout was accepted, perhaps by an earlier release with other rules: it goes on.
+        Some(_) => (UserId::try_from(request.user_id), code.parse()),
+        None => (UserId::new(request.user_id), Currency::in_use(code)),
+    };
     let currency = currency.map_err(|error| Problem::invalid_field("currency", error))?;
     let money = Money::parse(&request.total_amount.0, currency);
     let money = money.map_err(|error| Problem::invalid_field("totalAmount", error))?;
-    let user_id = request.user_id.try_into();
-    let user_id = user_id.map_err(|error: UserIdError| Problem::invalid_field("userId", error))?;
+    let user_id = user_id.map_err(|error| Problem::invalid_field("userId", error))?;
     let named = request.order_id.is_some();
     let create = Create {
         order_id: request.order_id.unwrap_or_else(OrderId::new),
@@ -102,14 +107,16 @@ async fn create(State(orders): State<Orders>, JsonBody(request): JsonBody<Create
         contents: Contents { user_id, money },
     };
     faults::reached("order.storing", Status::Pending.as_str());
-    let stored = orders.creates.submit(create.clone()).await;
+    // Its id is known here, also where the client does not know it: so it may be stored twice.
+    let stored = again_if_lost(|| orders.creates.submit(create.clone())).await;
     faults::reached("order.stored", Status::Pending.as_str());
     let (status, order) = match stored.map_err(|error| not_created(error, &create, named))? {
         Outcome::Stored(order) => (StatusCode::CREATED, order),
         Outcome::Found(found) => {
             let order = found.ok_or_else(|| Problem::from(Refusal::Unknown(create.order_id)))?;
             repeated_create(&order, &create).map_err(Problem::from)?;
-            (StatusCode::OK, order)
+            // An order whose id the client has not chosen is new to it.
+            (if named { StatusCode::OK } else { StatusCode::CREATED }, order)
         }
     };
     let location = [(header::LOCATION, format!("/orders/{}", order.order_id))];
@@ -122,9 +129,9 @@ async fn create(State(orders): State<Orders>, JsonBody(request): JsonBody<Create
     responses((status = 200, description = "The order", body = OrderBody), IdProblems, DatabaseProblems),
 )]
 /// 200 with the order, or 404.
-async fn read(State(orders): State<Orders>, Path(id): Path<String>) -> Result<Json<OrderBody>, Problem> {
+async fn read(State(orders): State<Orders>, PathText(id): PathText) -> Result<Json<OrderBody>, Problem> {
     let order_id = parse_id(&id)?;
-    let order = store::read(&orders.pool, order_id).await?;
+    let order = again_if_lost(|| store::read(&orders.pool, order_id)).await?;
     order.map(|order| Json(order.into())).ok_or_else(|| Problem::from(Refusal::Unknown(order_id)))
 }
 
@@ -162,7 +169,7 @@ fn ends() -> ObjectBuilder {
 /// 200 with the order in the wanted status, also when it was in it before; 409 when it can't get there.
 async fn transition(
     State(orders): State<Orders>,
-    Path(id): Path<String>,
+    PathText(id): PathText,
     JsonBody(request): JsonBody<TransitionRequest>,
 ) -> Result<Json<OrderBody>, Problem> {
     let order_id = parse_id(&id)?;
@@ -173,7 +180,7 @@ async fn transition(
     let wanted = Transition { order_id, saga_id: request.saga_id, to };
     loop {
         faults::reached("order.storing", to.as_str());
-        let found = match orders.transitions.submit(wanted.clone()).await? {
+        let found = match again_if_lost(|| orders.transitions.submit(wanted.clone())).await? {
             Outcome::Stored(order) => {
                 faults::reached("order.stored", to.as_str());
                 return Ok(Json(order.into()));
@@ -185,7 +192,7 @@ async fn transition(
             // Someone was quicker, in between: look again.
             (Move::Store | Move::Nothing, _) => {}
             (Move::LeaveTombstone, _) => {
-                store::leave_tombstone(&orders.pool, &wanted).await?;
+                again_if_lost(|| store::leave_tombstone(&orders.pool, &wanted)).await?;
                 faults::reached("order.stored", "TOMBSTONE");
             }
         }
@@ -195,10 +202,11 @@ async fn transition(
 /// A create whose outcome is unknown may be sent again only if the client named the order: else it would be another.
 fn not_created(error: StoreError, create: &Create, named: bool) -> Problem {
     match error {
-        StoreError::Unavailable(why) if !named => {
-            let detail = format!("outcome unknown: {why}. The order's page tells, once the database is back");
+        StoreError::Unavailable(cause) if !named => {
+            let detail = "outcome unknown: the database did not answer while the order was stored. Its page, at `Location`, \
+                          shows it once the database is back; it is unknown there (404) if nothing was stored";
             let location = format!("/orders/{}", create.order_id);
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(header::LOCATION, location)
+            Problem::outcome_unknown(detail).with_header(header::LOCATION, location).with_cause(&cause)
         }
         error => error.into(),
     }

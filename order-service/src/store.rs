@@ -58,6 +58,17 @@ impl Table for Transitions {
     async fn read(&self, orders: Vec<OrderId>) -> Result<HashMap<OrderId, Order>, StoreError> {
         to_orders(self.0.rows(wanted(orders)).await?)
     }
+
+    async fn held(&self, orders: Vec<OrderId>) -> Result<HashSet<OrderId>, StoreError> {
+        let held = sqlx::query(
+            "WITH free AS MATERIALIZED (
+                 SELECT order_id FROM orders WHERE order_id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED
+             )
+             SELECT order_id FROM orders WHERE order_id = ANY($1) AND order_id NOT IN (SELECT order_id FROM free)",
+        );
+        let ids: Vec<Uuid> = orders.into_iter().map(Uuid::from).collect();
+        order_ids(&self.0.rows(held.bind(ids)).await?)
+    }
 }
 
 async fn insert(session: &Session, creates: &[&Create], now: Timestamp) -> Result<HashSet<OrderId>, StoreError> {
@@ -80,8 +91,12 @@ async fn insert(session: &Session, creates: &[&Create], now: Timestamp) -> Resul
     .bind(amounts)
     .bind(currencies)
     .bind(now);
-    let inserted = session.rows(insert).await?;
-    inserted.iter().map(|row| Ok(row.try_get::<Uuid, _>(0)?.into())).collect()
+    order_ids(&session.rows(insert).await?)
+}
+
+/// The orders that a statement names in its first column.
+fn order_ids(rows: &[PgRow]) -> Result<HashSet<OrderId>, StoreError> {
+    rows.iter().map(|row| Ok(row.try_get::<Uuid, _>(0)?.into())).collect()
 }
 
 async fn update(
@@ -139,7 +154,7 @@ fn to_orders(rows: Vec<PgRow>) -> Result<HashMap<OrderId, Order>, StoreError> {
 }
 
 fn from_row(row: &PgRow) -> Result<Order, StoreError> {
-    let unreadable = |why: String| StoreError::Refused(format!("a row of orders can't be read: {why}"));
+    let unreadable = |why: String| StoreError::Refused(format!("a row of orders can't be read: {why}").into());
     let money = match (row.try_get::<Option<Decimal>, _>("total_amount")?, row.try_get::<Option<&str>, _>("currency")?)
     {
         (Some(amount), Some(currency)) => {

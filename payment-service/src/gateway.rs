@@ -10,11 +10,13 @@ use serde::Deserialize;
 use service_runtime::batch::{Answers, Batch, Batcher};
 use service_runtime::database::{Session, StoreError};
 use service_runtime::metrics::Metrics;
-use service_runtime::settings::Share;
+use service_runtime::settings::{HOUR_MS, Settings, SettingsError, Share, require_within};
 use service_runtime::trace::{self, Kind};
 use sqlx::Row as _;
 
 use crate::payment::{Answer, Call};
+
+const _: () = assert!(messages::IS_SIMULATED, "a real gateway takes the place of this file");
 
 /// How the simulated gateway behaves.
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -23,6 +25,16 @@ pub struct GatewaySettings {
     payment_refund_refusal_rate: Share,
     payment_unavailable_rate: Share,
     payment_processing_ms: u64,
+}
+
+impl TryFrom<&Settings> for GatewaySettings {
+    type Error = SettingsError;
+
+    fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
+        let section: Self = settings.section()?;
+        require_within("payment_processing_ms", section.payment_processing_ms, 0..=HOUR_MS)?;
+        Ok(section)
+    }
 }
 
 /// A handle to the gateway; calls run side by side.
@@ -162,7 +174,7 @@ impl Batch for Decisions {
             (true, _) => Ok(request.answer(request.decline.map(str::to_owned))),
             (false, Ok(remembered)) => match remembered.get(key) {
                 Some(declined) => Ok(request.answer(declined.clone())),
-                None => Err(StoreError::Unavailable(format!("{key} is not decided"))),
+                None => Err(StoreError::Unavailable(format!("{key} is not decided").into())),
             },
             (false, Err(error)) => Err(error.clone()),
         };

@@ -13,13 +13,13 @@ mod store;
 
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::ConditionalWrites;
-use service_runtime::database::{self, DatabaseSettings, Session};
+use service_runtime::database::{self, DatabaseClock, DatabaseSettings, Session};
 use service_runtime::http::description::complete;
 use service_runtime::http::{Health, HttpServer, HttpSettings};
 use service_runtime::kafka::{Consumer, KafkaSettings, Producer};
 use service_runtime::metrics::Metrics;
 use service_runtime::program::stop_when_done;
-use service_runtime::retention::{Retention, described, router};
+use service_runtime::retention::{Orchestrator, OrchestratorSettings, Retention, described, router};
 use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError};
 use service_runtime::trace::{TraceSettings, Tracer};
 use service_runtime::{CancellationToken, Fatal};
@@ -40,6 +40,7 @@ pub struct Config {
     kafka: KafkaSettings,
     gateway: gateway::GatewaySettings,
     retention: Retention,
+    orchestrator: OrchestratorSettings,
 }
 
 impl TryFrom<&Settings> for Config {
@@ -51,8 +52,9 @@ impl TryFrom<&Settings> for Config {
             trace: settings.try_into()?,
             database: settings.try_into()?,
             kafka: settings.try_into()?,
-            gateway: settings.section()?,
+            gateway: settings.try_into()?,
             retention: settings.try_into()?,
+            orchestrator: settings.section()?,
         })
     }
 }
@@ -65,21 +67,28 @@ pub fn openapi() -> OpenApi {
 /// Serves until `shutdown`.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
     let metrics = Metrics::of(NAME);
-    let server = HttpServer::bind(&config.http, &shutdown).await?;
+    let server = HttpServer::bind(&config.http, &metrics, &shutdown).await?;
     let tracer = Tracer::open(&config.trace, NAME)?;
     let pool = database::open(&config.database, &sqlx::migrate!(), &metrics).await?;
     let consumer = Consumer::open(&config.kafka, NAME, &messages::PaymentCommand::TOPICS, &metrics, &tracer).await?;
     let producer = Producer::open(&config.kafka, NAME, &metrics)?;
     let group = consumer.state();
-    let health =
-        Health::default().with_database(&pool).with("kafka", move || Box::pin(std::future::ready(group.check())));
+    let clock = DatabaseClock::start(&pool, &metrics, shutdown.clone()).await;
+    let health = Health::default()
+        .with_database(&pool)
+        .with_clock(&clock)
+        .with("kafka", move || Box::pin(std::future::ready(group.check())));
     let gateway = gateway::SimulatedGateway::start(Session::beside(&pool), config.gateway, &metrics);
     let old = retention::Payments(pool.clone());
-    let routes = router("/payments", old.clone(), config.retention).merge(reading::router(pool.clone()));
+    let orchestrator = Orchestrator::connect(&config.orchestrator)?;
+    let routes = router("/payments", old.clone(), config.retention, orchestrator).merge(reading::router(pool.clone()));
     let handler = handler::Payments {
         writes: handler::Writes {
-            new: Batcher::start(ConditionalWrites(store::NewPayments(Session::beside(&pool))), &metrics),
-            moves: Batcher::start(ConditionalWrites(store::Moves(Session::beside(&pool))), &metrics),
+            new: Batcher::start(ConditionalWrites::to(store::NewPayments(Session::beside(&pool))), &metrics),
+            moves: Batcher::start(
+                ConditionalWrites::to(store::Moves(Session::beside(&pool).impatient_of_locks())),
+                &metrics,
+            ),
         },
         gateway,
         old,

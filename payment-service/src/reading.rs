@@ -1,15 +1,16 @@
 //! `GET /payments/{orderId}`: what is stored about an order's payment, and what the gateway's ledger says of it.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use messages::schema::{Amount, one_of};
-use messages::{Currency, OrderId, SagaId, Timestamp, UserId};
+use messages::{Currency, OrderId, SagaId, Timestamp, TimestampText, UserId};
 use rust_decimal::Decimal;
 use serde::Serialize;
-use service_runtime::http::Problem;
+use service_runtime::database::{StoreError, again_if_lost};
 use service_runtime::http::description::{DatabaseProblems, IdProblems};
+use service_runtime::http::{PathText, Problem};
 use sqlx::{FromRow, PgPool};
 use utoipa::openapi::ObjectBuilder;
 use utoipa::{OpenApi, ToSchema};
@@ -36,9 +37,9 @@ pub fn router(pool: PgPool) -> Router {
 #[derive(Serialize, FromRow, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(example = json!({"orderId": "01a1fcfc-725d-7633-911d-f040ef17b270", "sagaId": "01a1fcfc-725d-7633-911d-f03f136c0c20", "userId": "u1", "amount": 500,
-    "currency": "USD", "status": "REFUNDED", "reason": null, "createdAt": "2026-11-21T07:22:45.22Z", "updatedAt": "2026-11-21T07:22:45.27Z", "ledger": [
-    {"kind": "CHARGE", "amount": 500, "currency": "USD", "createdAt": "2026-11-21T07:22:45.23Z"},
-    {"kind": "REFUND", "amount": 500, "currency": "USD", "createdAt": "2026-11-21T07:22:45.26Z"}]}))]
+    "currency": "USD", "status": "REFUNDED", "reason": null, "createdAt": "2026-11-21T07:22:45.220000Z", "updatedAt": "2026-11-21T07:22:45.270000Z", "ledger": [
+    {"kind": "CHARGE", "amount": 500, "currency": "USD", "createdAt": "2026-11-21T07:22:45.230000Z"},
+    {"kind": "REFUND", "amount": 500, "currency": "USD", "createdAt": "2026-11-21T07:22:45.260000Z"}]}))]
 struct PaymentBody {
     #[schema(value_type = OrderId)]
     order_id: Uuid,
@@ -54,10 +55,10 @@ struct PaymentBody {
     #[schema(schema_with = statuses)]
     status: String,
     reason: Option<String>,
-    #[schema(value_type = String, format = DateTime)]
-    created_at: Timestamp,
-    #[schema(value_type = String, format = DateTime)]
-    updated_at: Timestamp,
+    #[sqlx(try_from = "Timestamp")]
+    created_at: TimestampText,
+    #[sqlx(try_from = "Timestamp")]
+    updated_at: TimestampText,
     #[sqlx(skip)]
     ledger: Vec<EntryBody>,
 }
@@ -73,8 +74,8 @@ struct EntryBody {
     amount: Decimal,
     #[schema(value_type = Currency)]
     currency: String,
-    #[schema(value_type = String, format = DateTime)]
-    created_at: Timestamp,
+    #[sqlx(try_from = "Timestamp")]
+    created_at: TimestampText,
 }
 
 fn statuses() -> ObjectBuilder {
@@ -91,29 +92,27 @@ fn kinds() -> ObjectBuilder {
     responses((status = 200, description = "The payment", body = PaymentBody), IdProblems, DatabaseProblems),
 )]
 /// 200 with the payment; 400 for what is no id; 404 for an order that has none.
-async fn payment(State(pool): State<PgPool>, Path(id): Path<String>) -> Result<Json<PaymentBody>, Problem> {
+async fn payment(State(pool): State<PgPool>, PathText(id): PathText) -> Result<Json<PaymentBody>, Problem> {
     let parsed = id.parse();
     let order_id: OrderId =
         parsed.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, format!("{id:?} is not an order id (a UUID)")))?;
+    let unknown = || Problem::new(StatusCode::NOT_FOUND, format!("there is no payment for order {order_id}"));
+    again_if_lost(|| stored(&pool, order_id)).await?.map(Json).ok_or_else(unknown)
+}
+
+async fn stored(pool: &PgPool, order_id: OrderId) -> Result<Option<PaymentBody>, StoreError> {
     let payment: Option<PaymentBody> = sqlx::query_as(
         "SELECT order_id, saga_id, user_id, amount, currency, status, reason, created_at, updated_at
          FROM payments WHERE order_id = $1",
     )
     .bind(order_id.as_uuid())
-    .fetch_optional(&pool)
-    .await
-    .map_err(read_error)?;
+    .fetch_optional(pool)
+    .await?;
     let ledger = sqlx::query_as(
         "SELECT kind, amount, currency, created_at FROM gateway_ledger WHERE order_id = $1 ORDER BY entry_id",
     )
     .bind(order_id.as_uuid())
-    .fetch_all(&pool)
-    .await
-    .map_err(read_error)?;
-    let unknown = || Problem::new(StatusCode::NOT_FOUND, format!("there is no payment for order {order_id}"));
-    payment.map(|payment| Json(PaymentBody { ledger, ..payment })).ok_or_else(unknown)
-}
-
-fn read_error(error: sqlx::Error) -> Problem {
-    service_runtime::database::StoreError::from(error).into()
+    .fetch_all(pool)
+    .await?;
+    Ok(payment.map(|payment| PaymentBody { ledger, ..payment }))
 }

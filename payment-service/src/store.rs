@@ -93,6 +93,17 @@ impl Table for Moves {
     async fn read(&self, orders: Vec<OrderId>) -> Result<HashMap<OrderId, Payment>, StoreError> {
         read(&self.0, orders).await
     }
+
+    async fn held(&self, orders: Vec<OrderId>) -> Result<HashSet<OrderId>, StoreError> {
+        let held = sqlx::query(
+            "WITH free AS MATERIALIZED (
+                 SELECT order_id FROM payments WHERE order_id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED
+             )
+             SELECT order_id FROM payments WHERE order_id = ANY($1) AND order_id NOT IN (SELECT order_id FROM free)",
+        );
+        let ids: Vec<Uuid> = orders.into_iter().map(Uuid::from).collect();
+        order_ids(&self.0.rows(held.bind(ids)).await?)
+    }
 }
 
 /// Those of `rows` whose orders a statement has answered: their write took place.
@@ -100,9 +111,13 @@ fn stored<'a>(
     rows: impl Iterator<Item = &'a Payment>,
     answered: &[PgRow],
 ) -> Result<HashMap<OrderId, Payment>, StoreError> {
-    let orders = answered.iter().map(|row| Ok(row.try_get::<Uuid, _>(0)?.into()));
-    let orders: HashSet<OrderId> = orders.collect::<Result<_, StoreError>>()?;
+    let orders = order_ids(answered)?;
     Ok(rows.filter(|row| orders.contains(&row.order_id)).map(|row| (row.order_id, row.clone())).collect())
+}
+
+/// The orders that a statement names in its first column.
+fn order_ids(rows: &[PgRow]) -> Result<HashSet<OrderId>, StoreError> {
+    rows.iter().map(|row| Ok(row.try_get::<Uuid, _>(0)?.into())).collect()
 }
 
 async fn read(session: &Session, orders: Vec<OrderId>) -> Result<HashMap<OrderId, Payment>, StoreError> {
@@ -118,7 +133,7 @@ async fn read(session: &Session, orders: Vec<OrderId>) -> Result<HashMap<OrderId
 }
 
 fn from_row(row: &PgRow) -> Result<Payment, StoreError> {
-    let unreadable = |why: String| StoreError::Refused(format!("a row of payments can't be read: {why}"));
+    let unreadable = |why: String| StoreError::Refused(format!("a row of payments can't be read: {why}").into());
     let currency = row.try_get::<&str, _>("currency")?.parse();
     let amount: Decimal = row.try_get("amount")?;
     let money = currency.and_then(|currency| Money::new(amount, currency));

@@ -13,7 +13,7 @@ use faults::Bug;
 use messages::{SagaId, Timestamp, TraceContext, UserId};
 use service_runtime::batch::{Backoff, Batcher};
 use service_runtime::conditional::{ConditionalWrites, Outcome, Reads};
-use service_runtime::database::{Session, StoreError};
+use service_runtime::database::{DatabaseClock, Session, StoreError};
 use service_runtime::kafka::Producer;
 use service_runtime::metrics::Metrics;
 use service_runtime::trace::{self, Kind, Span, Tracer};
@@ -25,7 +25,7 @@ use crate::SagaSettings;
 use crate::idempotency::IdempotencyKey;
 use crate::metrics::SagaMetrics;
 use crate::orders::OrderService;
-use crate::saga::{Effect, Ignored, Input, OrderCall, Saga, State, advance};
+use crate::saga::{Effect, Ignored, Input, NoMove, OrderCall, Saga, State, advance};
 use crate::store::{Identity, IgnoredInputs, NewSaga, NewSagas, Sagas, Stored};
 use crate::waiters::Waiters;
 
@@ -45,6 +45,8 @@ pub struct Coordinator {
     producer: Producer,
     orders: OrderService,
     pub waiters: Arc<Waiters>,
+    /// By which moves are stamped and deadlines set: they are judged by it.
+    pub clock: DatabaseClock,
     pub counts: SagaMetrics,
     tracer: Tracer,
     tasks: TaskTracker,
@@ -70,9 +72,9 @@ pub enum Applied {
 pub enum ApplyError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A participant did something else than it was asked for, or what somebody else was.
-    #[error("it contradicts its saga: {0}")]
-    Contradiction(String),
+    /// A [`NoMove::Contradiction`].
+    #[error(transparent)]
+    Contradiction(NoMove),
     #[error("there is no saga {0}")]
     UnknownSaga(SagaId),
     #[error(
@@ -84,6 +86,7 @@ pub enum ApplyError {
 impl Coordinator {
     pub fn new(
         pool: &PgPool,
+        clock: DatabaseClock,
         producer: Producer,
         orders: OrderService,
         settings: &SagaSettings,
@@ -92,19 +95,20 @@ impl Coordinator {
     ) -> Self {
         let resend_first = Duration::from_millis(settings.resend_first_ms.into());
         let session = || Session::beside(pool);
-        let sagas = || Sagas { session: session(), resend_first };
+        let sagas = || Sagas { session: session().impatient_of_locks(), resend_first };
         let new_sagas = || NewSagas { session: session(), resend_first };
         Self {
-            new_sagas: Batcher::start(ConditionalWrites(new_sagas()), metrics),
+            new_sagas: Batcher::start(ConditionalWrites::to(new_sagas()), metrics),
             keyed: Batcher::start(Reads(new_sagas()), metrics),
-            moves: Batcher::start(ConditionalWrites(sagas()), metrics),
+            moves: Batcher::start(ConditionalWrites::to(sagas()), metrics),
             reads: Batcher::start(Reads(sagas()), metrics),
-            ignored: Batcher::start(IgnoredInputs(session()), metrics),
+            ignored: Batcher::start(IgnoredInputs(session().impatient_of_locks()), metrics),
             cache: DashMap::new(),
             calling: DashSet::new(),
             producer,
             orders,
             waiters: Arc::new(Waiters::new(metrics)),
+            clock,
             counts: SagaMetrics::new(metrics),
             tracer: tracer.clone(),
             tasks: TaskTracker::new(),
@@ -157,18 +161,18 @@ impl Coordinator {
             Some(saga) => saga,
             None => self.stored(saga_id).await?,
         };
-        // What the saga asked for is the same in all its versions.
-        input.about.as_ref().map_or(Ok(()), |about| about.agrees_with(&saga)).map_err(ApplyError::Contradiction)?;
         loop {
             let mut transition = match advance(&saga, input, now) {
                 Ok(transition) => transition,
+                // What the saga asks for is the same in all its versions.
+                Err(error @ NoMove::Contradiction(_)) => return Err(ApplyError::Contradiction(error)),
                 // The row itself has to say so.
                 Err(_) if is_guess => {
                     self.cache.remove(&saga_id);
                     (saga, is_guess) = (self.stored(saga_id).await?, false);
                     continue;
                 }
-                Err(ignored) => {
+                Err(NoMove::Ignored(ignored)) => {
                     let by = input.operator.as_ref().map(|operator| operator.by.as_str());
                     info!(%saga_id, trace_id = saga.trace_id(), by, %ignored, "input ignored");
                     self.ignored.submit((saga_id, ignored.clone())).await?;
@@ -285,7 +289,7 @@ impl Coordinator {
         let Some(input) = self.orders.call(&call).await else { return };
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         for _ in 0..5 {
-            match self.apply(saga_id, &input, service_runtime::now()).await {
+            match self.apply(saga_id, &input, self.clock.now()).await {
                 Ok(_) => return,
                 Err(ApplyError::Store(_)) => tokio::time::sleep(backoff.delay()).await,
                 Err(error) => return error!(%saga_id, %error, "an answer of the order service can't be applied"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -13,12 +13,12 @@ use dead_letters::mailbox::{self, Filter, topic};
 use dead_letters::redrive::{Rules, Verdict, send};
 use dead_letters::{Belongs, Letter, Marker, Place};
 use messages::schema::one_of;
-use messages::{SagaId, TOPICS, Timestamp};
+use messages::{SagaId, TOPICS, TimestampText};
 use serde::{Deserialize, Serialize};
 use service_runtime::Fatal;
 use service_runtime::database::StoreError;
 use service_runtime::http::description::{BodyProblems, DatabaseProblems, NotFound, PROBLEM_JSON, QueryProblems};
-use service_runtime::http::{JsonBody, Problem};
+use service_runtime::http::{JsonBody, PathText, Problem};
 use service_runtime::kafka::{KafkaSettings, Producer};
 use sqlx::PgPool;
 use tokio::sync::Mutex;
@@ -97,8 +97,7 @@ pub struct LetterBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, format = DateTime)]
-    pub set_aside_at: Option<Timestamp>,
+    pub set_aside_at: Option<TimestampText>,
     /// Which saga it belongs to, where its body and key agree about that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub saga_id: Option<SagaId>,
@@ -183,7 +182,11 @@ impl DeadLetters {
             Verdict::Send => {
                 send(&self.producer, &letter, &act.by, &act.reason)
                     .await
-                    .map_err(|why| Problem::unavailable(why, 1))?;
+                    // Kafka may have it. Handlers are idempotent, so it may be sent once more.
+                    .map_err(|why| {
+                        let problem = Problem::outcome_unknown("Kafka does not take it now").retry_after(1);
+                        problem.with_cause(&why.into())
+                    })?;
                 let (by, reason) = (&act.by, &act.reason);
                 warn!(topic, letter = %place, by, reason, "a dead letter is sent back");
                 Ok(SentBody { topic, letter: place.to_string() })
@@ -200,7 +203,7 @@ fn out_of_time() -> Problem {
 }
 
 fn unreadable(error: Fatal) -> Problem {
-    Problem::unavailable(error.to_string(), 5)
+    Problem::unavailable("the dead-letter topics can't be read now", 5).with_cause(&error.to_string().into())
 }
 
 pub fn router(letters: DeadLetters) -> Router {
@@ -242,7 +245,7 @@ async fn list(
 /// saga does not wait for; 404 where there is no such letter.
 async fn redrive(
     State(letters): State<DeadLetters>,
-    Path(LetterPath { topic: name, letter: place }): Path<LetterPath>,
+    PathText(LetterPath { topic: name, letter: place }): PathText<LetterPath>,
     JsonBody(act): JsonBody<Act>,
 ) -> Result<Json<SentBody>, Problem> {
     let act = act.validated()?;
@@ -258,7 +261,7 @@ impl From<(Letter, Option<Marker>)> for LetterBody {
             topic: letter.topic,
             letter: letter.place.to_string(),
             origin: letter.origin().map(|origin| origin.to_string()),
-            set_aside_at: letter.at(),
+            set_aside_at: letter.at().map(TimestampText),
             saga_id: match letter.belongs() {
                 Belongs::To(saga_id) => Some(saga_id),
                 Belongs::Unknown | Belongs::Contradictory => None,

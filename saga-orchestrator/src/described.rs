@@ -5,7 +5,7 @@ use utoipa::OpenApi as _;
 use utoipa::openapi::{ObjectBuilder, OpenApi};
 
 use crate::views::list::{STATUSES, known_steps};
-use crate::{checkout, dead_letters, operator, views};
+use crate::{checkout, dead_letters, operator, retention, views};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(info(
@@ -23,6 +23,7 @@ pub fn openapi() -> OpenApi {
         views::Described::openapi(),
         operator::Described::openapi(),
         dead_letters::Described::openapi(),
+        retention::Described::openapi(),
     ];
     complete(parts.into_iter().fold(Described::openapi(), OpenApi::merge_from))
 }

@@ -4,10 +4,10 @@
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
-use messages::Timestamp;
+use messages::{Timestamp, TimestampText};
 use serde::Serialize;
 use service_runtime::CancellationToken;
-use service_runtime::database::{Session, StoreError, within_limit};
+use service_runtime::database::{Session, StoreError, again_if_lost, within_limit};
 use service_runtime::http::Check;
 use service_runtime::metrics::{Gauge, Metrics};
 use sqlx::Row as _;
@@ -41,8 +41,7 @@ pub struct Seen {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, format = DateTime)]
-    since: Option<Timestamp>,
+    since: Option<TimestampText>,
     /// Sagas that have not ended; counted up to the limit.
     unfinished: i64,
     max_unfinished: i64,
@@ -75,7 +74,7 @@ impl Gate {
                     looking = true;
                 }
                 Err(error) if looking => {
-                    warn!(%error, "whether checkouts are paused can't be looked up; trying on");
+                    warn!(error = error.for_log(), "whether checkouts are paused can't be looked up; trying on");
                     looking = false;
                 }
                 Err(_) => {}
@@ -85,10 +84,13 @@ impl Gate {
 
     /// Opens or closes it, for all instances.
     pub async fn change(&self, open: bool, by: &str, reason: &str) -> Result<Seen, StoreError> {
-        let change = sqlx::query("INSERT INTO intake_changes (open, actor, reason) VALUES ($1, $2, $3)");
-        let change = change.bind(open).bind(by).bind(reason);
-        within_limit(self.session.rows(change)).await?;
-        let seen = within_limit(look(&self.session, self.max_unfinished)).await?;
+        // Twice the same change does no harm.
+        let change = || {
+            let change = sqlx::query("INSERT INTO intake_changes (open, actor, reason) VALUES ($1, $2, $3)");
+            self.session.rows(change.bind(open).bind(by).bind(reason))
+        };
+        within_limit(again_if_lost(change)).await?;
+        let seen = within_limit(again_if_lost(|| look(&self.session, self.max_unfinished))).await?;
         self.note(seen.clone());
         Ok(seen)
     }
@@ -159,7 +161,7 @@ async fn look(session: &Session, max_unfinished: i64) -> Result<Seen, StoreError
         open: row.try_get::<Option<bool>, _>("open")?.unwrap_or(true),
         by: row.try_get("actor")?,
         reason: row.try_get("reason")?,
-        since: row.try_get("at")?,
+        since: row.try_get::<Option<Timestamp>, _>("at")?.map(TimestampText),
         unfinished: row.try_get("unfinished")?,
         max_unfinished,
         needing_attention: row.try_get("needing_attention")?,

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use service_runtime::CancellationToken;
 use service_runtime::database::within_limit;
@@ -21,10 +23,14 @@ const NAME: &str = "idempotency-key";
 /// The most characters that a key may have: as at Stripe.
 const MOST: usize = 255;
 
+/// The fewest that a new one may have. Shorter ones are counters and the like, which two clients of a user both choose:
+/// one would get the other's checkout. Earlier releases took them, and what was stored under them is still found.
+const FEWEST: usize = 8;
+
 /// How many keys are forgotten in one statement.
 const AT_ONCE: i64 = 1000;
 
-/// What a client chose to tell its requests apart: 1 to 255 visible ASCII characters.
+/// What a client chose to tell its requests apart: 8 to 255 visible ASCII characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdempotencyKey(String);
 
@@ -51,6 +57,22 @@ impl IdempotencyKey {
         }
     }
 
+    /// Whether a new checkout may have it.
+    ///
+    /// # Errors
+    /// 400 for one that is too short.
+    pub fn check_new(&self) -> Result<(), Problem> {
+        match self.0.len() {
+            0..FEWEST => {
+                let detail = format!(
+                    "`Idempotency-Key` must have at least {FEWEST} characters: send a random one, such as a UUID"
+                );
+                Err(Problem::new(StatusCode::BAD_REQUEST, detail))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A key as it was stored.
     pub fn stored(text: String) -> Self {
         Self(text)
@@ -58,6 +80,19 @@ impl IdempotencyKey {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// The key of a request, taken out of its headers: one that is left there is refused with the body.
+pub struct TakenKey(pub Option<IdempotencyKey>);
+
+impl<S: Send + Sync> FromRequestParts<S> for TakenKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let key = IdempotencyKey::of(&parts.headers)?;
+        parts.headers.remove(NAME);
+        Ok(Self(key))
     }
 }
 
@@ -84,7 +119,7 @@ pub async fn forget_old_keys(pool: PgPool, retention: Duration, stop: Cancellati
             info!(forgotten, "idempotency keys whose time was over");
         }
         if let Some(error) = failure {
-            warn!(%error, "old idempotency keys can't be forgotten now");
+            warn!(error = error.for_log(), "old idempotency keys can't be forgotten now");
         }
     }
 }
@@ -107,6 +142,14 @@ mod tests {
         assert_eq!(key(&["8e03978e-40d5"]).unwrap().as_deref(), Some("8e03978e-40d5"));
         assert_eq!(key(&["\"8e03978e-40d5\""]).unwrap().as_deref(), Some("8e03978e-40d5"));
         assert_eq!(key(&[&"k".repeat(255)]).unwrap().unwrap().len(), 255);
+    }
+
+    #[test]
+    fn a_new_key_has_at_least_eight_characters() {
+        let check = |key: &str| IdempotencyKey::stored(key.to_owned()).check_new();
+        assert!(check("12345678").is_ok());
+        let problem = check("1234567").unwrap_err();
+        assert!(problem.status() == StatusCode::BAD_REQUEST && problem.detail().contains("at least 8"), "{problem:?}");
     }
 
     #[test]

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::FromRequestParts;
-use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use messages::SagaId;
 use service_runtime::CancellationToken;
-use service_runtime::http::Problem;
+use service_runtime::http::{Check, Problem};
 use service_runtime::kafka::GroupState;
+use service_runtime::metrics::{Count, Metrics};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::SagaSettings;
@@ -30,11 +29,11 @@ pub struct Intake {
     pub coordinator: Arc<Coordinator>,
     group: Arc<GroupState>,
     gate: Arc<Gate>,
-    places: Arc<Semaphore>,
-    max_waiting: usize,
+    places: Places,
     /// How long a request waits for the outcome.
     pub wait: Duration,
     pub saga_timeout: Duration,
+    pub allow_forced_failures: bool,
     pub stop: CancellationToken,
     /// How long a request whose saga is just being stored is waited for when the service stops.
     pub stored_at_a_stop: Duration,
@@ -43,26 +42,67 @@ pub struct Intake {
 /// How much sooner than the server gives up a request has to give its answer.
 const TO_ANSWER: Duration = Duration::from_millis(500);
 
-/// A request's place among those that wait, or why it gets none. Taken before the body is read, so that load which is
-/// shed costs little.
+/// Beyond this share of the places, readiness reports it.
+const NEARLY: f64 = 0.9;
+
+/// A request's place among those that wait, or why it gets none.
 pub enum Place {
     Taken(OwnedSemaphorePermit),
     /// No new checkouts are taken. One that is not new may still be asked for.
     Closed(OwnedSemaphorePermit, String),
 }
 
-impl FromRequestParts<Arc<Intake>> for Place {
-    type Rejection = Problem;
+/// The places of the requests that wait. Clones share them.
+#[derive(Clone)]
+pub struct Places {
+    free: Arc<Semaphore>,
+    max: usize,
+    refused: Refused,
+}
 
-    async fn from_request_parts(_: &mut Parts, intake: &Arc<Intake>) -> Result<Self, Problem> {
-        let permit = intake.places.clone().try_acquire_owned().map_err(|_| {
-            let detail = format!("too many checkouts are waiting: {NOT_STORED}");
-            Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).with_header(header::RETRY_AFTER, "1")
-        })?;
-        Ok(match intake.gate.refusal() {
-            None => Self::Taken(permit),
-            Some(why) => Self::Closed(permit, why),
-        })
+impl Places {
+    pub fn new(max: usize, metrics: &Metrics) -> Self {
+        let (free, shown) = (Arc::new(Semaphore::new(max)), i64::try_from(max).unwrap_or(i64::MAX));
+        metrics.gauge("checkout_waiting_max", "CHECKOUT_MAX_WAITING.").set(shown);
+        let waiting = metrics.gauge("checkout_waiting", "Checkouts that have a place among those that wait.");
+        let places = Self { free, max, refused: Refused::new(metrics) };
+        let looked_at = places.clone();
+        metrics.before_shown(move || {
+            waiting.set(i64::try_from(looked_at.taken()).unwrap_or(i64::MAX));
+            Box::pin(std::future::ready(()))
+        });
+        places
+    }
+
+    fn taken(&self) -> usize {
+        self.max - self.free.available_permits()
+    }
+
+    /// For readiness: whether nearly all are taken.
+    pub fn check(&self) -> Check {
+        match self.taken() as f64 >= self.max as f64 * NEARLY {
+            true => Check::Degraded(format!("{} of {} places for waiting checkouts are taken", self.taken(), self.max)),
+            false => Check::Ok,
+        }
+    }
+}
+
+/// New checkouts that were refused, by why.
+#[derive(Clone)]
+struct Refused {
+    waiting: Count,
+    paused: Count,
+    unfinished: Count,
+    database: Count,
+}
+
+impl Refused {
+    fn new(metrics: &Metrics) -> Self {
+        let help = "Valid checkouts that were refused: too many wait, they are paused, too many are unfinished, or the database.";
+        let reasons = ["waiting", "paused", "unfinished", "database"];
+        let [waiting, paused, unfinished, database] =
+            metrics.counts("checkouts_refused_total", help, "reason", reasons);
+        Self { waiting, paused, unfinished, database }
     }
 }
 
@@ -71,6 +111,7 @@ impl Intake {
         coordinator: Arc<Coordinator>,
         group: Arc<GroupState>,
         gate: Arc<Gate>,
+        places: Places,
         settings: &SagaSettings,
         stop: CancellationToken,
         shutdown_timeout: Duration,
@@ -79,13 +120,36 @@ impl Intake {
             coordinator,
             group,
             gate,
-            places: Arc::new(Semaphore::new(settings.checkout_max_waiting)),
-            max_waiting: settings.checkout_max_waiting,
+            places,
             wait: Duration::from_millis(settings.checkout_wait_ms),
             saga_timeout: Duration::from_millis(settings.saga_timeout_ms),
+            allow_forced_failures: settings.allow_forced_failures.get(),
             stop,
             stored_at_a_stop: shutdown_timeout.saturating_sub(TO_ANSWER),
         }
+    }
+
+    /// A place for a checkout whose request has been read: one that is still coming takes nothing from the others.
+    pub fn place(&self) -> Result<Place, Problem> {
+        let permit = self.places.free.clone().try_acquire_owned().map_err(|_| {
+            self.places.refused.waiting.inc();
+            let detail = format!("too many checkouts are waiting: {NOT_STORED}");
+            Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).with_header(header::RETRY_AFTER, "1")
+        })?;
+        Ok(match self.gate.refusal() {
+            None => Place::Taken(permit),
+            Some(why) => Place::Closed(permit, why),
+        })
+    }
+
+    /// Notes that a new checkout was refused because none are taken now.
+    pub fn refused_as_closed(&self) {
+        if self.gate.is_paused() { &self.places.refused.paused } else { &self.places.refused.unfinished }.inc();
+    }
+
+    /// Notes that a new checkout was refused, or its outcome is unknown, because of the database.
+    pub fn refused_by_database(&self) {
+        self.places.refused.database.inc();
     }
 
     /// An id whose replies come to this instance, where its waiter is; on few partitions while few sagas are in
@@ -97,8 +161,7 @@ impl Intake {
         if owned.is_empty() {
             return SagaId::new();
         }
-        let waiting = self.max_waiting - self.places.available_permits();
-        let spread = (waiting / SAGAS_PER_PARTITION).clamp(1, owned.len());
+        let spread = (self.places.taken() / SAGAS_PER_PARTITION).clamp(1, owned.len());
         let second = service_runtime::now().timestamp() as usize;
         // Evenly apart: neighbours mostly belong to the same instance of a participant.
         let apart = rand::random_range(0..spread) * owned.len() / spread;

@@ -9,6 +9,7 @@
 //! - `retention`: removes what has long ended, in every service;
 //! - `views`: what people and programs may see of all this;
 //! - `dead_letters`: what was set aside, and sending it back;
+//! - `forced_failures`: whether a checkout may ask for one;
 //! - `dashboard`: the same in a browser;
 //! - `described`: the HTTP interface, as OpenAPI;
 //! - `metrics`: what of it is counted.
@@ -18,6 +19,7 @@ mod coordinator;
 mod dashboard;
 mod dead_letters;
 mod described;
+mod forced_failures;
 mod gate;
 mod idempotency;
 mod intake;
@@ -25,6 +27,8 @@ mod metrics;
 mod operator;
 mod orders;
 mod outcome;
+mod passed_over;
+mod prefer;
 mod replies;
 mod retention;
 pub mod saga;
@@ -35,21 +39,27 @@ mod waiters;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use service_runtime::database::{self, DatabaseSettings, Session};
+use service_runtime::database::{self, DatabaseClock, DatabaseSettings, Session};
 use service_runtime::http::{Check, Health, HttpServer, HttpSettings};
 use service_runtime::kafka::{Consumer, KafkaSettings, Producer, require_topics};
 use service_runtime::metrics::Metrics;
 use service_runtime::program::stop_when_done;
 use service_runtime::retention::Retention;
-use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError, require};
+use service_runtime::settings::{
+    HOUR_MS, KAFKA_DEFAULTS, SERVICE_DEFAULTS, Secret, Settings, SettingsError, require, require_within,
+};
 use service_runtime::trace::{TraceSettings, Tracer};
 use service_runtime::{CancellationToken, Fatal};
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use crate::checkout::read_checkout;
 use crate::coordinator::Coordinator;
 pub use crate::described::openapi;
+use crate::forced_failures::ForcedFailures;
 
 /// Every setting with its default.
 pub const DEFAULTS: [&str; 3] = [include_str!("../default.toml"), KAFKA_DEFAULTS, SERVICE_DEFAULTS];
@@ -70,12 +80,12 @@ pub struct Config {
     retention: Retention,
 }
 
-/// See `default.toml` for what each setting means.
+/// See `default.toml` for what each setting means. A URL may hold a password.
 #[derive(Debug, Clone, Deserialize)]
 struct SagaSettings {
-    order_service_url: String,
-    payment_service_url: String,
-    inventory_service_url: String,
+    order_service_url: Secret,
+    payment_service_url: Secret,
+    inventory_service_url: Secret,
     order_service_timeout_ms: u64,
     checkout_wait_ms: u64,
     checkout_max_waiting: usize,
@@ -88,6 +98,8 @@ struct SagaSettings {
     resend_per_second: u32,
     attention_after: u32,
     event_streams_max: usize,
+    event_streams_max_per_client: usize,
+    allow_forced_failures: ForcedFailures,
 }
 
 impl TryFrom<&Settings> for Config {
@@ -112,62 +124,95 @@ impl TryFrom<&Settings> for Config {
 impl SagaSettings {
     fn checked(settings: &Settings) -> Result<Self, SettingsError> {
         let section: Self = settings.section()?;
-        let positive = |key, value: u64| require(key, value > 0, "must be at least 1");
-        positive("order_service_timeout_ms", section.order_service_timeout_ms)?;
-        positive("resend_first_ms", section.resend_first_ms.into())?;
-        positive("resend_per_second", section.resend_per_second.into())?;
-        positive("checkout_max_waiting", section.checkout_max_waiting as u64)?;
-        positive("checkout_max_unfinished", section.checkout_max_unfinished.into())?;
-        require("checkout_max_waiting", section.checkout_max_waiting <= 1_000_000, "must be at most 1000000")?;
-        require("saga_timeout_ms", section.saga_timeout_ms <= 30 * 24 * 3_600_000, "must be at most 30 days")?;
-        require("checkout_wait_ms", section.checkout_wait_ms <= 24 * 3_600_000, "must be at most a day")?;
+        // Quicker than an order service under load answers, every saga would time out; slower than a step's deadline too.
+        require_within("order_service_timeout_ms", section.order_service_timeout_ms, 50..=60_000)?;
+        require_within("checkout_wait_ms", section.checkout_wait_ms, 0..=24 * HOUR_MS)?;
+        require_within("checkout_max_waiting", section.checkout_max_waiting, 1..=1_000_000)?;
+        // They are counted twice a second.
+        require_within("checkout_max_unfinished", section.checkout_max_unfinished, 1..=10_000_000)?;
+        // A client that repeats its request has to find the saga.
+        let retention = section.idempotency_retention;
+        let bounds = Duration::from_secs(1)..=Duration::from_secs(36_500 * 24 * 3600);
+        require("idempotency_retention", bounds.contains(&retention), "must be 1s to 36500days")?;
+        require_within("saga_timeout_ms", section.saga_timeout_ms, 1000..=30 * 24 * HOUR_MS)?;
+        // The sweeper looks four times a second: in less than that nothing has been answered yet.
+        require_within("resend_first_ms", section.resend_first_ms, 100..=HOUR_MS as u32)?;
+        require_within("resend_max_ms", section.resend_max_ms, 100..=HOUR_MS as u32)?;
+        let rises = section.resend_max_ms >= section.resend_first_ms;
+        require(
+            "resend_max_ms",
+            rises,
+            "must be at least RESEND_FIRST_MS: repetitions come further and further apart",
+        )?;
+        require_within("resend_per_second", section.resend_per_second, 1..=1_000_000)?;
+        require_within("attention_after", section.attention_after, 1..=1_000_000)?;
+        require_within("event_streams_max", section.event_streams_max, 0..=1_000_000)?;
+        require_within("event_streams_max_per_client", section.event_streams_max_per_client, 1..=1_000_000)?;
         Ok(section)
     }
 }
 
 /// Serves until `shutdown`.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
-    let server = HttpServer::bind(&config.http, &shutdown).await?;
-    let (metrics, stop) = (Metrics::of(NAME), server.drained());
+    let metrics = Metrics::of(NAME);
+    let server = HttpServer::bind(&config.http, &metrics, &shutdown).await?;
+    let stop = server.drained();
     let tracer = Tracer::open(&config.trace, NAME)?;
     let pool = database::open(&config.database, &sqlx::migrate!(), &metrics).await?;
+    store::definitions::check_unchanged(&pool).await?;
     require_topics(&config.kafka, NAME, &messages::TOPICS.map(str::to_owned)).await?;
     let consumer = Consumer::open(&config.kafka, NAME, &messages::Event::TOPICS, &metrics, &tracer).await?;
     let producer = Producer::open(&config.kafka, NAME, &metrics)?;
     let group = consumer.state();
     metrics::standing::show(&metrics, pool.clone());
 
+    let clock = DatabaseClock::start(&pool, &metrics, stop.clone()).await;
     let gate = gate::Gate::at(Session::beside(&pool), config.saga.checkout_max_unfinished, &metrics).await;
     let gate = Arc::new(gate.map_err(|error| Fatal::new(error.to_string()))?);
     let orders = orders::OrderService::connect(&config.saga, &metrics)?;
-    let views = views::Views::open(pool.clone(), &config.saga, stop.clone())?;
+    let SagaSettings { event_streams_max, event_streams_max_per_client, checkout_max_waiting, .. } = config.saga;
+    let streams = views::streams::Places::new(event_streams_max, event_streams_max_per_client, &metrics);
+    let places = intake::Places::new(checkout_max_waiting, &metrics);
+    let views = views::Views::open(pool.clone(), clock.clone(), &config.saga, streams.clone(), stop.clone())?;
     let remover = retention::Remover::new(pool.clone(), config.retention, &config.saga)?;
-    let coordinator = Arc::new(Coordinator::new(&pool, producer.clone(), orders, &config.saga, &metrics, &tracer));
-    let (watched, watched_gate) = (group.clone(), gate.clone());
+    let coordinator = Coordinator::new(&pool, clock.clone(), producer.clone(), orders, &config.saga, &metrics, &tracer);
+    let coordinator = Arc::new(coordinator);
+    let passed_over = Arc::new(passed_over::PassedOver::new(&metrics));
+    let (watched, watched_gate, reported) = (group.clone(), gate.clone(), passed_over.clone());
     let health = Health::default()
         .with_database(&pool)
+        .with_clock(&clock)
+        .with("definitions", move || Box::pin(std::future::ready(reported.check(Instant::now()))))
         .with("kafka", move || {
             // A checkout is accepted without Kafka: it is stored, and goes on once Kafka is back.
-            let check = watched.trouble().map_or(Check::Ok, |why| Check::Degraded(why.to_owned()));
+            let check = watched.trouble().map_or(Check::Ok, Check::Degraded);
             Box::pin(std::future::ready(check))
         })
-        .with("intake", move || Box::pin(std::future::ready(watched_gate.check())));
+        .with("intake", move || Box::pin(std::future::ready(watched_gate.check())))
+        .with("event streams", move || Box::pin(std::future::ready(streams.check())));
+    let watched_places = places.clone();
+    let health = health.with("waiting", move || Box::pin(std::future::ready(watched_places.check())));
 
     let intake = intake::Intake::new(
         coordinator.clone(),
         group,
         gate.clone(),
+        places,
         &config.saga,
         stop.clone(),
         config.http.shutdown_timeout(),
     );
     let letters = dead_letters::DeadLetters::new(config.kafka.clone(), producer.clone(), pool.clone());
+    let forced_failures = config.saga.allow_forced_failures.get();
+    let dashboard =
+        dashboard::Dashboard { views: views.clone(), gate: gate.clone(), letters: letters.clone(), forced_failures };
     let routes = checkout::router(intake)
-        .merge(views::router(views.clone()))
-        .merge(dead_letters::router(letters.clone()))
-        .merge(dashboard::router(dashboard::Dashboard { views, gate: gate.clone(), letters }))
-        .merge(operator::router(coordinator.clone(), gate.clone()));
-    let handler = replies::Replies { coordinator: coordinator.clone(), unknown: AtomicU64::new(0) };
+        .merge(views::router(views))
+        .merge(dead_letters::router(letters))
+        .merge(dashboard::router(dashboard))
+        .merge(operator::router(coordinator.clone(), gate.clone()))
+        .merge(retention::router(pool.clone()));
+    let handler = replies::Replies { coordinator: coordinator.clone(), unknown: AtomicU64::new(0), passed_over };
     let retention = config.saga.idempotency_retention;
     let (consumed, served, (), (), (), ()) = tokio::join!(
         stop_when_done(&stop, consumer.run(handler, producer.clone(), stop.clone())),

@@ -3,16 +3,16 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use messages::SagaId;
-use messages::schema::plain_text;
+use messages::text::{TextError, check_name, check_prose};
+use messages::{SagaId, schema};
 use serde::Deserialize;
 use service_runtime::http::description::{BodyProblems, DatabaseProblems, NotFound, PROBLEM_JSON};
-use service_runtime::http::{JsonBody, Problem};
+use service_runtime::http::{JsonBody, PathText, Problem};
 use tracing::info;
 use utoipa::openapi::ObjectBuilder;
 use utoipa::{OpenApi, ToSchema};
@@ -70,30 +70,24 @@ struct Settlement {
 }
 
 fn name() -> ObjectBuilder {
-    plain_text(MOST.0)
+    schema::name(MOST.0)
 }
 
 fn words() -> ObjectBuilder {
-    plain_text(MOST.1)
+    schema::prose(MOST.1)
 }
 
 impl Act {
-    /// 422 for a name or reason that is blank, too long, or holds control characters.
+    /// 422 for a name or reason that is blank, too long, or holds what can't be seen.
     pub fn validated(self) -> Result<Self, Problem> {
-        Ok(Self { by: text("by", self.by, MOST.0)?, reason: text("reason", self.reason, MOST.1)? })
+        hold("by", check_name(&self.by, MOST.0))?;
+        hold("reason", check_prose(&self.reason, MOST.1))?;
+        Ok(self)
     }
 }
 
-fn text(field: &str, text: String, most: usize) -> Result<String, Problem> {
-    if text.trim().is_empty() {
-        Err(Problem::invalid_field(field, "must not be blank"))
-    } else if text.chars().count() > most {
-        Err(Problem::invalid_field(field, format_args!("must have at most {most} characters")))
-    } else if text.chars().any(char::is_control) {
-        Err(Problem::invalid_field(field, "must not contain control characters"))
-    } else {
-        Ok(text)
-    }
+fn hold(field: &str, rules: Result<(), TextError>) -> Result<(), Problem> {
+    rules.map_err(|error| Problem::invalid_field(field, error))
 }
 
 type Sagas = State<Arc<Coordinator>>;
@@ -111,7 +105,7 @@ type Sagas = State<Arc<Coordinator>>;
 /// 202: it is undone from here on, or was being undone before (the first cause stays). 409 from the pivot on.
 async fn cancel(
     State(sagas): Sagas,
-    Path(id): Path<String>,
+    PathText(id): PathText,
     JsonBody(act): JsonBody<Act>,
 ) -> Result<Response, Problem> {
     let Act { by, reason } = act.validated()?;
@@ -129,7 +123,7 @@ async fn cancel(
     ),
 )]
 /// 202: the pending effect is repeated now. 409 for a saga that has ended.
-async fn retry(State(sagas): Sagas, Path(id): Path<String>, JsonBody(act): JsonBody<Act>) -> Result<Response, Problem> {
+async fn retry(State(sagas): Sagas, PathText(id): PathText, JsonBody(act): JsonBody<Act>) -> Result<Response, Problem> {
     let Act { by, reason } = act.validated()?;
     step_in(&sagas, &id, InputKind::Retried, Operator { by, settled: None }, reason).await
 }
@@ -148,12 +142,14 @@ async fn retry(State(sagas): Sagas, Path(id): Path<String>, JsonBody(act): JsonB
 /// but a compensation that needs attention, and for another one than the one that is named.
 async fn resolve(
     State(sagas): Sagas,
-    Path(id): Path<String>,
+    PathText(id): PathText,
     JsonBody(settlement): JsonBody<Settlement>,
 ) -> Result<Response, Problem> {
     let Settlement { by, reason, step, evidence } = settlement;
     let Act { by, reason } = Act { by, reason }.validated()?;
-    let settled = Settled { step: text("step", step, MOST.0)?, evidence: text("evidence", evidence, MOST.1)? };
+    hold("step", check_name(&step, MOST.0))?;
+    hold("evidence", check_prose(&evidence, MOST.1))?;
+    let settled = Settled { step, evidence };
     step_in(&sagas, &id, InputKind::Resolved, Operator { by, settled: Some(settled) }, reason).await
 }
 
@@ -167,12 +163,12 @@ async fn step_in(
     let saga_id = parse_id(id)?;
     let by = operator.by.clone();
     let input = Input { reason: Some(reason.clone()), operator: Some(operator), ..kind.into() };
-    let applied = sagas.apply(saga_id, &input, service_runtime::now()).await.map_err(|error| match error {
+    let applied = sagas.apply(saga_id, &input, sagas.clock.now()).await.map_err(|error| match error {
         ApplyError::Store(error) => error.into(),
         ApplyError::UnknownSaga(_) => Problem::new(StatusCode::NOT_FOUND, error.to_string()),
-        ApplyError::UnknownDefinition { .. } | ApplyError::Contradiction(_) => {
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
-        }
+        ApplyError::UnknownDefinition { .. } => Problem::new(StatusCode::CONFLICT, error.to_string()),
+        // Only a participant's reply can contradict its saga.
+        ApplyError::Contradiction(_) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     })?;
     match applied {
         Applied::Moved(saga) => {

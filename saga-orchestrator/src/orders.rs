@@ -6,14 +6,16 @@
 use std::time::Duration;
 
 use futures::future::try_join_all;
+use messages::object::Object;
 use messages::{Currency, OrderId, SagaId, TRACEPARENT};
-use reqwest::{Client, ClientBuilder, Method, StatusCode, Url, header};
+use reqwest::{Client, Method, StatusCode, header};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use service_runtime::Fatal;
 use service_runtime::batch::{Answers, Backoff, Batch, Batcher};
 use service_runtime::http::batch::{BatchedAnswer, BatchedRequest};
+use service_runtime::http::client;
 use service_runtime::metrics::Metrics;
 use service_runtime::trace::{self, Kind, Span};
 use tracing::{debug, warn};
@@ -56,7 +58,7 @@ struct TransitionBody {
 impl OrderService {
     /// Prepares the client; nothing is sent yet.
     pub fn connect(settings: &SagaSettings, metrics: &Metrics) -> Result<Self, Fatal> {
-        let (client, base) = client("ORDER_SERVICE_URL", &settings.order_service_url, "")?;
+        let (client, base) = client("ORDER_SERVICE_URL", settings.order_service_url.get(), "")?;
         let base = base.as_str().trim_end_matches('/').to_owned();
         let client = client
             .timeout(Duration::from_millis(settings.order_service_timeout_ms))
@@ -170,12 +172,12 @@ impl Calls {
                 false => Err(Answered::Unknown(format!("a batch of calls is answered {status} {body}"))),
             };
         }
-        let answers: Vec<BatchedAnswer> =
+        let answers: Vec<Object<BatchedAnswer>> =
             serde_json::from_slice(&body).map_err(|error| Answered::Unknown(error.to_string()))?;
         if answers.len() != calls.len() {
             return Err(Answered::Unknown(format!("{} calls got {} answers", calls.len(), answers.len())));
         }
-        let answers = answers.into_iter().map(|BatchedAnswer { status, body }| {
+        let answers = answers.into_iter().map(|Object(BatchedAnswer { status, body })| {
             let status = StatusCode::from_u16(status).map_err(|error| Answered::Unknown(error.to_string()))?;
             Ok(Answer { status, body })
         });
@@ -194,12 +196,13 @@ impl Calls {
             request = request.header(TRACEPARENT, traceparent);
         }
         let answer = request.header(header::CONTENT_TYPE, "application/json").body(json).send().await;
+        // Without the URL, which may hold a password.
         let answer = answer.map_err(|error| match error.is_connect() {
-            true => Answered::NotSent(error.to_string()),
-            false => Answered::Unknown(error.to_string()),
+            true => Answered::NotSent(error.without_url().to_string()),
+            false => Answered::Unknown(error.without_url().to_string()),
         })?;
         let status = answer.status();
-        let body = answer.bytes().await.map_err(|error| Answered::Unknown(error.to_string()))?;
+        let body = answer.bytes().await.map_err(|error| Answered::Unknown(error.without_url().to_string()))?;
         Ok((status, body.into()))
     }
 }
@@ -234,23 +237,6 @@ fn span_name(call: &OrderCall) -> &'static str {
         OrderCall::Confirm { .. } => "PATCH /orders/{orderId}/status CONFIRMED",
         OrderCall::Cancel { .. } => "PATCH /orders/{orderId}/status CANCELLED",
     }
-}
-
-/// A client of the service at `url`, and where its `resource` is. `variable` names the setting in the error.
-pub fn client(variable: &str, url: &str, resource: &str) -> Result<(ClientBuilder, Url), Fatal> {
-    // The URL itself is not repeated: it may hold a password.
-    let invalid = |why: &str| Fatal::new(format!("{variable} is not usable: {why}"));
-    let url = format!("{}/{resource}", url.trim_end_matches('/'));
-    let url = Url::parse(&url).map_err(|error| invalid(&error.to_string()))?;
-    let builder = match url.scheme() {
-        // Without TLS there is no need of the system's certificates, which a small image may lack.
-        "http" => Client::builder().tls_certs_only([]),
-        "https" => Client::builder(),
-        _ => return Err(invalid("must be an http:// or https:// URL")),
-    };
-    // rustls asks each process to choose its cryptography, once; a second choice is refused, and is the same.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    Ok((builder.no_proxy().connect_timeout(Duration::from_millis(500)), url))
 }
 
 /// Answers that say nothing of the order itself.

@@ -1,7 +1,7 @@
 //! A saga's state as clients see it: the body of every answer about one.
 
 use messages::schema::Amount;
-use messages::{Currency, OrderId, SagaId, Timestamp, UserId};
+use messages::{Currency, OrderId, SagaId, TimestampText, UserId};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use service_runtime::http::Problem;
@@ -34,10 +34,8 @@ pub struct Outcome {
     #[serde(with = "rust_decimal::serde::arbitrary_precision")]
     pub total_amount: Decimal,
     pub currency: Currency,
-    #[schema(value_type = String, format = DateTime)]
-    pub created_at: Timestamp,
-    #[schema(value_type = String, format = DateTime)]
-    pub updated_at: Timestamp,
+    pub created_at: TimestampText,
+    pub updated_at: TimestampText,
 }
 
 impl From<&Saga> for Outcome {
@@ -51,10 +49,16 @@ impl From<&Saga> for Outcome {
             user_id: saga.checkout.user_id.to_string(),
             total_amount: saga.checkout.money.amount(),
             currency: saga.checkout.money.currency(),
-            created_at: saga.created_at,
-            updated_at: saga.updated_at,
+            created_at: saga.created_at.into(),
+            updated_at: saga.updated_at.into(),
         }
     }
+}
+
+/// 409: it is there, but only a release that knows its definition can tell where it stands.
+pub fn of_unknown_definition(saga_id: SagaId, name: &str, version: i32) -> Problem {
+    let detail = format!("the saga runs by {name} v{version}, which this release does not know");
+    Problem::new(StatusCode::CONFLICT, detail).with_saga(saga_id)
 }
 
 /// 400 for what is no id.

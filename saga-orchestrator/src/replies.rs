@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use messages::Event;
 use service_runtime::kafka::{Handled, Handler, Record, Retry};
-use tracing::{error, warn};
+use tracing::warn;
 
 use crate::coordinator::{ApplyError, Coordinator};
+use crate::passed_over::PassedOver;
 
 pub struct Replies {
     pub coordinator: Arc<Coordinator>,
     /// Events of sagas that nobody knows, since the start.
     pub unknown: AtomicU64,
+    pub passed_over: Arc<PassedOver>,
 }
 
 impl Handler for Replies {
@@ -24,7 +27,7 @@ impl Handler for Replies {
             Err(error) => return Ok(Handled::DeadLetter(error.to_string())),
         };
         let (saga_id, order_id) = (event.saga_id(), event.order_id());
-        match self.coordinator.apply(saga_id, &event.into(), service_runtime::now()).await {
+        match self.coordinator.apply(saga_id, &event.into(), self.coordinator.clock.now()).await {
             Ok(_) => Ok(Handled::Done),
             Err(ApplyError::Store(error)) => Err(error.into()),
             Err(error @ ApplyError::Contradiction(_)) => Ok(Handled::DeadLetter(error.to_string())),
@@ -33,9 +36,9 @@ impl Handler for Replies {
                 warn!(%saga_id, %order_id, topic = record.topic, offset = record.offset, %error, count, "event ignored");
                 Ok(Handled::Done)
             }
-            Err(error @ ApplyError::UnknownDefinition { .. }) => {
-                error!(%saga_id, %order_id, %error, "event held");
-                Err(Retry::NotYet(error.to_string()))
+            Err(ApplyError::UnknownDefinition { definition, .. }) => {
+                self.passed_over.note(saga_id, order_id, &definition, Instant::now());
+                Ok(Handled::Done)
             }
         }
     }

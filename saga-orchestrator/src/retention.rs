@@ -6,18 +6,24 @@
 
 use std::time::Duration;
 
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json, Router};
 use chrono::TimeDelta;
 use messages::Timestamp;
+use messages::object::Object;
 use reqwest::{Client, Url};
 use service_runtime::database::{StoreError, within_limit};
-use service_runtime::retention::{AT_ONCE, Removed, Retention, first_id_at};
+use service_runtime::http::description::DatabaseProblems;
+use service_runtime::http::{Problem, client};
+use service_runtime::retention::{AT_ONCE, Horizon, Removed, Retention, first_id_at};
 use service_runtime::{CancellationToken, Fatal};
 use sqlx::{Connection as _, PgConnection, PgPool};
 use tracing::{info, warn};
+use utoipa::OpenApi;
 use uuid::Uuid;
 
 use crate::SagaSettings;
-use crate::orders::client;
 use crate::store::old_sagas::{self, Candidate};
 
 /// How long after a round the next one begins; and after one that something has interrupted.
@@ -62,6 +68,16 @@ struct Round {
     held_by: Option<Uuid>,
 }
 
+impl Interrupted {
+    /// In words for the log, and the same ones for the same trouble.
+    fn why(&self) -> String {
+        match self {
+            Self::Store(error) => format!("{error}: {}", error.cause().text()),
+            Self::Participant { .. } => self.to_string(),
+        }
+    }
+}
+
 impl Remover {
     /// Prepares the clients; nothing is asked yet.
     pub fn new(pool: PgPool, retention: Retention, settings: &SagaSettings) -> Result<Self, Fatal> {
@@ -72,9 +88,9 @@ impl Remover {
             Ok::<_, Fatal>((service, client, url))
         };
         let participants = [
-            participant("order", "ORDER_SERVICE_URL", &settings.order_service_url, "orders")?,
-            participant("payment", "PAYMENT_SERVICE_URL", &settings.payment_service_url, "payments")?,
-            participant("inventory", "INVENTORY_SERVICE_URL", &settings.inventory_service_url, "reservations")?,
+            participant("order", "ORDER_SERVICE_URL", settings.order_service_url.get(), "orders")?,
+            participant("payment", "PAYMENT_SERVICE_URL", settings.payment_service_url.get(), "payments")?,
+            participant("inventory", "INVENTORY_SERVICE_URL", settings.inventory_service_url.get(), "reservations")?,
         ];
         Ok(Self { pool, limit: retention.limit(), participants })
     }
@@ -87,7 +103,7 @@ impl Remover {
             let mut round = Round::default();
             let outcome = tokio::select! {
                 () = stop.cancelled() => return,
-                outcome = self.locked_round(limit, &mut round) => outcome.map_err(|error| error.to_string()).err(),
+                outcome = self.locked_round(limit, &mut round) => outcome.map_err(|error| error.why()).err(),
             };
             if round.removed > 0 {
                 info!(sagas = round.removed, "removed what is older than RETENTION_DAYS");
@@ -166,6 +182,24 @@ impl Remover {
     }
 }
 
+/// Describes the route.
+#[derive(OpenApi)]
+#[openapi(paths(horizon))]
+pub struct Described;
+
+pub fn router(pool: PgPool) -> Router {
+    Router::new().route("/retention", get(horizon)).with_state(pool)
+}
+
+/// The other services ask before they remove anything, whoever wants them to.
+#[utoipa::path(
+    get, path = "/retention", operation_id = "readHorizon", tag = "Retention", summary = "Below which order all sagas have ended, long ago",
+    responses((status = 200, description = "The horizon", body = Horizon, example = json!({"horizon": "01a1fcfc-71e1-7774-8bfb-88a030f9fbb9"})), DatabaseProblems),
+)]
+async fn horizon(State(pool): State<PgPool>) -> Result<Json<Horizon>, Problem> {
+    Ok(Json(Horizon { horizon: within_limit(old_sagas::ended_below(&pool)).await? }))
+}
+
 async fn try_lock(connection: &mut PgConnection) -> Result<bool, StoreError> {
     Ok(sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(LOCK).fetch_one(connection).await?)
 }
@@ -177,7 +211,8 @@ async fn ask(client: &Client, url: &Url, before: Uuid, after: Uuid) -> Result<Re
     let answer = client.delete(url).send().await.map_err(|error| error.without_url().to_string())?;
     let status = answer.status();
     if status.is_success() {
-        return answer.json().await.map_err(|error| error.without_url().to_string());
+        let removed = answer.json().await.map(|Object(removed)| removed);
+        return removed.map_err(|error| error.without_url().to_string());
     }
     Err(format!("{status}: {}", answer.text().await.unwrap_or_default()))
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
+pub mod definitions;
 pub mod history;
 pub mod lists;
 mod new_sagas;
@@ -108,6 +109,17 @@ impl Table for Sagas {
     async fn read(&self, sagas: Vec<SagaId>) -> Result<HashMap<SagaId, Stored>, StoreError> {
         to_sagas(&self.session.rows(wanted(sagas)).await?)
     }
+
+    async fn held(&self, sagas: Vec<SagaId>) -> Result<HashSet<SagaId>, StoreError> {
+        let held = sqlx::query(
+            "WITH free AS MATERIALIZED (
+                 SELECT saga_id FROM sagas WHERE saga_id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED
+             )
+             SELECT saga_id FROM sagas WHERE saga_id = ANY($1) AND saga_id NOT IN (SELECT saga_id FROM free)",
+        );
+        let wanted: Vec<Uuid> = sagas.into_iter().map(Uuid::from).collect();
+        ids(&self.session.rows(held.bind(wanted)).await?)
+    }
 }
 
 /// A saga whose effect is due to be repeated.
@@ -206,7 +218,7 @@ impl Batch for IgnoredInputs {
         }
         let insert = sqlx::query(
             "INSERT INTO ignored_inputs (saga_id, input, state, count, first_at, last_at)
-             SELECT saga_id, input, state, count, $5, $5
+             SELECT saga_id, input, state, count, now(), now()
              FROM (SELECT UNNEST($1::uuid[]) AS saga_id, UNNEST($2::text[]) AS input, UNNEST($3::text[]) AS state,
                           UNNEST($4::bigint[]) AS count) AS new
              ON CONFLICT (saga_id, input, state)
@@ -215,8 +227,7 @@ impl Batch for IgnoredInputs {
         .bind(counts.keys().map(|(saga_id, ..)| saga_id.as_uuid()).collect::<Vec<_>>())
         .bind(counts.keys().map(|(_, input, _)| *input).collect::<Vec<_>>())
         .bind(counts.keys().map(|(.., state)| *state).collect::<Vec<_>>())
-        .bind(counts.values().copied().collect::<Vec<_>>())
-        .bind(service_runtime::now());
+        .bind(counts.values().copied().collect::<Vec<_>>());
         self.0.rows(insert).await?;
         Ok(items.iter().map(|_| Ok(())).collect())
     }
@@ -250,7 +261,7 @@ fn ids(rows: &[PgRow]) -> Result<HashSet<SagaId>, StoreError> {
 }
 
 fn from_row(row: &PgRow) -> Result<Stored, StoreError> {
-    let unreadable = |why: String| StoreError::Refused(format!("a row of sagas can't be read: {why}"));
+    let unreadable = |why: String| StoreError::Refused(format!("a row of sagas can't be read: {why}").into());
     let (name, version) = (row.try_get::<&str, _>("definition")?, row.try_get("definition_version")?);
     let Some(definition) = Definition::find(name, version) else {
         let saga_id = row.try_get::<Uuid, _>("saga_id")?.into();

@@ -45,10 +45,10 @@ pub async fn run(coordinator: Arc<Coordinator>, session: Session, settings: &Sag
                 due.into_iter().for_each(|due| repeat(&coordinator, due));
                 None
             }
-            Err(error) => Some(error.to_string()),
+            Err(error) => Some(error),
         };
         match &failure {
-            Some(error) if sweeping => warn!(error, "overdue sagas can't be looked for; trying on"),
+            Some(error) if sweeping => warn!(error = error.for_log(), "overdue sagas can't be looked for; trying on"),
             None if !sweeping => info!("overdue sagas are looked for again"),
             _ => {}
         }
@@ -59,7 +59,7 @@ pub async fn run(coordinator: Arc<Coordinator>, session: Session, settings: &Sag
 fn repeat(coordinator: &Arc<Coordinator>, due: Result<Due, StoreError>) {
     let due = match due {
         Ok(due) => due,
-        Err(error) => return error!(%error, "a saga can't be repeated"),
+        Err(error) => return error!(error = error.for_log(), "a saga can't be repeated"),
     };
     // Only sagas of known definitions are claimed.
     let Stored::Saga(saga) = due.saga else { return };

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use messages::Timestamp;
+use reqwest::redirect::Policy;
 use reqwest::{Client, Method, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -19,7 +20,14 @@ const LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Args)]
 pub struct OrchestratorAddress {
     /// The orchestrator's HTTP address
-    #[arg(long, env = "ORCHESTRATOR_URL", value_name = "URL", default_value = "http://localhost:4000", global = true)]
+    #[arg(
+        long,
+        env = "ORCHESTRATOR_URL",
+        value_name = "URL",
+        hide_env_values = true,
+        default_value = "http://localhost:4000",
+        global = true
+    )]
     pub orchestrator_url: String,
 }
 
@@ -116,7 +124,8 @@ impl Api {
             // Without TLS there is no need of the system's certificates, which a small image may lack.
             false => Client::builder().tls_certs_only([]),
         };
-        let http = client.no_proxy().connect_timeout(Duration::from_secs(3)).build();
+        // The orchestrator never redirects: whatever listens there must not send an operator's acts elsewhere.
+        let http = client.redirect(Policy::none()).no_proxy().connect_timeout(Duration::from_secs(3)).build();
         let http = http.map_err(|error| Fatal::new(format!("the HTTP client can't be made: {error}")))?;
         Ok(Self { http, base: address.orchestrator_url.trim_end_matches('/').to_owned() })
     }
@@ -161,16 +170,28 @@ impl Api {
         let status = answer.status();
         let text = answer.text().await.map_err(|error| self.away(&error))?;
         let body = serde_json::from_str(&text).map_err(|_| {
-            Fatal::new(format!("{} answers {status} with what is not JSON: is it the orchestrator?", self.base))
+            Fatal::new(format!("{} answers {status} with what is not JSON: is it the orchestrator?", self.shown()))
         })?;
         Ok(Told { status, body })
+    }
+
+    /// Where it is, without a name and a password.
+    fn shown(&self) -> &str {
+        let (scheme, rest) = self.base.split_once("://").unwrap_or(("", &self.base));
+        let authority = rest.find('/').unwrap_or(rest.len());
+        match rest[..authority].rfind('@') {
+            // The scheme goes with them: the rest is one piece of the text.
+            Some(at) => &rest[at + 1..],
+            None if scheme.is_empty() => rest,
+            None => &self.base,
+        }
     }
 
     fn away(&self, error: &reqwest::Error) -> Fatal {
         let why = if error.is_timeout() { "no answer came in time".to_owned() } else { root(error) };
         Fatal::new(format!(
             "the orchestrator can't be reached at {}: {why}. Is it running? --orchestrator-url says where it is",
-            self.base
+            self.shown()
         ))
     }
 }
@@ -200,6 +221,7 @@ impl Told {
     /// What the problem says.
     pub fn refusal(&self) -> Fatal {
         let detail = self.body["detail"].as_str().unwrap_or("no reason was given");
-        Fatal::new(format!("{}: {detail}", self.status))
+        let id = self.body["errorId"].as_str().map_or_else(String::new, |id| format!(" (errorId {id})"));
+        Fatal::new(format!("{}: {detail}{id}", self.status))
     }
 }

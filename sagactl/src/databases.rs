@@ -1,9 +1,16 @@
 //! The four databases, for reading: where they are, and what is said when one can't be read.
+//!
+//! The defaults are those of `standalone`, whose passwords are in a file: a URL without a password gets it from
+//! the file that `PGPASSFILE` names, as with `psql`, else from the one in `standalone`'s data directory.
 
-use std::str::FromStr;
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use service_runtime::database::{Servers, UrlError};
+use service_runtime::pgpass;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, PgPool};
 
@@ -24,7 +31,7 @@ pub struct OrchestratorUrl {
         env = "ORCHESTRATOR_DATABASE_URL",
         value_name = "URL",
         hide_env_values = true,
-        default_value = "postgres://orchestrator_user:orchestrator_pass@localhost:5436/orchestrator_db"
+        default_value = "postgres://orchestrator_user@localhost:5436/orchestrator_db"
     )]
     pub orchestrator_database_url: String,
 }
@@ -37,7 +44,7 @@ pub struct DatabaseUrls {
         env = "ORDER_DATABASE_URL",
         value_name = "URL",
         hide_env_values = true,
-        default_value = "postgres://order_user:order_pass@localhost:5433/order_db"
+        default_value = "postgres://order_user@localhost:5433/order_db"
     )]
     pub order_database_url: String,
     #[arg(
@@ -45,7 +52,7 @@ pub struct DatabaseUrls {
         env = "PAYMENT_DATABASE_URL",
         value_name = "URL",
         hide_env_values = true,
-        default_value = "postgres://payment_user:payment_pass@localhost:5434/payment_db"
+        default_value = "postgres://payment_user@localhost:5434/payment_db"
     )]
     pub payment_database_url: String,
     #[arg(
@@ -53,7 +60,7 @@ pub struct DatabaseUrls {
         env = "INVENTORY_DATABASE_URL",
         value_name = "URL",
         hide_env_values = true,
-        default_value = "postgres://inventory_user:inventory_pass@localhost:5435/inventory_db"
+        default_value = "postgres://inventory_user@localhost:5435/inventory_db"
     )]
     pub inventory_database_url: String,
     #[command(flatten)]
@@ -110,16 +117,35 @@ impl Database {
     }
 
     async fn connect(name: &'static str, url: &str) -> Result<Self, Unreadable> {
-        // The parser's message says what is wrong with the URL without repeating it: it holds a password.
-        let unreadable = |place: &str, why: String| Unreadable { database: name, place: place.to_owned(), why };
-        let options = PgConnectOptions::from_str(url).map_err(|error| unreadable("", error.to_string()))?;
-        let options = options.disable_statement_logging().options(SESSION);
+        let unreadable = |place: String, why: String| Unreadable { database: name, place, why };
+        let wrong = |error: UrlError| unreadable(String::new(), format!("its URL {error}"));
+        let (file, wanted) = (PasswordFile::from_environment(), !has_password(url));
+        let servers = Servers::of_url(url).map_err(wrong)?;
+        let servers = servers.with(|options| {
+            let options = match file.password(&options) {
+                // sqlx has looked into the file of PGPASSFILE itself.
+                Ok(password) if wanted && !file.is_named => options.password(&password),
+                _ => options,
+            };
+            options.disable_statement_logging().options(SESSION)
+        });
         // Not through the pool, which would say "timed out" where the database said what is wrong.
-        match tokio::time::timeout(CONNECT_LIMIT, options.connect()).await {
-            Ok(Ok(connection)) => drop(connection.close().await),
-            Ok(Err(error)) => return Err(unreadable(&place(&options), error.to_string())),
-            Err(_) => return Err(unreadable(&place(&options), format!("no answer within {CONNECT_LIMIT:?}"))),
-        }
+        let options = match tokio::time::timeout(CONNECT_LIMIT, servers.connect()).await {
+            Ok(Ok((connection, options))) => {
+                drop(connection.close().await);
+                options
+            }
+            Ok(Err(error)) => {
+                let refused = error.as_database_error().and_then(|error| error.code()).is_some_and(|code| {
+                    // https://www.postgresql.org/docs/current/errcodes-appendix.html
+                    code.starts_with("28")
+                });
+                let missing = (refused && wanted).then(|| file.password(servers.first()).err()).flatten();
+                let hint = missing.map(|missing| format!("; {missing}")).unwrap_or_default();
+                return Err(unreadable(format!(" {servers}"), format!("{error}{hint}")));
+            }
+            Err(_) => return Err(unreadable(format!(" {servers}"), format!("no answer within {CONNECT_LIMIT:?}"))),
+        };
         let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(CONNECT_LIMIT);
         Ok(Self { name, pool: pool.connect_lazy_with(options) })
     }
@@ -130,7 +156,83 @@ impl Database {
     }
 }
 
+/// A file with passwords.
+struct PasswordFile {
+    path: PathBuf,
+    /// Whether it is that of `PGPASSFILE`.
+    is_named: bool,
+}
+
+impl PasswordFile {
+    fn from_environment() -> Self {
+        Self::of(std::env::var_os("PGPASSFILE"), std::env::var_os("DATA_DIR"))
+    }
+
+    fn of(named: Option<OsString>, data_dir: Option<OsString>) -> Self {
+        match named {
+            Some(path) => Self { path: path.into(), is_named: true },
+            None => {
+                let data_dir = data_dir.map_or_else(|| PathBuf::from("data"), PathBuf::from);
+                Self { path: data_dir.join("pgpass"), is_named: false }
+            }
+        }
+    }
+
+    /// The password for a login, or why it has none.
+    fn password(&self, login: &PgConnectOptions) -> Result<String, String> {
+        let entries = pgpass::read(&self.path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound if !self.is_named => format!(
+                "PGPASSFILE is not set, and there is no {}: `standalone` prints `export PGPASSFILE=…` when it is ready",
+                display(&self.path)
+            ),
+            _ => format!("its password is not known, because {} can't be read: {error}", display(&self.path)),
+        })?;
+        let database = login.get_database().unwrap_or_else(|| login.get_username());
+        let fits =
+            |entry: &&pgpass::Entry| entry.fits(login.get_host(), login.get_port(), database, login.get_username());
+        let entry = entries.iter().find(fits);
+        let entry = entry.ok_or_else(|| format!("{} has no line for it", display(&self.path)))?;
+        Ok(entry.password.clone())
+    }
+}
+
+fn display(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Whether the URL names a password. One that can't be read is refused anyway.
+fn has_password(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let (authority, tail) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
+    user.contains(':') || tail.contains("password=")
+}
+
 fn place(options: &PgConnectOptions) -> String {
     let database = options.get_database().unwrap_or_default();
     format!(" {}@{}:{}/{database}", options.get_username(), options.get_host(), options.get_port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_in_the_url_is_the_one_that_is_used() {
+        assert!(has_password("postgres://order_user:x@localhost:5433/order_db"));
+        assert!(has_password("postgres://localhost/order_db?user=order_user&password=x"));
+        assert!(has_password("postgres://order_user:x@one:5433,two:5433/order_db"));
+        assert!(!has_password("postgres://order_user@localhost:5433/order_db"));
+        assert!(!has_password("postgres://order_user@one:5433,two:5433/order_db"));
+    }
+
+    #[test]
+    fn the_file_is_that_of_pgpassfile_else_the_data_directorys() {
+        let path = |named: Option<&str>, data_dir: Option<&str>| {
+            PasswordFile::of(named.map(OsString::from), data_dir.map(OsString::from)).path
+        };
+        assert_eq!(path(Some("/x/pass"), Some("/y")), Path::new("/x/pass"));
+        assert_eq!(path(None, Some("/y")), Path::new("/y/pgpass"));
+        assert_eq!(path(None, None), Path::new("data/pgpass"));
+    }
 }

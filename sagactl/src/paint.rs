@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 
 use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
+use messages::text::is_hidden;
 
 /// When to use colour.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -56,7 +57,7 @@ impl Paint {
 
 /// Text without what a terminal takes for an order: a customer may have written it.
 pub fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if is_hidden(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// A table with its columns aligned; the last one is not padded. `painted` colours a cell after it was padded.

@@ -77,7 +77,7 @@ impl<B: Batch> Batcher<B> {
         let (sender, answer) = oneshot::channel();
         let _ = self.queue.send((item, sender));
         let answer = answer.await;
-        let answer = answer.unwrap_or_else(|_| Err(StoreError::Unavailable(format!("{} has stopped", B::NAME))));
+        let answer = answer.unwrap_or_else(|_| Err(StoreError::Unavailable(format!("{} has stopped", B::NAME).into())));
         if let (true, Err(error)) = (span.is_recorded(), &answer) {
             span.fail(&error.to_string());
         }
@@ -100,11 +100,13 @@ async fn work<B: Batch>(batch: B, mut submissions: mpsc::UnboundedReceiver<Submi
         sizes.observe(items.len() as f64);
         let answers = answer_each(&batch, &items).await;
         let failure = answers.iter().find_map(|answer| match answer {
-            Err(StoreError::Unavailable(why) | StoreError::NotSent(why)) => Some(why),
+            Err(error @ (StoreError::Unavailable(_) | StoreError::NotSent(_))) => Some(error.cause()),
             _ => None,
         });
         match failure {
-            Some(why) if available => warn!(batch = B::NAME, %why, "the database is not available"),
+            Some(cause) if available => {
+                warn!(batch = B::NAME, why = cause.text(), error_id = cause.id(), "the database is not available");
+            }
             None if !available => info!(batch = B::NAME, "the database is available again"),
             _ => {}
         }
@@ -128,8 +130,8 @@ async fn answer_each<B: Batch>(batch: &B, items: &[B::Item]) -> Vec<Result<B::An
             debug_assert_eq!(answers.len(), items.len(), "one answer an item");
             answers
         }
-        Err(StoreError::Refused(why)) if items.len() > 1 => {
-            error!(batch = B::NAME, items = items.len(), %why, "a batch was refused: halving it");
+        Err(StoreError::Refused(cause)) if items.len() > 1 => {
+            error!(batch = B::NAME, items = items.len(), why = cause.text(), "a batch was refused: halving it");
             let (left, right) = items.split_at(items.len() / 2);
             let mut answers = Box::pin(answer_each(batch, left)).await;
             answers.extend(Box::pin(answer_each(batch, right)).await);
@@ -144,7 +146,7 @@ async fn answer_each<B: Batch>(batch: &B, items: &[B::Item]) -> Vec<Result<B::An
 async fn run_guarded<B: Batch>(batch: &B, items: &[B::Item]) -> Answers<B::Answer> {
     let guarded = async {
         let outcome = AssertUnwindSafe(batch.run(items)).catch_unwind().await;
-        outcome.unwrap_or_else(|panic| Err(StoreError::Refused(format!("a panic: {}", panic_text(&*panic)))))
+        outcome.unwrap_or_else(|panic| Err(StoreError::Refused(format!("a panic: {}", panic_text(&*panic)).into())))
     };
     within_limit(guarded).await
 }
@@ -269,7 +271,7 @@ mod tests {
         let (batcher, ..) = double(ENOUGH);
         let (good, bad) = tokio::join!(batcher.submit(1), batcher.submit(666));
         assert_eq!(good.unwrap(), 2);
-        assert!(bad.unwrap_err().to_string().contains("devil"));
+        assert!(bad.unwrap_err().for_log().contains("devil"));
         assert_eq!(batcher.submit(3).await.unwrap(), 6);
     }
 
@@ -280,7 +282,7 @@ mod tests {
         for (n, answer) in (10..16).zip(answers) {
             match answer {
                 Ok(doubled) => assert_eq!(doubled, 2 * n),
-                Err(error) => assert_eq!((n, error.to_string().contains("13")), (13, true)),
+                Err(error) => assert_eq!((n, error.cause().text()), (13, "13")),
             }
         }
     }

@@ -1,22 +1,29 @@
 //! Postgres: how to connect, the migrations at start, and what an error means to whoever issued the statement.
 
 use std::fmt;
-use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
-use sqlx::{ConnectOptions as _, Executor as _, PgPool, Row as _};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions as _, PgPool};
 use tracing::{info, warn};
 
+mod clock;
+mod error;
+mod servers;
 mod session;
+mod url;
 
 use crate::Fatal;
 use crate::metrics::Metrics;
-use crate::settings::{Settings, SettingsError, require};
+use crate::settings::{HOUR_MS, Settings, SettingsError, require, require_within};
 
+pub use self::clock::DatabaseClock;
+pub use self::error::StoreError;
+pub use self::servers::Servers;
 pub use self::session::Session;
+pub use self::url::UrlError;
 
 /// Every statement finds its rows by a key, for arrays of any length, so it is planned once and not for each set
 /// of arrays (which cost more than the statement). A plan made while a table was small would go on to read all of it,
@@ -41,10 +48,13 @@ const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// How long getting a connection may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
+/// What is said of a server that is none to write to.
+const STANDBY: &str = "it is a standby, and takes no writes";
+
 /// Where a service's database is.
 #[derive(Clone)]
 pub struct DatabaseSettings {
-    options: PgConnectOptions,
+    servers: Servers,
     max_connections: u32,
     startup_timeout: Duration,
 }
@@ -66,27 +76,32 @@ impl TryFrom<&Settings> for DatabaseSettings {
 
     fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
         let section: Section = settings.section()?;
-        require("database_max_connections", section.database_max_connections > 0, "must be at least 1")?;
-        // The parser's message says what is wrong with the URL without repeating it: it holds a password.
-        let mut options = PgConnectOptions::from_str(&section.database_url)
+        require_within("database_max_connections", section.database_max_connections, 1..=1000)?;
+        require_within("startup_timeout_ms", section.startup_timeout_ms, 0..=HOUR_MS)?;
+        let servers = Servers::of_url(&section.database_url)
             .map_err(|error| SettingsError::Invalid { key: "database_url", problem: error.to_string() })?;
-        if let Some(host) = &section.pghost {
-            options = options.host(host);
-        }
-        if let Some(port) = section.pgport {
-            options = options.port(port);
-        }
-        if let Some(user) = &section.pguser {
-            options = options.username(user);
-        }
-        if let Some(password) = &section.pgpassword {
-            options = options.password(password);
-        }
-        if let Some(database) = &section.pgdatabase {
-            options = options.database(database);
-        }
+        let is_one = section.pghost.as_ref().is_none_or(|host| !host.contains(','));
+        require("pghost", is_one, "must be one host: DATABASE_URL takes several, as in postgres://h1:5432,h2:5432/db")?;
+        let servers = servers.with(|mut options| {
+            if let Some(host) = &section.pghost {
+                options = options.host(host);
+            }
+            if let Some(port) = section.pgport {
+                options = options.port(port);
+            }
+            if let Some(user) = &section.pguser {
+                options = options.username(user);
+            }
+            if let Some(password) = &section.pgpassword {
+                options = options.password(password);
+            }
+            if let Some(database) = &section.pgdatabase {
+                options = options.database(database);
+            }
+            options.disable_statement_logging().options(PLANNING).options([STATEMENT_LIMIT])
+        });
         Ok(Self {
-            options: options.disable_statement_logging().options(PLANNING).options([STATEMENT_LIMIT]),
+            servers,
             max_connections: section.database_max_connections,
             startup_timeout: Duration::from_millis(section.startup_timeout_ms),
         })
@@ -96,9 +111,7 @@ impl TryFrom<&Settings> for DatabaseSettings {
 /// Where, without the password.
 impl fmt::Display for DatabaseSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let options = &self.options;
-        let database = options.get_database().unwrap_or("");
-        write!(f, "{}@{}:{}/{database}", options.get_username(), options.get_host(), options.get_port())
+        self.servers.fmt(f)
     }
 }
 
@@ -113,21 +126,23 @@ impl fmt::Debug for DatabaseSettings {
 /// # Errors
 /// When the database can't be reached within `startup_timeout_ms`, refuses the login, or a migration fails.
 pub async fn open(settings: &DatabaseSettings, migrations: &Migrator, metrics: &Metrics) -> Result<PgPool, Fatal> {
-    // No ping before each use: a broken connection shows in the statement itself, which is then repeated.
+    // Each connection is tested before it is used, which costs a round trip: one that a failover or an administrator has
+    // ended must not fail a request. What has no time for that has a [`Session`].
     let pool = PgPoolOptions::new()
         .max_connections(settings.max_connections)
-        .test_before_acquire(false)
         .idle_timeout(IDLE_LIMIT)
         .acquire_timeout(CONNECT_LIMIT)
-        .after_connect(|connection, _| Box::pin(refuse_standby(connection)))
-        .connect_lazy_with(settings.options.clone());
+        .after_connect(|connection, _| Box::pin(servers::refuse_standby(connection)))
+        .connect_lazy_with(settings.servers.first().clone());
     let deadline = tokio::time::Instant::now() + settings.startup_timeout;
     let mut waiting = false;
     // Not through the pool, which would say "timed out" where the database said what is wrong.
-    while let Err(error) = tokio::time::timeout(CONNECT_LIMIT, connect(&settings.options))
-        .await
-        .unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut))
-    {
+    let (primary, options) = loop {
+        let connected = tokio::time::timeout(CONNECT_LIMIT, settings.servers.connect()).await;
+        let error = match connected.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut)) {
+            Ok(connected) => break connected,
+            Err(error) => error,
+        };
         let refused = matches!(&error, sqlx::Error::Database(e) if !is_starting_or_stopping(e.code().as_deref()));
         if refused || tokio::time::Instant::now() >= deadline {
             return Err(Fatal::new(format!(
@@ -139,31 +154,17 @@ pub async fn open(settings: &DatabaseSettings, migrations: &Migrator, metrics: &
             waiting = true;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    pool.set_connect_options(options.clone());
+    if settings.servers.are_several() {
+        tokio::spawn(settings.servers.clone().follow_primary(pool.clone(), primary));
     }
-    migrate(&settings.options, migrations)
+    migrate(&options, migrations)
         .await
         .map_err(|error| Fatal::new(format!("the schema of {settings} can't be brought up to date: {error}")))?;
-    warn_of_another_clock(&pool).await;
     metrics.watch_pool(&pool);
     info!(database = %settings, "database ready");
     Ok(pool)
-}
-
-/// A connection to a database that takes writes.
-async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
-    let mut connection = options.connect().await?;
-    refuse_standby(&mut connection).await?;
-    Ok(connection)
-}
-
-/// After a failover a name may still lead to the server that was the primary and is a standby now. It answers every
-/// question, with rows that are old or will never be any more: a saga would seem unknown, and its reply be ignored.
-/// (A primary becomes a standby by a restart only, which ends its connections.)
-async fn refuse_standby(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    match connection.fetch_one("SELECT pg_is_in_recovery()").await?.try_get(0)? {
-        true => Err(sqlx::Error::Protocol("it is a standby, and takes no writes".to_owned())),
-        false => Ok(()),
-    }
 }
 
 /// How long a migration waits for a lock before it gives way and tries again: whoever comes meanwhile for the same table
@@ -195,19 +196,12 @@ async fn migrate(options: &PgConnectOptions, migrations: &Migrator) -> Result<()
     outcome
 }
 
-/// 55P03.
+/// The SQLSTATE of a `lock_timeout`.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
 fn is_lock_timeout(error: &MigrateError) -> bool {
     let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else { return false };
-    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("55P03"))
-}
-
-/// Deadlines are set by this machine's clock and judged by the database's.
-async fn warn_of_another_clock(pool: &PgPool) {
-    let Ok(theirs) = sqlx::query_scalar::<_, messages::Timestamp>("SELECT now()").fetch_one(pool).await else { return };
-    let ahead_ms = (crate::now() - theirs).num_milliseconds();
-    if ahead_ms.abs() > 1000 {
-        warn!(ahead_ms, "this machine's clock and the database's differ: deadlines come early or late by that");
-    }
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(LOCK_NOT_AVAILABLE))
 }
 
 /// Closes the pool; a connection that does not answer is left to itself.
@@ -220,91 +214,33 @@ pub const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs `work`, at most for [`ANSWER_LIMIT`]; beyond it, it is not known whether it took effect.
 pub async fn within_limit<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    let no_answer = |_| Err(StoreError::Unavailable(format!("no answer within {ANSWER_LIMIT:?}")));
+    let no_answer = |_| Err(StoreError::Unavailable(format!("no answer within {ANSWER_LIMIT:?}").into()));
     tokio::time::timeout(ANSWER_LIMIT, work).await.unwrap_or_else(no_answer)
 }
 
-/// What a failed statement means to its caller.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum StoreError {
-    /// The database can't do it now. The statement was not sent.
-    #[error("the database is not available: {0}")]
-    NotSent(String),
-    /// The database failed meanwhile. Whether the statement took effect is not known.
-    #[error("the database is not available: {0}")]
-    Unavailable(String),
-    /// The database refused it for no reason of its own: what was to be stored is at fault.
-    #[error("the database refused: {0}")]
-    Refused(String),
-}
+/// A connection that is gone shows at once. What has taken longer has been waited for.
+const LOST_WITHIN: Duration = Duration::from_secs(1);
 
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        match &error {
-            sqlx::Error::Database(e) if !is_environments(e.code().as_deref()) => Self::Refused(error.to_string()),
-            sqlx::Error::Encode(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => {
-                Self::Refused(error.to_string())
-            }
-            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => Self::NotSent(error.to_string()),
-            _ => Self::Unavailable(error.to_string()),
-        }
+/// Runs `work` again, once, if its connection was lost: only for what may be done twice. A [`Session`] notices that the
+/// server has ended its connection by the next statement at the latest, and connects again for the one behind it.
+///
+/// # Errors
+/// As `work`'s. [`StoreError::Unavailable`] where the first try may have taken effect, and the second could not be made.
+pub async fn again_if_lost<T, W>(work: impl Fn() -> W) -> Result<T, StoreError>
+where
+    W: Future<Output = Result<T, StoreError>>,
+{
+    let began = Instant::now();
+    match work().await {
+        Err(StoreError::Unavailable(cause)) if began.elapsed() < LOST_WITHIN => match work().await {
+            Err(StoreError::NotSent(_)) => Err(StoreError::Unavailable(cause)),
+            outcome => outcome,
+        },
+        outcome => outcome,
     }
-}
-
-/// SQLSTATEs (PostgreSQL, appendix A) that tell of the database's own trouble, and of no record's: it passes by
-/// itself or once somebody mends it, and nothing must be set aside meanwhile. By class, or in full where its class
-/// is mixed.
-const ENVIRONMENT: [&str; 17] = [
-    "08",    // connection
-    "0A",    // not supported: a statement prepared before a migration ("cached plan must not change result type")
-    "25",    // transaction state: a standby, a failed-over primary is read-only
-    "26",    // a prepared statement that the server does not know: another one answers now
-    "28",    // login
-    "3D",    // no such database
-    "3F",    // no such schema
-    "40",    // serialization failure, deadlock
-    "42",    // a table or column that is not there, a lost grant
-    "53",    // disk full, out of memory, too many connections
-    "55",    // a lock that is not to be had
-    "57",    // shutdown, a cancelled statement
-    "58",    // I/O
-    "72",    // a snapshot too old
-    "F0",    // configuration file
-    "XX001", // a corrupted table
-    "XX002", // a corrupted index
-];
-
-/// Whether an error is the database's own. All others count against the record, once it has failed alone: the data
-/// errors (22, 23), and what a trigger raises (P0001) or nobody has heard of, or one such record would be tried for
-/// ever.
-fn is_environments(code: Option<&str>) -> bool {
-    code.is_none_or(|code| ENVIRONMENT.iter().any(|start| code.starts_with(start)))
 }
 
 /// 57P03 "the database system is starting up" and its neighbours; 53300 too many connections.
 fn is_starting_or_stopping(code: Option<&str>) -> bool {
     code.is_some_and(|code| code.starts_with("57P") || code == "53300")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_databases_own_trouble_counts_against_no_record() {
-        for code in [
-            "08006", "25006", "28P01", "3D000", "3F000", "40001", "40P01", "42501", "42P01", "53100", "53300", "55P03",
-            "57014", "57P01", "58030", "XX001", "XX002",
-        ] {
-            assert!(is_environments(Some(code)), "{code}");
-        }
-        assert!(is_environments(None), "an answer without a code says nothing of the record");
-    }
-
-    #[test]
-    fn data_errors_and_unknown_ones_count_against_the_record() {
-        for code in ["22003", "23505", "23514", "P0001", "XX000", "54000", "21000", "44000", "ZZ999"] {
-            assert!(!is_environments(Some(code)), "{code}");
-        }
-    }
 }

@@ -20,7 +20,7 @@ pub use prometheus::{
     IntGauge as Gauge, IntGaugeVec as Gauges,
 };
 
-pub(crate) use self::kafka::{ConsumerLag, KafkaTraffic, RecordCounts};
+pub(crate) use self::kafka::{ConsumerMetrics, KafkaTraffic, PartitionGauges, RecordCounts};
 
 use self::kafka::KafkaMetrics;
 use self::process::Process;
@@ -190,9 +190,9 @@ impl Metrics {
         self.kafka.records(topic)
     }
 
-    /// How far a consumer is behind.
-    pub(crate) fn kafka_lag(&self) -> ConsumerLag {
-        self.kafka.lag()
+    /// Whether a consumer gets on.
+    pub(crate) fn kafka_consumer(&self) -> ConsumerMetrics {
+        self.kafka.consumer()
     }
 }
 

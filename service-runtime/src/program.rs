@@ -131,12 +131,12 @@ impl Threads {
     }
 }
 
-/// Ends the process, with 0 or with one line on the standard error output and 1. At once: leaving the runtime
-/// would wait for a consumer whose closing waits for a broker.
+/// Ends the process, with 0 or with one line on the standard error output and the failure's exit code. At once: leaving
+/// the runtime would wait for a consumer whose closing waits for a broker.
 pub fn end(name: &str, outcome: Result<(), Fatal>) -> ! {
-    let failed = outcome.is_err();
+    let code = outcome.as_ref().map_or_else(Fatal::exit_code, |()| 0);
     exit_code(name, outcome);
-    std::process::exit(failed.into())
+    std::process::exit(code.into())
 }
 
 /// One line on the standard error output for a failure, and the process's exit code.
@@ -145,7 +145,7 @@ pub fn exit_code(name: &str, outcome: Result<(), Fatal>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{name}: {error}");
-            ExitCode::FAILURE
+            ExitCode::from(error.exit_code())
         }
     }
 }

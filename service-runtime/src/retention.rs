@@ -4,23 +4,27 @@
 //! one is older. It is stored with what it removes, in one statement, and stands for all that was removed: a command
 //! about an id below it that has no row is not a new one.
 
+mod orchestrator;
+
 use std::fmt;
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::routing::delete;
 use axum::{Json, Router};
 use chrono::{DateTime, TimeDelta};
-use messages::Timestamp;
+use messages::{Timestamp, TimestampText};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, OpenApi, ToSchema, openapi};
 use uuid::{Builder, Uuid};
 
 use crate::database::StoreError;
-use crate::http::Problem;
 use crate::http::description::{DatabaseProblems, PROBLEM_JSON, QueryProblems};
+use crate::http::{Problem, refuse_idempotency_key};
 use crate::settings::{Settings, SettingsError, require};
+
+pub use self::orchestrator::{Horizon, Orchestrator, OrchestratorSettings};
 
 /// How many rows one statement looks at.
 pub const AT_ONCE: i64 = 1000;
@@ -62,7 +66,8 @@ impl Retention {
         let unchanged_since = now - limit;
         if minted > unchanged_since {
             return Err(refused(format!(
-                "{before} is of {minted}: younger than RETENTION_DAYS={self}, which holds here"
+                "{before} is of {}: younger than RETENTION_DAYS={self}, which holds here",
+                TimestampText(minted)
             )));
         }
         Ok(unchanged_since)
@@ -126,9 +131,10 @@ pub trait Rows: Clone + Send + Sync + 'static {
 }
 
 /// `DELETE <path>?before=<id>&after=<id>`: removes one batch. 200 with [`Removed`]; 409 when this service's own
-/// `RETENTION_DAYS` does not permit it, so that a mistaken call removes nothing.
-pub fn router<R: Rows>(path: &str, rows: R, retention: Retention) -> Router {
-    Router::new().route(path, delete(remove::<R>)).with_state((rows, retention))
+/// `RETENTION_DAYS` does not permit it, or sagas below `before` may not have ended, so that a mistaken call removes
+/// nothing.
+pub fn router<R: Rows>(path: &str, rows: R, retention: Retention, orchestrator: Orchestrator) -> Router {
+    Router::new().route(path, delete(remove::<R>)).with_state((rows, retention, orchestrator))
 }
 
 /// The query of a removal.
@@ -153,24 +159,28 @@ pub fn described(path: &str) -> openapi::OpenApi {
     openapi::OpenApi::default().nest(path, Described::openapi())
 }
 
-/// It removes what ended before, and changed last, longer ago than this service's own `RETENTION_DAYS`.
+/// It removes what ended before, and changed last, longer ago than this service's own `RETENTION_DAYS`; and only where the
+/// orchestrator, which is asked, knows that all sagas below `before` have ended.
 #[utoipa::path(
     delete, path = "", operation_id = "remove", tag = "Retention", summary = "Remove a batch of old rows", params(Batch),
     responses(
         QueryProblems, DatabaseProblems,
         (status = 200, description = "So many were removed; with `next` there may be more", body = Removed,
             example = json!({"removed": 1000, "next": "01a1fcfc-71e1-7774-8bfb-88a030f9fbb9"})),
-        (status = 409, description = "`RETENTION_DAYS` does not permit it: nothing was removed", body = Problem, content_type = PROBLEM_JSON),
+        (status = 409, description = "`RETENTION_DAYS` does not permit it, or sagas of these orders may not have ended: nothing was removed", body = Problem, content_type = PROBLEM_JSON),
         (status = 422, description = "`before` is no UUID of version 7", body = Problem, content_type = PROBLEM_JSON),
     ),
 )]
 async fn remove<R: Rows>(
-    State((rows, retention)): State<(R, Retention)>,
+    State((rows, retention, orchestrator)): State<(R, Retention, Orchestrator)>,
+    headers: HeaderMap,
     batch: Result<Query<Batch>, QueryRejection>,
 ) -> Result<Json<Removed>, Problem> {
+    refuse_idempotency_key(&headers)?;
     let Query(Batch { before, after }) =
         batch.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     let unchanged_since = retention.permit(before, crate::now())?;
+    orchestrator.permits(before).await?;
     Ok(Json(rows.remove(&Removal { before, after, unchanged_since }).await?))
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use config::{Config, Environment, File, FileFormat};
@@ -101,6 +102,18 @@ fn without_source_lines(error: &str) -> String {
 pub fn require(key: &'static str, holds: bool, rule: &str) -> Result<(), SettingsError> {
     if holds { Ok(()) } else { Err(SettingsError::Invalid { key, problem: rule.to_owned() }) }
 }
+
+/// Checks that a number is within bounds: below or above them the service would not do its work, or harm others.
+pub fn require_within<N: PartialOrd + fmt::Display>(
+    key: &'static str,
+    value: N,
+    bounds: RangeInclusive<N>,
+) -> Result<(), SettingsError> {
+    require(key, bounds.contains(&value), &format!("must be {} to {}", bounds.start(), bounds.end()))
+}
+
+/// The longest time that a setting in ms may be, unless it says otherwise: an hour.
+pub const HOUR_MS: u64 = 3_600_000;
 
 /// The process's environment, less what is not UTF-8: no setting of ours is.
 pub fn environment() -> impl Iterator<Item = (String, String)> {

@@ -32,6 +32,7 @@ seen! {
     CommandLost => "commands lost on the way",
     CommandDoubled => "commands doubled on the way",
     ReplyLost => "replies that Kafka did not take",
+    ForgedReply => "replies that contradict their saga, set aside",
     AcknowledgementLost => "replies taken whose acknowledgement was lost",
     StatementFailed => "statements that failed",
     StatementUnknown => "statements that took effect and seemed to fail",

@@ -29,6 +29,9 @@ impl World {
         if cause.is_some() && cause != saga.state.cause() {
             return self.broken(format!("the cause of saga {index} changed from {cause:?} to {saga}"));
         }
+        if moved.entry.event_id.is_some_and(|id| self.forged.contains(&id)) {
+            return self.broken(format!("saga {index} moved to {saga} by a reply that contradicts it"));
+        }
         if moved.entry.input == "deadline.passed" {
             self.saw(Seen::DeadlinePassed);
         }

@@ -122,6 +122,9 @@ impl World {
 
     /// `consumer.rs`, `process` and `deliver`: a reply is sent until it is acknowledged; then the offset may move.
     pub fn reply(&mut self, process: ProcessId, taken: Taken, reply: OutgoingRecord, tries: u32) {
+        if self.forger.chance(self.rates.forged) {
+            self.forge(&reply);
+        }
         let fails = self.dice.chance(self.rates.reply);
         if self.broker_is_away() || (fails && self.dice.chance(Rate::percent(50))) {
             self.saw(Seen::ReplyLost);

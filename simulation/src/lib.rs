@@ -6,6 +6,7 @@
 //! - `world`, `pending`: the clock, the processes, and what happens next;
 //! - `orchestrator`, `calls`, `sweeper`, `order`, `payment`, `inventory`, `kafka`, `databases`: the shells of the
 //!   services, imitated, each file with the name of what it imitates, around the decisions, which are the real ones;
+//! - `forged`: replies of a participant that does something else than it is asked for;
 //! - `disturbances`, `operator`: crashes, restarts, outages, and people who step in;
 //! - `invariants`: the rules;
 //! - `coverage`: what was seen.
@@ -15,6 +16,7 @@ mod coverage;
 mod databases;
 mod dice;
 mod disturbances;
+mod forged;
 mod invariants;
 mod inventory;
 mod kafka;

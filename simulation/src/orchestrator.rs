@@ -3,7 +3,7 @@
 
 use messages::{Event as Reply, OutgoingRecord, Timestamp};
 use saga_orchestrator::saga::definition::PAY_FIRST;
-use saga_orchestrator::saga::{Effect, Input, InputKind, Saga, Transition, advance, start};
+use saga_orchestrator::saga::{Effect, Input, InputKind, NoMove, Saga, Transition, advance, start};
 
 use crate::coverage::Seen;
 use crate::dice::Rate;
@@ -115,6 +115,7 @@ impl World {
     fn decide(&mut self, process: ProcessId, mut applying: Box<Applying>, saga: &Saga, is_guess: bool) {
         applying.step = match advance(saga, &applying.input, applying.now) {
             Ok(transition) => Step::Write(Box::new(transition)),
+            Err(NoMove::Contradiction(why)) => return self.set_aside(process, *applying, &why),
             Err(_) if is_guess => {
                 self.saw(Seen::StaleCache);
                 self.processes[process].cache.remove(&applying.saga);
@@ -123,6 +124,17 @@ impl World {
             Err(_) => Step::NoteIgnored,
         };
         self.soon(process, Work::Apply(applying));
+    }
+
+    /// `replies.rs`: what contradicts its saga is a dead letter, and done with.
+    fn set_aside(&mut self, process: ProcessId, applying: Applying, why: &str) {
+        let is_forged = applying.input.event_id.is_some_and(|id| self.forged.contains(&id));
+        if !is_forged {
+            return self.broken(format!("{:?} contradicts its saga: {why}", applying.input));
+        }
+        self.saw(Seen::ForgedReply);
+        self.trace(|| format!("orchestrator {process}: saga {}: set aside: {why}", applying.saga));
+        self.applied(process, applying.origin);
     }
 
     pub fn apply(&mut self, process: ProcessId, mut applying: Box<Applying>) {

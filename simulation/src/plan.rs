@@ -49,6 +49,8 @@ pub struct Rates {
     pub command_doubled: Rate,
     /// Kafka does not take a reply, or takes it and its acknowledgement is lost.
     pub reply: Rate,
+    /// A participant also sends a reply that tells of something else than it was asked for: see `forged.rs`.
+    pub forged: Rate,
     /// A request or its answer is lost.
     pub http: Rate,
     /// A gateway call fails, half of these after it was decided.
@@ -73,6 +75,7 @@ impl Rates {
             command_lost: never,
             command_doubled: never,
             reply: never,
+            forged: never,
             http: never,
             gateway: never,
             gateway_slow: never,
@@ -204,6 +207,7 @@ impl Rates {
             refund_refused: rate(30),
             sold_out: rate(50),
             delay: rate(40),
+            forged: Rate::NEVER,
         }
     }
 }

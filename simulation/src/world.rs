@@ -3,7 +3,7 @@
 //! A process' work is cut at its persistence points: each piece is a [`Work`] of its own. A crash drops all that is
 //! pending of a process, so it strikes between any two points.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use messages::{EventId, Timestamp};
 use saga_orchestrator::saga::Saga;
@@ -12,6 +12,7 @@ use crate::calls::CallUnderWay;
 use crate::coverage::{Coverage, Seen};
 use crate::databases::Databases;
 use crate::dice::{Dice, Rate};
+use crate::forged;
 use crate::kafka::{Log, logs};
 use crate::pending::{Event, Pending, Scheduled, Work};
 use crate::plan::{Plan, Planned, Rates, Service};
@@ -32,6 +33,8 @@ pub struct World {
     /// In ms from the beginning.
     pub now: u64,
     pub dice: Dice,
+    /// Of its own, so that a seed in which nothing is forged is the run that it was before there were forgeries.
+    pub forger: Dice,
     pub rates: Rates,
     pub calm_at: u64,
     pub planned: Vec<Planned>,
@@ -44,6 +47,8 @@ pub struct World {
     /// Every command that was sent, by its id, and every reply, by its command and the row's version.
     pub commands: BTreeMap<EventId, Vec<u8>>,
     pub replies: BTreeMap<(EventId, u32), Vec<u8>>,
+    /// Replies that tell of something else than was asked for.
+    pub forged: BTreeSet<EventId>,
     pub coverage: Coverage,
     pub trace: Trace,
     /// The first rule that was broken.
@@ -74,11 +79,14 @@ impl World {
     pub fn new(seed: u64, trace: Trace) -> Self {
         let mut dice = Dice::new(seed);
         let Plan { sagas: planned, rates, calm_at, disturbances } = Plan::new(&mut dice);
+        let mut forger = Dice::new(!seed);
+        let rates = Rates { forged: forged::rate(&mut forger), ..rates };
         let mut process = || Process { up: true, clock: dice.between(0, 1_800) as i64 - 900, ..Process::default() };
         let processes = (0..PROCESSES).map(|_| process()).collect();
         let mut world = Self {
             now: 0,
             dice,
+            forger,
             rates,
             calm_at,
             processes,
@@ -89,6 +97,7 @@ impl World {
             broker_away_until: 0,
             commands: BTreeMap::new(),
             replies: BTreeMap::new(),
+            forged: BTreeSet::new(),
             coverage: Coverage::default(),
             trace,
             violation: None,

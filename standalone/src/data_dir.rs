@@ -5,15 +5,19 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::OFlags;
 use uuid::Uuid;
 
 /// How long a start waits for the lock. A killed process keeps its locks until its last thread is gone,
 /// which takes some milliseconds, and "kill it and start it again at once" must work.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+
+/// The file with [`DataDir::instance_id`].
+const INSTANCE_ID: &str = "instance-id";
 
 /// An opened, locked data directory.
 #[derive(Debug)]
@@ -47,6 +51,13 @@ pub enum Error {
     )]
     CannotCreate { path: PathBuf, parent: PathBuf, owner: u32, user: u32 },
 
+    #[error(
+        "every user of this machine may write into data directory {0}: choose a directory inside it with --data-dir, or \
+         run `chmod go-w {0}`",
+        path.display()
+    )]
+    OpenToAll { path: PathBuf },
+
     #[error("cannot use data directory {}: {source}: choose another with --data-dir", path.display())]
     Io { path: PathBuf, source: std::io::Error },
 }
@@ -54,8 +65,10 @@ pub enum Error {
 impl DataDir {
     /// Opens `path`, creating it (and its parents) if it is not there, and locks it for this process.
     pub fn open(path: &Path) -> Result<DataDir, Error> {
+        let is_new = !path.exists();
         fs::create_dir_all(path).map_err(|error| cannot_create(path, error))?;
         let path = path.canonicalize().map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        close(&path, is_new)?;
         let lock = lock(&path)?;
         let instance_id = instance_id(&path).map_err(|error| cannot_write(&path, error))?;
         Ok(DataDir { path, instance_id, _lock: lock })
@@ -66,10 +79,41 @@ impl DataDir {
         &self.path
     }
 
+    /// Writes a file that nobody else can read, whole or not at all.
+    pub(crate) fn write_private(&self, name: &str, text: &str) -> std::io::Result<()> {
+        write_private(&self.path, name, text)
+    }
+
+    /// Where the directory is now that the caller has moved it. Its lock goes with it.
+    pub(crate) fn moved_to(self, path: PathBuf) -> DataDir {
+        DataDir { path, ..self }
+    }
+
     /// A name for this installation that stays the same over restarts and is nobody else's: what Kafka's
     /// static group membership needs.
     pub fn instance_id(&self) -> Uuid {
         self.instance_id
+    }
+}
+
+/// Closes a directory of our own (a new or empty one, or one with an instance id) to others: who can write into it, can
+/// put another file in place of each that is in it. A root user's servers run as another account, which has to pass
+/// through it, and need not list it. Any other directory is left as it is, and refused if everybody may write into it.
+fn close(dir: &Path, is_new: bool) -> Result<(), Error> {
+    let failed = |source| Error::Io { path: dir.to_owned(), source };
+    let user = rustix::process::geteuid();
+    let meta = fs::metadata(dir).map_err(failed)?;
+    let has_our_id = || fs::symlink_metadata(dir.join(INSTANCE_ID)).is_ok_and(|id| id.uid() == user.as_raw());
+    let is_empty = || fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
+    let is_ours = is_new || has_our_id() || is_empty();
+    if meta.uid() == user.as_raw() && is_ours {
+        let mode = if is_new { 0o700 } else { meta.mode() & 0o755 };
+        let mode = if user.is_root() { mode | 0o011 } else { mode };
+        return fs::set_permissions(dir, fs::Permissions::from_mode(mode)).map_err(failed);
+    }
+    match meta.mode() & 0o002 {
+        0 => Ok(()),
+        _ => Err(Error::OpenToAll { path: dir.to_owned() }),
     }
 }
 
@@ -79,6 +123,7 @@ fn lock(dir: &Path) -> Result<File, Error> {
         .write(true)
         .create(true)
         .truncate(false)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(dir.join("lock"))
         .map_err(|error| cannot_write(dir, error))?;
 
@@ -106,10 +151,9 @@ fn lock(dir: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
-/// Reads the id, or makes one on the first start. It is renamed into place, so that a crash leaves a whole
-/// id or none.
+/// Reads the id, or makes one on the first start.
 fn instance_id(dir: &Path) -> std::io::Result<Uuid> {
-    let path = dir.join("instance-id");
+    let path = dir.join(INSTANCE_ID);
     match fs::read_to_string(&path) {
         Ok(text) => {
             if let Ok(id) = text.trim().parse() {
@@ -121,10 +165,22 @@ fn instance_id(dir: &Path) -> std::io::Result<Uuid> {
         Err(error) => return Err(error),
     }
     let id = Uuid::now_v7();
-    let new = dir.join("instance-id.new");
-    fs::write(&new, format!("{id}\n"))?;
-    fs::rename(&new, &path)?;
+    write_private(dir, INSTANCE_ID, &format!("{id}\n"))?;
     Ok(id)
+}
+
+/// Puts a file in place that only its owner can read. It is renamed there, so that a crash leaves it whole, as it
+/// is or as it was.
+pub(crate) fn write_private(dir: &Path, name: &str, text: &str) -> std::io::Result<()> {
+    let new = dir.join(format!("{name}.new"));
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, dir.join(name))
 }
 
 /// Explains why something in `dir` could not be opened or written.
@@ -132,7 +188,7 @@ fn cannot_write(dir: &Path, error: std::io::Error) -> Error {
     let user = rustix::process::geteuid().as_raw();
     let owner_of = |path: PathBuf| fs::metadata(path).ok().map(|meta| meta.uid());
     if error.kind() == ErrorKind::PermissionDenied {
-        let owners = [owner_of(dir.to_owned()), owner_of(dir.join("lock")), owner_of(dir.join("instance-id"))];
+        let owners = [owner_of(dir.to_owned()), owner_of(dir.join("lock")), owner_of(dir.join(INSTANCE_ID))];
         if let Some(owner) = owners.into_iter().flatten().find(|owner| *owner != user) {
             return Error::NotWritable { path: dir.to_owned(), owner, user };
         }

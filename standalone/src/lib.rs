@@ -4,5 +4,6 @@
 
 pub mod broker;
 pub mod data_dir;
+pub mod default_place;
 pub mod platform;
 pub mod postgres;

@@ -1,6 +1,7 @@
 //! Every service in one process, on Postgres servers and a Kafka broker of its own: `cargo run`.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Parser;
@@ -8,6 +9,7 @@ use service_runtime::program::{allow_all_files, end, stop_on_signal};
 use service_runtime::settings::{SERVICE_DEFAULTS, Settings, environment};
 use service_runtime::{Fatal, telemetry};
 use standalone::data_dir::DataDir;
+use standalone::default_place;
 use standalone::platform::{Kafka, Platform, Ports};
 
 /// Runs the whole checkout platform: four services, four Postgres servers, a Kafka broker
@@ -17,9 +19,10 @@ use standalone::platform::{Kafka, Platform, Ports};
 #[derive(Debug, Parser)]
 #[command(name = "standalone", version)]
 struct Arguments {
-    /// Where everything is kept
-    #[arg(long, env = "DATA_DIR", default_value = "data")]
-    data_dir: PathBuf,
+    /// Where everything is kept [default: data, which is a link to /var/lib/checkout/… for a root user whose
+    /// Postgres servers cannot reach it]
+    #[arg(long, env = "DATA_DIR")]
+    data_dir: Option<PathBuf>,
     /// Use this Kafka instead of the embedded broker (its topics are created if missing)
     #[arg(long, env = "KAFKA_BOOTSTRAP_SERVERS", value_name = "HOST:PORT")]
     kafka: Option<String>,
@@ -62,7 +65,6 @@ async fn run(arguments: Arguments) -> Result<(), Fatal> {
     telemetry::init(&Settings::load(&[SERVICE_DEFAULTS], None, environment())?.section()?)?;
     allow_all_files();
     let stop = stop_on_signal();
-    let data_dir = DataDir::open(&arguments.data_dir).map_err(|error| Fatal::new(error.to_string()))?;
     let ports = Ports {
         orchestrator: arguments.orchestrator_port,
         order: arguments.order_port,
@@ -79,8 +81,12 @@ async fn run(arguments: Arguments) -> Result<(), Fatal> {
         ("inventory", arguments.inventory_database_url),
         ("orchestrator", arguments.orchestrator_database_url),
     ];
+    let urls: HashMap<_, _> = urls.into_iter().filter_map(|(name, url)| Some((name, url?))).collect();
+    let data_dir = match arguments.data_dir {
+        Some(path) => DataDir::open(&path).map_err(|error| Fatal::new(error.to_string()))?,
+        None => default_place::open(Path::new("data"), &ports.embedded_databases(&urls))?,
+    };
     let kafka = arguments.kafka.map_or(Kafka::Embedded, Kafka::At);
-    let urls = urls.into_iter().filter_map(|(name, url)| Some((name, url?))).collect();
 
     let started = tokio::select! {
         started = Platform::start(&data_dir, ports, kafka, urls, stop.clone()) => started?,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use tracing::{info, warn};
 
 use crate::broker::EmbeddedBroker;
 use crate::data_dir::DataDir;
-use crate::postgres::{Database, Servers};
+use crate::postgres::{Database, PASSWORD_FILE, Servers};
 
 /// Partitions of each topic: two are enough to show that keys are spread.
 const PARTITIONS: i32 = 2;
@@ -30,7 +31,7 @@ const PARTITIONS: i32 = 2;
 const EMBEDDED_FETCH_WAIT_MS: i64 = 5;
 
 /// Environment variables that name one service's own port or database: in one process they would mean all four.
-const PER_PROCESS: [&str; 10] = [
+const PER_PROCESS: [&str; 11] = [
     "PORT",
     "DATABASE_URL",
     "PGHOST",
@@ -41,6 +42,7 @@ const PER_PROCESS: [&str; 10] = [
     "ORDER_SERVICE_URL",
     "PAYMENT_SERVICE_URL",
     "INVENTORY_SERVICE_URL",
+    "ORCHESTRATOR_URL",
 ];
 
 /// How long the services may take to stop, beyond `SHUTDOWN_DRAIN_MS` and `SHUTDOWN_TIMEOUT_MS`; the databases follow.
@@ -74,6 +76,7 @@ pub enum Kafka {
 pub struct Platform {
     services: JoinSet<Ended>,
     servers: Servers,
+    password_file: PathBuf,
     /// Held for the broker's life.
     broker: Option<EmbeddedBroker>,
     bootstrap_servers: String,
@@ -105,13 +108,18 @@ impl Ports {
 
     /// The databases as they are documented, on these ports.
     pub fn databases(&self) -> Vec<Database> {
-        let database = |name, port, user, password, database| Database { name, port, user, password, database };
+        let database = |name, port, user, database| Database { name, port, user, database };
         vec![
-            database("order", self.order_db, "order_user", "order_pass", "order_db"),
-            database("payment", self.payment_db, "payment_user", "payment_pass", "payment_db"),
-            database("inventory", self.inventory_db, "inventory_user", "inventory_pass", "inventory_db"),
-            database("orchestrator", self.orchestrator_db, "orchestrator_user", "orchestrator_pass", "orchestrator_db"),
+            database("order", self.order_db, "order_user", "order_db"),
+            database("payment", self.payment_db, "payment_user", "payment_db"),
+            database("inventory", self.inventory_db, "inventory_user", "inventory_db"),
+            database("orchestrator", self.orchestrator_db, "orchestrator_user", "orchestrator_db"),
         ]
+    }
+
+    /// Those of them that are not at one of these URLs, by name.
+    pub fn embedded_databases(&self, urls: &HashMap<&'static str, String>) -> Vec<Database> {
+        self.databases().into_iter().filter(|database| !urls.contains_key(database.name)).collect()
     }
 }
 
@@ -127,17 +135,16 @@ impl Platform {
     ) -> Result<Self, Fatal> {
         // Our own, so that a failed start does not look like a wanted stop.
         let stop = stop.child_token();
+        check_settings()?;
         ports.check_free().await?;
-        let mut embedded = ports.databases();
-        embedded.retain(|database| !urls.contains_key(database.name));
+        let embedded = ports.embedded_databases(&urls);
         let servers = Servers::start(data_dir, embedded, |line| info!("{line}")).await;
         let servers = servers.map_err(|error| Fatal::new(error.to_string()))?;
-        urls.extend(servers.iter().map(|server| (server.database().name, server.database().url())));
+        urls.extend(servers.iter().map(|server| (server.database().name, server.url())));
 
         let (broker, kafka_settings) = start_kafka(data_dir, kafka).await?;
         let settings_of = |defaults: &[&str], port: u16, database: &str| -> Result<Settings, SettingsError> {
-            let environment = settings::environment().filter(|(name, _)| !PER_PROCESS.contains(&name.as_str()));
-            let mut settings = Settings::load(defaults, None, environment)?
+            let mut settings = own_settings(defaults)?
                 .with("port", i64::from(port))?
                 .with("database_url", urls.get(database).cloned().unwrap_or_default())?;
             for (key, value) in &kafka_settings {
@@ -145,11 +152,16 @@ impl Platform {
             }
             Ok(settings)
         };
-        let order = settings_of(&order_service::DEFAULTS, ports.order, "order")?;
-        let payment = settings_of(&payment_service::DEFAULTS, ports.payment, "payment")?;
-        let inventory = settings_of(&inventory_service::DEFAULTS, ports.inventory, "inventory")?;
         let address = |settings: &Settings| HttpSettings::try_from(settings).map(|http| http.local_address());
-        let orchestrator = settings_of(&saga_orchestrator::DEFAULTS, ports.orchestrator, "orchestrator")?
+        let orchestrator = settings_of(&saga_orchestrator::DEFAULTS, ports.orchestrator, "orchestrator")?;
+        let orchestrator_url = format!("http://{}", address(&orchestrator)?);
+        let participant = |defaults: &[&str], port, name| -> Result<Settings, SettingsError> {
+            settings_of(defaults, port, name)?.with("orchestrator_url", orchestrator_url.clone())
+        };
+        let order = participant(&order_service::DEFAULTS, ports.order, "order")?;
+        let payment = participant(&payment_service::DEFAULTS, ports.payment, "payment")?;
+        let inventory = participant(&inventory_service::DEFAULTS, ports.inventory, "inventory")?;
+        let orchestrator = orchestrator
             .with("order_service_url", format!("http://{}", address(&order)?))?
             .with("payment_service_url", format!("http://{}", address(&payment)?))?
             .with("inventory_service_url", format!("http://{}", address(&inventory)?))?;
@@ -172,7 +184,9 @@ impl Platform {
         services.spawn(on_its_own("saga-orchestrator", threads, saga_orchestrator::run(orchestrator, token())));
 
         let bootstrap_servers = kafka_settings["kafka_bootstrap_servers"].to_string();
-        let mut platform = Self { services, servers, broker, bootstrap_servers, ports, addresses, stop, stop_limit };
+        let password_file = data_dir.path().join(PASSWORD_FILE);
+        let mut platform =
+            Self { services, servers, password_file, broker, bootstrap_servers, ports, addresses, stop, stop_limit };
         match platform.until_ready().await {
             Ok(()) => Ok(platform),
             Err(error) => {
@@ -212,10 +226,12 @@ impl Platform {
         let _ = writeln!(text, "\nSend a checkout:");
         let _ = writeln!(text, "  curl -i {checkout} -H 'Content-Type: application/json' -d '{body}'\n");
         let _ = writeln!(text, "Look at it in a browser:\n  http://localhost:{}/\n", self.ports.orchestrator);
-        let _ = writeln!(text, "Look at the rows:");
+        if self.servers.iter().next().is_some() {
+            let _ = writeln!(text, "Look at the rows:\n  export PGPASSFILE={}", quoted(&self.password_file));
+        }
         for server in self.servers.iter() {
-            let Database { port, user, password, database, .. } = server.database();
-            let _ = writeln!(text, "  PGPASSWORD={password} psql -h localhost -p {port} -U {user} -d {database}");
+            let Database { port, user, database, .. } = server.database();
+            let _ = writeln!(text, "  psql -h localhost -p {port} -U {user} -d {database}");
         }
         let _ = writeln!(text, "\nKafka: {} at {}. Stop with Ctrl-C.\n", kafka, self.bootstrap_servers);
         text
@@ -249,6 +265,28 @@ impl Platform {
         self.servers.stop().await;
         outcome
     }
+}
+
+/// A path as a word of a shell's command line.
+fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    let is_plain = path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+".contains(c));
+    if is_plain { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
+}
+
+/// What the environment says of a service, but for what names one service's own port or database.
+fn own_settings(defaults: &[&str]) -> Result<Settings, SettingsError> {
+    let environment = settings::environment().filter(|(name, _)| !PER_PROCESS.contains(&name.as_str()));
+    Settings::load(defaults, None, environment)
+}
+
+/// Finds what is wrong with the settings before anything is started, which takes seconds.
+fn check_settings() -> Result<(), SettingsError> {
+    order_service::Config::try_from(&own_settings(&order_service::DEFAULTS)?)?;
+    payment_service::Config::try_from(&own_settings(&payment_service::DEFAULTS)?)?;
+    inventory_service::Config::try_from(&own_settings(&inventory_service::DEFAULTS)?)?;
+    saga_orchestrator::Config::try_from(&own_settings(&saga_orchestrator::DEFAULTS)?)?;
+    Ok(())
 }
 
 /// A service by its name, and how it ended.
@@ -319,12 +357,16 @@ async fn create_missing_topics(bootstrap_servers: &str, topic_prefix: &str) -> R
     let plan = Plan {
         kafka: KafkaSettings::at(bootstrap_servers, topic_prefix)?,
         partitions: None,
+        grow: false,
         replication_factor: BROKERS_DEFAULT,
         timeout: Duration::from_secs(10),
     };
     let report = plan.carry_out().await?;
     if !report.created.is_empty() {
         info!(topics = report.created.len(), bootstrap_servers, "created the missing Kafka topics");
+    }
+    for difference in report.differences {
+        warn!(bootstrap_servers, "{difference}");
     }
     Ok(())
 }

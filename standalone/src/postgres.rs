@@ -5,25 +5,36 @@
 //! ([`Servers::server`]), which the end-to-end tests use as their broken database.
 //!
 //! Layout, for `Database { name: "order", .. }`: the data folder `<data-dir>/order/`, its log
-//! `<data-dir>/order/server.log`, and `<data-dir>/postgres-<version>/` if the binaries were fetched.
+//! `<data-dir>/order/server.log`, the passwords of all roles `<data-dir>/pgpass`, and
+//! `<data-dir>/postgres-<version>/` if the binaries were fetched.
+//!
+//! Other users of this machine can reach the servers' ports. Who may log in, and what then: [`roles`]. What
+//! a root user's servers may do, and what root does for them: [`account`].
 
 mod account;
 mod binaries;
 mod error;
 mod folder;
+mod folder_file;
 mod leftover;
+mod passwords;
 mod ports;
+mod roles;
 mod server;
+mod single_user;
 
 use std::sync::Arc;
 
 use futures::future::{join_all, try_join_all};
 
 use crate::data_dir::DataDir;
-use account::Account;
+use folder_file::FolderFiles;
+use passwords::Stored;
 use ports::Reservation;
 
+pub(crate) use account::Account;
 pub use error::Error;
+pub use passwords::PASSWORD_FILE;
 pub use server::Server;
 
 /// One database: where it listens, and the one role that owns it.
@@ -33,16 +44,16 @@ pub struct Database {
     pub name: &'static str,
     /// The port on localhost. 0 picks a free one at [`Servers::start`].
     pub port: u16,
-    /// The role that the service connects as. It is the server's superuser.
+    /// The role that the service connects as. It owns the database and nothing else.
     pub user: &'static str,
-    pub password: &'static str,
     pub database: &'static str,
 }
 
 impl Database {
-    /// The `DATABASE_URL` of the service that owns this database.
-    pub fn url(&self) -> String {
-        let Database { port, user, password, database, .. } = self;
+    /// The `DATABASE_URL` of the service that owns this database. The password is a random one of
+    /// [`PASSWORD_FILE`], so nothing in it has to be encoded.
+    pub fn url(&self, password: &str) -> String {
+        let Database { port, user, database, .. } = self;
         format!("postgres://{user}:{password}@127.0.0.1:{port}/{database}?sslmode=disable")
     }
 }
@@ -62,12 +73,18 @@ impl Servers {
         databases: Vec<Database>,
         progress: impl Fn(&str) + Sync,
     ) -> Result<Servers, Error> {
+        if databases.is_empty() {
+            return Ok(Servers { servers: Vec::new() });
+        }
         let dir = data_dir.path();
         let folders: Vec<_> = databases.iter().map(|database| dir.join(database.name)).collect();
+        let account = Account::choose(&folders)?;
+        account.require_reach(&[dir])?;
+        let files = || folders.iter().map(|folder| FolderFiles { folder, account: &account });
 
         // What a killed run left behind still holds the ports, so it goes before they are looked at; and a
         // port in use should be told before anyone waits for a download.
-        for (database, left_behind) in databases.iter().zip(join_all(folders.iter().map(|f| leftover::stop(f))).await) {
+        for (database, left_behind) in databases.iter().zip(join_all(files().map(leftover::stop)).await) {
             if left_behind? {
                 progress(&format!("{}: stopped the Postgres server that a killed run left behind", database.database));
             }
@@ -77,27 +94,53 @@ impl Servers {
             reservations.push(Reservation::of(database).await?);
         }
 
-        let wanted = folders.iter().find_map(|folder| folder::version(folder));
+        let mut wanted = None;
+        for files in files() {
+            wanted = wanted.or(folder::version(files)?);
+        }
         let binaries = binaries::find_or_fetch(dir, wanted, &progress).await?;
-        let account = Arc::new(Account::choose(&folders)?.able_to_reach(&[dir, &binaries.dir])?);
-        let binaries = Arc::new(binaries);
+        account.require_reach(&[&binaries.dir])?;
         progress(&format!("Postgres {} from {}{account}", binaries.version, binaries.dir.display()));
+        if account.is_shared() {
+            progress(
+                "other programs that run as this user can read the databases: `useradd -r postgres` prevents that",
+            );
+        }
+        let (account, binaries) = (Arc::new(account), Arc::new(binaries));
 
-        let starting = databases.into_iter().zip(folders).zip(reservations).map(|((database, folder), reservation)| {
-            let database = Database { port: reservation.port, ..database };
-            let (binaries, account, progress) = (binaries.clone(), account.clone(), &progress);
-            async move {
-                if folder::needs_init(&folder)? {
-                    progress(&format!("{}: initialising {}", database.database, folder.display()));
-                    folder::init(&database, &folder, &binaries, &account).await?;
+        let stored = Stored::read(data_dir)?;
+        let preparing =
+            databases.into_iter().zip(folders).zip(&reservations).map(|((database, folder), reservation)| {
+                let database = Database { port: reservation.port, ..database };
+                let known = stored.of(&database);
+                let (binaries, account, progress) = (binaries.clone(), account.clone(), &progress);
+                let passwords = passwords::path(data_dir);
+                async move {
+                    let is_known = known.is_some();
+                    let password = known.map_or_else(passwords::generate, Ok)?;
+                    let files = FolderFiles { folder: &folder, account: &account };
+                    if folder::needs_init(files)? {
+                        progress(&format!("{}: initialising {}", database.database, folder.display()));
+                        folder::init(&database, &password, &folder, &binaries, &account).await?;
+                    } else {
+                        folder::check(files, &binaries)?;
+                        let established = roles::are_established(files)?;
+                        if !established || !is_known {
+                            let what = if established { "a new password for" } else { "converting the roles of" };
+                            progress(&format!("{}: {what} {}", database.database, folder.display()));
+                            roles::establish(files, &binaries, &database, &password).await?;
+                        }
+                    }
+                    Ok::<_, Error>(Server::new(database, password, folder, passwords, binaries, account))
                 }
-                folder::check(&folder, &binaries, &account)?;
-                let server = Server::new(database, folder, binaries, account);
-                server.start_on(reservation).await?;
-                Ok::<_, Error>(server)
-            }
-        });
-        Ok(Servers { servers: try_join_all(starting).await? })
+            });
+        let servers = try_join_all(preparing).await?;
+        // Before the first server answers, and after each cluster has its password: if it comes to nothing, the
+        // next start finds a password missing and makes a new one.
+        passwords::store(data_dir, servers.iter().map(|server| (server.database(), server.password())))?;
+        let starting = servers.iter().zip(reservations).map(|(server, reservation)| server.start_on(reservation));
+        try_join_all(starting).await?;
+        Ok(Servers { servers })
     }
 
     /// The server of the database with this name (`"order"`), or `None` if there is none.

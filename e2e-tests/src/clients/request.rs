@@ -50,7 +50,7 @@ impl Request {
             _ => Scenario::Async,
         };
         // Two users share the text of each key: a key is its user's own.
-        let key = dice.random_bool(0.8).then(|| format!("key-{}", index / 2));
+        let key = dice.random_bool(0.8).then(|| format!("checkout-{}", index / 2));
         let reuse = match dice.random_range(0..100) {
             _ if key.is_none() => Reuse::No,
             0..4 => Reuse::AtOnce,

@@ -34,6 +34,11 @@ pub struct Browser {
 impl Browser {
     /// Starts one for the dashboard at this port.
     pub async fn start(port: u16) -> Result<Self> {
+        Self::start_with(port, &[]).await
+    }
+
+    /// Likewise, with more of Chromium's flags.
+    pub async fn start_with(port: u16, flags: &[&str]) -> Result<Self> {
         let place = PLACE.acquire().await?;
         // The driver's client asks for it too, and it is chosen once for a process.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -49,7 +54,10 @@ impl Browser {
             "--hide-scrollbars",
             "--window-size=1280,900",
             &profile,
-        ] {
+        ]
+        .iter()
+        .chain(flags)
+        {
             wanted.add_arg(argument)?;
         }
         wanted.set_browser_log_level(LoggingPrefsLogLevel::All)?;
@@ -62,6 +70,11 @@ impl Browser {
     /// Loads a page of the dashboard.
     pub async fn open(&self, path: &str) -> Result<()> {
         Ok(self.web.goto(format!("{}{path}", self.base)).await?)
+    }
+
+    /// Loads any page.
+    pub async fn open_url(&self, url: &str) -> Result<()> {
+        Ok(self.web.goto(url).await?)
     }
 
     /// What JavaScript answers: `script` is the body of a function.

@@ -45,7 +45,12 @@ async fn a_command_that_nobody_repeats_survives_a_crash_in_its_handler() -> Resu
 
 #[tokio::test]
 async fn a_move_that_was_decided_on_an_old_version_changes_nothing() -> Result<()> {
-    let settings = [("SAGA_TIMEOUT_MS", "8000"), ("RESEND_FIRST_MS", "60000"), ("ORDER_SERVICE_TIMEOUT_MS", "20000")];
+    let settings = [
+        ("SAGA_TIMEOUT_MS", "8000"),
+        ("RESEND_FIRST_MS", "60000"),
+        ("RESEND_MAX_MS", "60000"),
+        ("ORDER_SERVICE_TIMEOUT_MS", "20000"),
+    ];
     let mut services = Services::launch_none(&settings).await?;
     // The reply's move is held up until the saga has timed out and failed.
     services.set_failpoints(Service::Orchestrator, "orchestrator.storing:INVENTORY_RESERVE=1*sleep(12000)");

@@ -1,6 +1,7 @@
 //! `sagactl audit`: silent about a platform that is right, also while it works; and it names the order of each fault
 //! that somebody's SQL has planted.
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -189,14 +190,21 @@ fn pool(client: &Client, service: Service) -> &PgPool {
 
 #[tokio::test]
 async fn the_audit_needs_no_right_but_select() -> Result<()> {
-    let standalone = Standalone::start(&[]).await?;
-    let client = standalone.client()?;
+    let services = Services::start(&[]).await?;
+    let client = services.client()?;
     completed(&client).await?;
     let mut urls = Vec::new();
     for service in Service::ALL {
-        let sql = "CREATE ROLE auditor LOGIN PASSWORD 'auditor';
-                   GRANT SELECT ON ALL TABLES IN SCHEMA public TO auditor";
-        run(pool(&client, service), sql).await?;
+        // An embedded server lets in its service's role only, and only its superuser makes another.
+        let server = services.database(service)?;
+        server.stop().await;
+        let sql = "CREATE ROLE auditor LOGIN PASSWORD 'auditor';\n\n\
+                   GRANT SELECT ON ALL TABLES IN SCHEMA public TO auditor;\n\n";
+        server.administer(sql).await?;
+        let hba = services.data_dir().join(service.database()).join("pg_hba.conf");
+        let mut hba = std::fs::File::options().append(true).open(hba)?;
+        hba.write_all(b"host all auditor 127.0.0.1/32 scram-sha-256\n")?;
+        server.start().await?;
         let (_, place) = client
             .database_url(service)?
             .split_once('@')

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e_tests::{Answer, Client, Service, eventually, shared};
+use e2e_tests::{Answer, Client, Service, Services, Standalone, eventually, shared};
 use reqwest::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -60,6 +60,81 @@ async fn another_content_type_is_answered_415() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_compressed_body_is_answered_415_with_what_is_accepted() -> Result<()> {
+    let client = shared().await?;
+    let gzip: Vec<u8> = [&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3][..], b"whatever"].concat();
+    let request = client.request(Service::Orchestrator, Method::POST, "/checkout").body(gzip);
+    let request = request.header("Content-Type", "application/json").header("Content-Encoding", "gzip");
+
+    let answer = Answer::read(request.send().await?).await?;
+
+    answer.is_problem(415, &["Content-Encoding: gzip"])?;
+    assert_eq!(answer.header("accept-encoding"), "identity");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_is_named() -> Result<()> {
+    let client = shared().await?;
+    is_refused(&client, "\u{feff}{\"userId\":\"u1\",\"totalAmount\":500}", 400, &["byte order mark (UTF-8)"]).await
+}
+
+#[tokio::test]
+async fn what_a_client_prefers_is_followed_and_named() -> Result<()> {
+    // Nobody charges, and the limit is not reached here: an answer comes because the client asked for it.
+    let mut services = Services::start(&[("CHECKOUT_WAIT_MS", "3600000"), ("SAGA_TIMEOUT_MS", "3600000")]).await?;
+    let client = services.client()?;
+    services.kill(Service::Payment)?;
+    for (prefer, applied) in
+        [("respond-async", "respond-async"), ("wait=1", "wait=1"), ("respond-async, wait=1", "respond-async, wait=1")]
+    {
+        let request = client.request(Service::Orchestrator, Method::POST, "/checkout").header("Prefer", prefer);
+        let answer = Answer::read(request.json(&json!({"userId": "u1", "totalAmount": 500})).send().await?).await?;
+        assert_eq!((answer.status, answer.header("preference-applied")), (202, applied), "{}", answer.text);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn where_forced_failures_are_off_a_checkout_can_not_ask_for_one() -> Result<()> {
+    let standalone = Standalone::start(&[("ALLOW_FORCED_FAILURES", "false")]).await?;
+    let client = standalone.client()?;
+    for field in ["forcePaymentFail", "forceInventoryFail"] {
+        let body = json!({"userId": "u1", "totalAmount": 500, field: true});
+        client.checkout(&body).await?.is_problem(422, &[field, "ALLOW_FORCED_FAILURES"])?;
+        let plain = client.checkout(&json!({"userId": "u1", "totalAmount": 500, field: false})).await?;
+        assert_eq!(plain.status, 200, "{}", plain.text);
+    }
+    let form = client.get(Service::Orchestrator, "/dashboard/new").await?;
+    ensure!(form.status == 200 && !form.text.contains("forcePaymentFail"), "{}", form.text);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_path_that_is_not_utf_8_is_answered_400_by_every_service() -> Result<()> {
+    let client = shared().await?;
+    for (service, path) in [
+        (Service::Orchestrator, "/sagas/%ff"),
+        (Service::Orchestrator, "/sagas/%ff/events"),
+        (Service::Orchestrator, "/sagas/%ff/rows"),
+        (Service::Order, "/orders/%ff"),
+        (Service::Payment, "/payments/%ff"),
+        (Service::Inventory, "/reservations/%ff"),
+    ] {
+        client.get(service, path).await?.is_problem(400, &["%ff"])?;
+    }
+    let act = json!({"by": "ann", "reason": "to try it"});
+    for path in ["/sagas/%ff/cancel", "/dead-letters/%ff/0:1/redrive"] {
+        client.post(Service::Orchestrator, path, &act).await?.is_problem(400, &["%ff"])?;
+    }
+    for path in ["/dashboard/sagas/%ff", "/dashboard/find"] {
+        let page = client.get(Service::Orchestrator, path).await?;
+        assert_eq!((page.status, page.header("content-type")), (400, "text/html; charset=utf-8"), "{path}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_body_over_64_kib_is_answered_413_and_one_of_64_kib_is_read() -> Result<()> {
     let client = shared().await?;
     let padded = |length: usize| r#"{"totalAmount":5}"#.to_owned() + &" ".repeat(length - 17);
@@ -80,6 +155,16 @@ async fn an_invalid_field_is_answered_422_with_its_name_and_the_rule() -> Result
         (&long, ["userId", "at most 128 characters"]),
         (r#"{"userId":"u\u00001","totalAmount":5}"#, ["userId", "control characters"]),
         (r#"{"userId":"u\n1","totalAmount":5}"#, ["userId", "control characters"]),
+        (r#"{"userId":"u\u202e1","totalAmount":5}"#, ["userId", "U+202E"]),
+        (r#"{"userId":"u\u200b","totalAmount":5}"#, ["userId", "U+200B"]),
+        (r#"{"userId":"\ufeff","totalAmount":5}"#, ["userId", "U+FEFF"]),
+        (r#"["bad-input",5]"#, ["expected a JSON object", "sequence"]),
+        (
+            r#"{"userId":"bad-input","totalAmount":{"$serde_json::private::Number":"5"}}"#,
+            ["totalAmount", "JSON number"],
+        ),
+        (r#"{"userId":"bad-input","totalAmount":5,"currency":"HRK"}"#, ["currency", "EUR has replaced HRK"]),
+        (r#"{"userId":"bad-input","totalAmount":5,"currency":"BGN"}"#, ["currency", "EUR has replaced BGN"]),
         (r#"{"userId":"bad-input"}"#, ["totalAmount", "missing"]),
         (r#"{"userId":"bad-input","totalAmount":0}"#, ["totalAmount", "greater than 0"]),
         (r#"{"userId":"bad-input","totalAmount":0.00}"#, ["totalAmount", "greater than 0"]),
@@ -115,6 +200,8 @@ async fn what_is_just_within_the_rules_is_accepted() -> Result<()> {
         json!({"userId": "u", "totalAmount": 1_000_000_000_000_u64}),
         json!({"userId": "u", "totalAmount": "0.01"}),
         json!({"userId": "u", "totalAmount": 5, "currency": "JPY"}),
+        json!({"userId": "u", "totalAmount": "500.0", "currency": "JPY"}),
+        json!({"userId": "u", "totalAmount": "19.9000"}),
         json!({"userId": "u", "totalAmount": "1.005", "currency": "KWD"}),
     ] {
         let answer = client.checkout(&body).await?;

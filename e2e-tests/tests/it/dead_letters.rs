@@ -190,6 +190,14 @@ async fn a_reply_of_another_amount_or_order_than_its_saga_asked_for_is_set_aside
     let place = participant.command(&json!({})).publish("inventory.reserved").await?;
     let why = format!("it is about order {}, its saga about order", participant.order_id);
     says_why(&client.kafka.dead_letter("inventory.reserved", place).await?, "inventory.reserved", &why)?;
+    // All is as it was asked for, but nobody has asked this participant.
+    participant.order_id = id(&answer, "orderId")?;
+    let mut reply = participant.command(&json!({}));
+    for (command, why) in [(json!(null), "it has no causationId"), (json!(Uuid::now_v7()), "its saga sends ")] {
+        reply.body["causationId"] = command;
+        let place = reply.publish("inventory.reserved").await?;
+        says_why(&client.kafka.dead_letter("inventory.reserved", place).await?, "inventory.reserved", why)?;
+    }
 
     assert_eq!(client.saga(saga_id).await?, before);
     Ok(())

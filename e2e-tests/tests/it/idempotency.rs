@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use e2e_tests::{Answer, Client, Service, Standalone, eventually, id, shared};
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -124,13 +125,67 @@ async fn a_key_belongs_to_its_user() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_key_that_is_empty_or_too_long_is_answered_400() -> Result<()> {
+async fn a_key_that_is_empty_too_short_or_too_long_is_answered_400() -> Result<()> {
     let client = shared().await?;
     let body = json!({"userId": "u1", "totalAmount": 500});
-    for (key, why) in [(String::new(), "empty"), ("\"\"".to_owned(), "empty"), ("k".repeat(256), "255")] {
+    let (none, quotes, short) = (String::new(), "\"\"".to_owned(), "k".repeat(7));
+    for (key, why) in [(none, "empty"), (quotes, "empty"), (short, "at least 8"), ("k".repeat(256), "255")] {
         client.checkout_with_key(&key, &body).await?.is_problem(400, &["Idempotency-Key", why])?;
     }
-    assert_eq!(client.checkout_with_key(&"k".repeat(255), &body).await?.status, 200);
+    for length in [8, 255] {
+        assert_eq!(client.checkout_with_key(&"k".repeat(length), &body).await?.status, 200);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_an_earlier_release_took_is_found_again_and_not_taken_anew() -> Result<()> {
+    let standalone = Standalone::start(&[]).await?;
+    let client = standalone.client()?;
+    // As that release has stored them.
+    for (number, (set, user, currency, key, why)) in [
+        ("idempotency_key = 'k'", "short-key", "EUR", "k", "at least 8"),
+        ("user_id = E'hidden\\u200b'", "hidden\u{200b}", "EUR", "a-longer-key", "U+200B"),
+        ("currency = 'HRK'", "kuna", "HRK", "another-key", "EUR has replaced HRK"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let given = user.trim_end_matches('\u{200b}');
+        let first = json!({"userId": given, "totalAmount": 5, "currency": "EUR"});
+        let first_key = if number == 0 { new_key() } else { key.to_owned() };
+        let saga_id = client.checkout_with_key(&first_key, &first).await?.field("sagaId")?;
+        sqlx::query(sqlx::AssertSqlSafe(format!("UPDATE sagas SET {set} WHERE saga_id = '{saga_id}'")))
+            .execute(&client.databases.orchestrator)
+            .await?;
+
+        let same = json!({"userId": user, "totalAmount": 5, "currency": currency});
+        let again = client.checkout_with_key(key, &same).await?;
+        ensure!(is_replay(&again) && again.field("sagaId")? == saga_id, "{why}: {again:?}");
+        let of_another = json!({"userId": format!("{user}-2"), "totalAmount": 5, "currency": currency});
+        let status = if number == 0 { 400 } else { 422 };
+        client.checkout_with_key(key, &of_another).await?.is_problem(status, &[why])?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_on_a_route_that_does_not_use_it_is_answered_400() -> Result<()> {
+    let client = shared().await?;
+    let order = json!({"userId": "u1", "totalAmount": 5});
+    let act = json!({"by": "ann", "reason": "to try it"});
+    let order_id = Uuid::now_v7();
+    for (service, method, path, body) in [
+        (Service::Order, Method::POST, "/orders".to_owned(), order.clone()),
+        (Service::Order, Method::POST, "/batch".to_owned(), json!([])),
+        (Service::Order, Method::PATCH, format!("/orders/{order_id}/status"), json!({"status": "CONFIRMED"})),
+        (Service::Orchestrator, Method::POST, "/intake/pause".to_owned(), act.clone()),
+        (Service::Orchestrator, Method::POST, format!("/sagas/{order_id}/cancel"), act.clone()),
+        (Service::Payment, Method::DELETE, format!("/payments?before={order_id}"), json!({})),
+    ] {
+        let request = client.request(service, method, &path).header("Idempotency-Key", new_key()).json(&body);
+        Answer::read(request.send().await?).await?.is_problem(400, &["Idempotency-Key"])?;
+    }
     Ok(())
 }
 
@@ -141,13 +196,13 @@ async fn a_key_is_forgotten_a_while_after_its_sagas_end_and_never_before() -> Re
     let client = standalone.client()?;
     let (ended, pending) =
         (json!({"userId": "ended", "totalAmount": 5}), json!({"userId": "pending", "totalAmount": 5}));
-    let first = client.checkout_with_key("key", &ended).await?;
+    let first = client.checkout_with_key("the-same-key", &ended).await?;
     client.end_of(first.header("location"), Duration::from_secs(10)).await?;
     // A saga that does not end: its charges are answered by nobody's gateway.
     sqlx::query("ALTER TABLE gateway_requests RENAME TO gateway_requests_away")
         .execute(&client.databases.payment)
         .await?;
-    let unended = client.checkout_with_key("key", &pending).await?;
+    let unended = client.checkout_with_key("the-same-key", &pending).await?;
 
     let key_of = async |user: &str| -> Result<Option<String>> {
         let key = sqlx::query_scalar("SELECT idempotency_key FROM sagas WHERE user_id = $1");
@@ -157,11 +212,11 @@ async fn a_key_is_forgotten_a_while_after_its_sagas_end_and_never_before() -> Re
         Ok(key_of("ended").await?.is_none().then_some(()))
     })
     .await?;
-    assert_eq!(key_of("pending").await?.as_deref(), Some("key"));
-    let joined = client.checkout_with_key("key", &pending).await?;
+    assert_eq!(key_of("pending").await?.as_deref(), Some("the-same-key"));
+    let joined = client.checkout_with_key("the-same-key", &pending).await?;
     assert_eq!(joined.header("location"), unended.header("location"));
 
-    let anew = client.checkout_with_key("key", &ended).await?;
+    let anew = client.checkout_with_key("the-same-key", &ended).await?;
     ensure!(anew.header("location") != first.header("location") && !is_replay(&anew), "{anew:?}");
     let body: Value = anew.json()?;
     assert_eq!(body["userId"], json!("ended"));

@@ -1,6 +1,8 @@
 //! The platform as a client sees it. One binary, so that it is linked once; a module for each thing that is promised.
 
+mod attacks;
 mod audit;
+mod browsers;
 mod checkout_input;
 mod crashes;
 mod dashboard;
@@ -8,8 +10,14 @@ mod dead_letter_outage;
 mod dead_letters;
 mod descriptions;
 mod duplicates;
+mod failover;
+mod foreign;
 mod growth;
+mod hidden_causes;
 mod idempotency;
+mod kafka_init;
+mod locked_rows;
+mod lost_connections;
 mod metrics;
 mod operator;
 mod orders;

@@ -74,8 +74,36 @@ async fn those_who_wait_are_counted_while_they_wait() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn a_request_that_joins_anothers_idempotency_key_waits_once() -> Result<()> {
+    let services = Services::start(&[("PAYMENT_PROCESSING_MS", "6000")]).await?;
+    let client = services.client()?;
+    let address = services.address(Service::Orchestrator.into())?.to_string();
+    let mut checkouts = tokio::task::JoinSet::new();
+    for _ in 0..6 {
+        let client = client.clone();
+        let body = json!({"userId": "u1", "totalAmount": 5});
+        checkouts.spawn(async move { client.checkout_with_key("8e03978e-40d5-43dd-bc93-6894a57f9324", &body).await });
+    }
+
+    // The most that are shown while they wait, which is for seconds.
+    let (mut most, mut replays) = (0, 0);
+    while !checkouts.is_empty() {
+        most = most.max(value(&client, &address, "checkout_waiters").await?);
+        while let Some(answer) = checkouts.try_join_next() {
+            let answer = answer??;
+            assert_eq!(answer.status, 200);
+            replays += usize::from(answer.header("idempotent-replayed") == "true");
+        }
+    }
+
+    assert_eq!((most, replays), (6, 5));
+    Ok(())
+}
+
 /// Nothing is sent twice here, so that numbers can be told; and no call is given up, which nobody would repeat.
-const NO_REPETITION: [(&str, &str); 2] = [("RESEND_FIRST_MS", "60000"), ("ORDER_SERVICE_TIMEOUT_MS", "20000")];
+const NO_REPETITION: [(&str, &str); 3] =
+    [("RESEND_FIRST_MS", "60000"), ("RESEND_MAX_MS", "60000"), ("ORDER_SERVICE_TIMEOUT_MS", "20000")];
 
 /// Waits until these samples of a service have these values.
 async fn until_shown(client: &Client, service: Service, expected: &[(&str, f64)]) -> Result<()> {

@@ -178,6 +178,14 @@ async fn an_act_without_who_or_why_or_of_an_unknown_saga_is_refused_by_name() ->
     let saga_id = id(&checkout, "sagaId")?;
     step_in(&client, saga_id, "cancel", &json!({"by": "ann"})).await?.is_problem(422, &["reason"])?;
     step_in(&client, saga_id, "cancel", &json!({"by": " ", "reason": "x"})).await?.is_problem(422, &["by", "blank"])?;
+    for (by, reason, words) in [
+        ("an\u{200d}n", "x", ["by", "U+200D"]),
+        ("ann", "the bank \u{202e}is back", ["reason", "U+202E"]),
+        ("ann", "one\ntwo", ["reason", "U+000A"]),
+    ] {
+        let act = json!({"by": by, "reason": reason});
+        step_in(&client, saga_id, "cancel", &act).await?.is_problem(422, &words)?;
+    }
     step_in(&client, Uuid::now_v7(), "retry", &act()).await?.is_problem(404, &["no saga"])?;
     let no_id = client.post(Service::Orchestrator, "/sagas/7/cancel", &act()).await?;
     no_id.is_problem(400, &["saga id"])

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e_tests::{Client, Outsider, Ran, Seen, Service, Services, eventually, shared};
+use messages::EventId;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -29,11 +30,11 @@ impl Waiting {
         Self { saga_id: Uuid::now_v7(), order_id: Uuid::now_v7(), user_id }
     }
 
-    /// The charge command, and its key.
+    /// The charge command with the id that its saga gives it, and its key.
     fn command(&self) -> (String, Vec<u8>) {
         let Self { saga_id, order_id, user_id } = self;
         let body = json!({
-            "eventId": Uuid::now_v7(), "sagaId": saga_id, "orderId": order_id, "timestamp": "2026-01-01T00:00:00Z",
+            "eventId": EventId::derived(*saga_id, TOPIC), "sagaId": saga_id, "orderId": order_id, "timestamp": "2026-01-01T00:00:00Z",
             "payload": {"userId": user_id, "money": {"amount": 5, "currency": "USD"}},
         });
         (saga_id.to_string(), body.to_string().into_bytes())

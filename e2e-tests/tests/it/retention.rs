@@ -280,6 +280,11 @@ async fn a_service_refuses_to_remove_what_its_own_retention_keeps() -> Result<()
     let keeps_all = shared().await?;
     let standalone = Standalone::start(&[("RETENTION_DAYS", "10")]).await?;
     let client = standalone.client()?;
+    eventually("the orchestrator's horizon has moved", LIMIT, async || {
+        let answer = client.get(Service::Orchestrator, "/retention").await?.json()?;
+        Ok(answer["horizon"].is_string().then_some(()))
+    })
+    .await?;
     let (order_id, _) = ended(&client, 9, json!({})).await?;
     for (service, path) in paths {
         let ask =
@@ -295,6 +300,56 @@ async fn a_service_refuses_to_remove_what_its_own_retention_keeps() -> Result<()
         ensure!(permitted.status == 200 && permitted.json()? == json!({"removed": 0}), "{}", permitted.text);
     }
     is_everywhere(&client, order_id).await
+}
+
+#[tokio::test]
+async fn what_a_saga_that_has_not_ended_needs_is_not_removed_whoever_asks() -> Result<()> {
+    let mut services = with_a_days_retention(&[]).await?;
+    let client = services.client()?;
+    services.stop(Service::Inventory).await?;
+    let begun = client.checkout_async(&json!({"userId": "u1", "totalAmount": 7})).await?;
+    let location = begun.header("location").to_owned();
+    eventually("it is charged", LIMIT, async || {
+        let saga = client.get(Service::Orchestrator, &location).await?.json()?;
+        Ok((saga["step"] == "INVENTORY_RESERVE").then_some(()))
+    })
+    .await?;
+    // Days later its refund is still pending, and not repeated for a while.
+    services.stop(Service::Orchestrator).await?;
+    let order_id = client.age(id(&begun.json()?, "orderId")?, 4).await?;
+    let refund = |at: &str| {
+        format!(
+            "UPDATE sagas SET status = 'COMPENSATING', step = 'PAYMENT_REFUND', cause = 'CANCELLED', deadline_at = NULL,
+                    next_attempt_at = {at}, sweep_at = {at}
+             WHERE order_id = '{order_id}'"
+        )
+    };
+    run(&client.databases.orchestrator, refund("now() + interval '1 hour'")).await?;
+    let before = first_id_at(service_runtime::now() - chrono::TimeDelta::days(2));
+    let by_hand = async |status: u16, word: &str| -> Result<()> {
+        for (service, path) in [(Service::Order, "/orders"), (Service::Payment, "/payments")] {
+            delete(&client, service, &format!("{path}?before={before}")).await?.is_problem(status, &[word])?;
+        }
+        assert_eq!(client.databases.payments(order_id).await?[0]["status"], "CHARGED");
+        assert_eq!(client.databases.ledger(order_id).await?.len(), 1);
+        Ok(())
+    };
+
+    // Whether its saga has ended can't be known while the orchestrator is away.
+    by_hand(503, "ORCHESTRATOR_URL").await?;
+    services.start_again(Service::Orchestrator).await?;
+    eventually("the horizon has come to it", LIMIT, async || {
+        let answer = client.get(Service::Orchestrator, "/retention").await?.json()?;
+        Ok((answer["horizon"] == json!(order_id)).then_some(()))
+    })
+    .await?;
+    by_hand(409, "may not have ended").await?;
+
+    run(&client.databases.orchestrator, refund("now()")).await?;
+    let saga = client.end_of(&location, LIMIT).await?;
+    assert_eq!((&saga["status"], &saga["step"]), (&json!("FAILED"), &json!("CANCELLED")), "{saga}");
+    assert_eq!(client.databases.payments(order_id).await?[0]["status"], "REFUNDED");
+    Ok(())
 }
 
 #[tokio::test]

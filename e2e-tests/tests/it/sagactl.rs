@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e_tests::{Client, Ran, Services, id, shared};
+use e2e_tests::{Client, Ran, Service, Services, Standalone, id, shared};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -162,4 +162,67 @@ async fn topics_are_told_with_their_records_and_where_their_readers_are() -> Res
     e2e_tests::eventually("the group has committed", SOON, committed).await?;
     let nowhere = client.sagactl_with(&["topics"], &[("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")]).await?;
     tells(&nowhere, 2, &["Kafka can't be reached at 127.0.0.1:1", "KAFKA_BOOTSTRAP_SERVERS"])
+}
+
+/// The databases' URLs as `sagactl` has them by default: without passwords.
+fn without_passwords(client: &Client) -> Result<Vec<(String, String)>> {
+    let url = |service: Service| {
+        let url = client.database_url(service)?;
+        let (user, place) = url.split_once('@').context("a URL")?;
+        let user = user.rsplit_once(':').context("a password")?.0;
+        Ok((format!("{}_DATABASE_URL", service.database().to_uppercase()), format!("{user}@{place}")))
+    };
+    Service::ALL.map(url).into_iter().collect()
+}
+
+#[tokio::test]
+async fn passwords_come_from_the_file_that_the_start_prints_and_a_missing_one_is_reported() -> Result<()> {
+    let standalone = Standalone::start(&[]).await?;
+    let client = standalone.client()?;
+    let data = standalone.data_dir().display().to_string();
+    let file = format!("{data}/pgpass");
+    let urls = without_passwords(&client)?;
+    let audit = async |more: &[(&str, &str)]| {
+        let urls = urls.iter().map(|(name, url)| (name.as_str(), url.as_str()));
+        client.sagactl_with(&["audit"], &urls.chain(more.iter().copied()).collect::<Vec<_>>()).await
+    };
+
+    tells(&audit(&[("PGPASSFILE", &file)]).await?, 0, &["0 sagas"])?;
+    tells(&audit(&[("DATA_DIR", &data)]).await?, 0, &["0 sagas"])?;
+
+    let place = "the order database order_user@127.0.0.1:";
+    let refused = "password authentication failed";
+    let nowhere = audit(&[]).await?;
+    tells(&nowhere, 2, &[place, refused, "there is no data/pgpass: `standalone` prints `export PGPASSFILE="])?;
+    ensure!(nowhere.stderr.lines().count() == 1, "{}", nowhere.stderr);
+    let gone = format!("{data}/gone");
+    tells(&audit(&[("PGPASSFILE", &gone)]).await?, 2, &[place, refused, &format!("{gone} can't be read")])?;
+    let other = format!("{data}/other");
+    std::fs::copy(&file, &other)?;
+    std::fs::set_permissions(&other, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    tells(&audit(&[("PGPASSFILE", &other)]).await?, 2, &[place, refused, "others may read it"])?;
+    std::fs::write(&other, "localhost:1:order_db:order_user:x\n")?;
+    std::fs::set_permissions(&other, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    tells(&audit(&[("PGPASSFILE", &other)]).await?, 2, &[place, refused, &format!("{other} has no line for it")])
+}
+
+#[tokio::test]
+async fn psql_gets_in_by_the_lines_that_the_start_prints() -> Result<()> {
+    let standalone = Standalone::start(&[]).await?;
+    let output = standalone.output();
+    let lines: Vec<&str> = output.lines().map(str::trim).collect();
+    let export = lines.iter().find(|line| line.starts_with("export PGPASSFILE=")).context("no export")?;
+    let psql: Vec<&&str> = lines.iter().filter(|line| line.starts_with("psql -h localhost -p ")).collect();
+    ensure!(psql.len() == 4, "{output}");
+    if std::process::Command::new("psql").arg("--version").output().is_err() {
+        println!("skipped: there is no psql");
+        return Ok(());
+    }
+    for line in psql {
+        let script = format!("{export}; {line} -Atc 'SELECT current_user'");
+        let ran = std::process::Command::new("sh").args(["-c", &script]).output()?;
+        let user = line.split_whitespace().skip_while(|word| *word != "-U").nth(1).context("a user")?;
+        ensure!(String::from_utf8_lossy(&ran.stdout).trim() == user, "{script}: {ran:?}");
+    }
+    Ok(())
 }

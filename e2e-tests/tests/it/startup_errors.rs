@@ -12,13 +12,25 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// Starts a program that is to fail, and checks its last words: one line, with its name and all of `words`.
 async fn fails(name: &str, arguments: &[&str], environment: &[(&str, String)], words: &[&str]) -> Result<()> {
+    exit_code(name, arguments, environment, words).await.map(|_| ())
+}
+
+/// The same for a setting that is wrong: it ends with 2.
+async fn is_refused(name: &str, arguments: &[&str], environment: &[(&str, String)], words: &[&str]) -> Result<()> {
+    let code = exit_code(name, arguments, environment, words).await?;
+    ensure!(code == 2, "{name} ended with {code}");
+    Ok(())
+}
+
+async fn exit_code(name: &str, arguments: &[&str], environment: &[(&str, String)], words: &[&str]) -> Result<i32> {
     let scratch = Scratch::new()?;
     let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
     let environment: Vec<_> = environment.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
     let mut process = Process::start(&scratch, name, &arguments, &environment)?;
     let ended = process.ended(LIMIT).await.with_context(|| process.output())?;
     let output = process.output();
-    ensure!(ended.status.code().is_some_and(|code| code != 0), "ended with {}:\n{output}", ended.status);
+    let code = ended.status.code().filter(|code| *code != 0);
+    let code = code.with_context(|| format!("ended with {}:\n{output}", ended.status))?;
     ensure!(!output.contains("panicked"), "{output}");
     let prefix = format!("{name}: ");
     let complaints: Vec<&str> = output.lines().filter(|line| line.starts_with(&prefix)).collect();
@@ -27,7 +39,7 @@ async fn fails(name: &str, arguments: &[&str], environment: &[(&str, String)], w
     for word in words {
         ensure!(complaints[0].contains(word), "it does not say {word:?}: {}", complaints[0]);
     }
-    Ok(())
+    Ok(code)
 }
 
 /// A participant's environment that works, on the shared platform's databases and Kafka.
@@ -183,11 +195,75 @@ async fn a_database_that_cannot_be_reached_is_named_without_its_password() -> Re
         fails(service.program(), &[], &environment, &[&place, "DATABASE_URL"]).await?;
     }
 
-    let refused = client.database_url(Service::Order)?.replace("order_pass", "secret-word");
+    let (_, at) = client
+        .database_url(Service::Order)?
+        .split_once('@')
+        .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        .context("a URL")?;
+    let refused = format!("postgres://order_user:secret-word@{at}");
     let environment = with(working(&client, Service::Order)?, "DATABASE_URL", &refused);
     let error = fails("order-service", &[], &environment, &["secret-word"]).await.unwrap_err();
     assert!(error.to_string().contains("it does not say \"secret-word\""), "{error}");
     fails("order-service", &[], &environment, &["password authentication failed", "DATABASE_URL"]).await
+}
+
+/// Starts a program that is to fail, and checks that it shows none of `secrets`, anywhere.
+async fn fails_silent_about(
+    name: &str,
+    arguments: &[&str],
+    environment: &[(&str, String)],
+    words: &[&str],
+    secrets: &[&str],
+) -> Result<()> {
+    fails(name, arguments, environment, words).await?;
+    for secret in secrets {
+        let silent = fails(name, arguments, environment, &[secret]).await.unwrap_err().to_string();
+        ensure!(silent.starts_with("it does not say"), "{silent}");
+        let last_words = silent.split_once(": ").map_or("", |(_, words)| words);
+        ensure!(!last_words.contains(secret), "{last_words}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_database_url_whose_password_is_not_percent_encoded_is_refused_without_a_piece_of_it() -> Result<()> {
+    let url = "postgres://order_user:p@ss/w:rd#1@127.0.0.1:5433/order_db";
+    for service in Service::ALL {
+        let environment = [("DATABASE_URL", url.to_owned())];
+        let words = ["database_url", "Percent-encode", "PGPASSWORD"];
+        fails_silent_about(service.program(), &[], &environment, &words, &["p@ss", "w:rd"]).await?;
+    }
+    let scratch = Scratch::new()?;
+    let arguments = Standalone::command_line(&scratch).await?;
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let environment = [("STANDALONE_ORDER_DATABASE_URL", url.to_owned())];
+    fails_silent_about("standalone", &arguments, &environment, &["Percent-encode"], &["p@ss", "w:rd"]).await?;
+    let client = shared().await?;
+    let audit = client.sagactl_with(&["audit"], &[("PAYMENT_DATABASE_URL", url)]).await?;
+    let said = format!("{}{}", audit.stdout, audit.stderr);
+    ensure!(audit.code == 2 && said.contains("payment database") && said.contains("Percent-encode"), "{audit:?}");
+    ensure!(!said.contains("p@ss") && !said.contains("w:rd"), "{audit:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_misspelt_parameter_of_a_database_url_stops_the_start() -> Result<()> {
+    let client = shared().await?;
+    let url = |parameters: &str| -> Result<String> {
+        let url = client.database_url(Service::Order)?;
+        Ok(format!("{}{parameters}", url.split('?').next().unwrap_or_default()))
+    };
+    for (parameters, words) in [
+        ("?sslmod=require", ["unknown parameter `sslmod`", "sslmode, sslrootcert"]),
+        ("?sslmode=requird", ["`sslmode`", "require, verify-ca or verify-full"]),
+        ("?sslmode=require&sslmode=disable", ["`sslmode`", "twice"]),
+        ("?target_session_attrs=standby", ["`target_session_attrs`", "read-write or primary"]),
+    ] {
+        let environment = with(working(&client, Service::Order)?, "DATABASE_URL", &url(parameters)?);
+        fails("order-service", &[], &environment, &words).await?;
+    }
+    let environment = with(working(&client, Service::Order)?, "PGSSLMODE", "requird");
+    fails("order-service", &[], &environment, &["PGSSLMODE", "require, verify-ca or verify-full"]).await
 }
 
 #[tokio::test]
@@ -251,6 +327,62 @@ async fn a_bad_value_is_refused_with_the_name_of_its_setting() -> Result<()> {
         fails(service.program(), &[], &[(name, value.to_owned())], &[setting])
             .await
             .with_context(|| format!("{name}={value}"))?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_number_that_would_harm_the_platform_is_refused_with_its_setting_and_its_bounds() -> Result<()> {
+    let (orchestrator, payment) = (Service::Orchestrator, Service::Payment);
+    for (service, name, value, rule) in [
+        (orchestrator, "SAGA_TIMEOUT_MS", "0", "saga_timeout_ms: must be 1000 to 2592000000"),
+        (orchestrator, "SAGA_TIMEOUT_MS", "2592000001", "saga_timeout_ms: must be"),
+        (orchestrator, "RESEND_FIRST_MS", "99", "resend_first_ms: must be 100 to 3600000"),
+        (orchestrator, "RESEND_MAX_MS", "0", "resend_max_ms: must be 100 to 3600000"),
+        (orchestrator, "RESEND_MAX_MS", "1999", "resend_max_ms: must be at least RESEND_FIRST_MS"),
+        (orchestrator, "RESEND_PER_SECOND", "0", "resend_per_second: must be 1 to 1000000"),
+        (orchestrator, "ATTENTION_AFTER", "0", "attention_after: must be 1 to 1000000"),
+        (orchestrator, "ORDER_SERVICE_TIMEOUT_MS", "49", "order_service_timeout_ms: must be 50 to 60000"),
+        (orchestrator, "CHECKOUT_WAIT_MS", "86400001", "checkout_wait_ms: must be 0 to 86400000"),
+        (orchestrator, "CHECKOUT_MAX_WAITING", "0", "checkout_max_waiting: must be 1 to 1000000"),
+        (orchestrator, "CHECKOUT_MAX_UNFINISHED", "10000001", "checkout_max_unfinished: must be 1 to 10000000"),
+        (orchestrator, "IDEMPOTENCY_RETENTION", "0s", "idempotency_retention: must be 1s to 36500days"),
+        (orchestrator, "EVENT_STREAMS_MAX", "1000001", "event_streams_max: must be 0 to 1000000"),
+        (orchestrator, "ORDER_SERVICE_URL", "ftp://nowhere", "ORDER_SERVICE_URL is not usable"),
+        (payment, "KAFKA_SESSION_TIMEOUT_MS", "2", "kafka_session_timeout_ms: must be 1000 to 1800000"),
+        (payment, "KAFKA_FETCH_WAIT_MAX_MS", "0", "kafka_fetch_wait_max_ms: must be 1 to 30000"),
+        (payment, "KAFKA_MAX_IN_FLIGHT", "0", "kafka_max_in_flight: must be 1 to 1000000"),
+        (payment, "KAFKA_PRODUCER_QUEUE_KBYTES", "1", "kafka_producer_queue_kbytes: must be 64 to 2097151"),
+        (payment, "PAYMENT_PROCESSING_MS", "3600001", "payment_processing_ms: must be 0 to 3600000"),
+        (Service::Inventory, "INVENTORY_PROCESSING_MS", "3600001", "inventory_processing_ms: must be"),
+        (Service::Order, "PORT", "0", "port: must be 1 to 65535"),
+        (Service::Order, "DATABASE_MAX_CONNECTIONS", "0", "database_max_connections: must be 1 to 1000"),
+        (Service::Order, "WORKER_THREADS", "0", "worker_threads: must be 1 to 1024"),
+        (Service::Order, "STARTUP_TIMEOUT_MS", "18446744073709551615", "startup_timeout_ms"),
+        (Service::Order, "SHUTDOWN_DRAIN_MS", "3600001", "shutdown_drain_ms: must be 0 to 3600000"),
+        (Service::Order, "SHUTDOWN_TIMEOUT_MS", "3600001", "shutdown_timeout_ms: must be 0 to 3600000"),
+    ] {
+        // Not a start that would fail for another reason.
+        let client = shared().await?;
+        let environment = with(working(&client, service)?, name, value);
+        is_refused(service.program(), &[], &environment, &[rule]).await.with_context(|| format!("{name}={value}"))?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn standalone_refuses_wrong_settings_of_any_of_its_services_before_it_starts_anything() -> Result<()> {
+    for (name, value, rule) in [
+        ("RESEND_MAX_MS", "0", "resend_max_ms: must be"),
+        ("PAYMENT_PROCESSING_MS", "3600001", "payment_processing_ms: must be"),
+        ("INVENTORY_FAILURE_RATE", "2", "inventory_failure_rate"),
+        ("SHUTDOWN_DRAIN_MS", "3600001", "shutdown_drain_ms: must be"),
+    ] {
+        let scratch = Scratch::new()?;
+        let data = scratch.data().display().to_string();
+        let environment = [(name, value.to_owned())];
+        is_refused("standalone", &["--data-dir", &data], &environment, &[rule]).await?;
+        ensure!(!scratch.data().join("order").exists(), "{name}: a database was made");
     }
     Ok(())
 }

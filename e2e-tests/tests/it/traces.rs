@@ -82,6 +82,7 @@ async fn start(collector: &Collector, resend_first_ms: &str) -> Result<Services>
     Services::start(&[
         ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
         ("RESEND_FIRST_MS", resend_first_ms),
+        ("RESEND_MAX_MS", "60000"),
         // A call that is given up is repeated no sooner.
         ("ORDER_SERVICE_TIMEOUT_MS", "20000"),
         ("LOG_FORMAT", "json"),

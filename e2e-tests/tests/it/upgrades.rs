@@ -3,15 +3,16 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use e2e_tests::{Service, Services, eventually};
+use e2e_tests::{Client, Samples, Service, Services, eventually, id};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use service_runtime::database::{self, DatabaseSettings};
 use service_runtime::metrics::Metrics;
 use service_runtime::settings::Settings;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::postgres::PgConnection;
-use sqlx::{Connection as _, SqlStr};
+use sqlx::{AssertSqlSafe, Connection as _, SqlStr};
+use uuid::Uuid;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -105,5 +106,108 @@ async fn a_service_whose_migration_waits_says_that_it_lives_and_answers_what_cam
     assert_eq!(early.status(), 200);
     let again = client.checkout(&json!({"userId": "u1", "totalAmount": 500})).await?;
     ensure!(again.status == 200, "{} {}", again.status, again.text);
+    Ok(())
+}
+
+/// Fewer than the replies that come of a definition that the release does not know.
+const MAX_IN_FLIGHT: &str = "3";
+
+/// What these sagas run by, from now on: as a release would have stored it that knows another version of the flow.
+async fn run_by_version(client: &Client, sagas: &[Uuid], version: i32) -> Result<()> {
+    let ids: Vec<String> = sagas.iter().map(|id| format!("'{id}'")).collect();
+    let sql = format!("UPDATE sagas SET definition_version = {version} WHERE saga_id IN ({})", ids.join(", "));
+    let updated = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&client.databases.orchestrator).await?;
+    ensure!(updated.rows_affected() == sagas.len() as u64);
+    Ok(())
+}
+
+async fn shows(client: &Client, sample: &str, expected: f64) -> Result<()> {
+    eventually(&format!("{sample} is {expected}"), LIMIT, async || {
+        let value = Samples::of(client, Service::Orchestrator).await?.value(sample)?;
+        ensure!(value == expected, "it is {value}");
+        Ok(Some(()))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn replies_of_a_definition_that_the_older_release_does_not_know_are_passed_over_and_come_again_for_the_newer()
+-> Result<()> {
+    let mut services = Services::start(&[("KAFKA_MAX_IN_FLIGHT", MAX_IN_FLIGHT)]).await?;
+    let client = services.client()?;
+    services.stop(Service::Payment).await?;
+    let mut sagas = Vec::new();
+    for n in 1..=8 {
+        let begun = client.checkout_async(&json!({"userId": "newer", "totalAmount": n})).await?.json()?;
+        sagas.push(id(&begun, "sagaId")?);
+    }
+    for saga_id in &sagas {
+        eventually("its charge is asked for", LIMIT, async || {
+            Ok((client.saga(*saga_id).await?["step"] == "PAYMENT_CHARGE").then_some(()))
+        })
+        .await?;
+    }
+    // The newer release is rolled back. Its commands stand on Kafka.
+    services.stop(Service::Orchestrator).await?;
+    run_by_version(&client, &sagas, 7).await?;
+    services.start_again(Service::Orchestrator).await?;
+    services.start_again(Service::Payment).await?;
+
+    // The older one reports their replies, and goes on with everything else.
+    shows(&client, "saga_replies_passed_over_total", 8.0).await?;
+    let ready = client.get(Service::Orchestrator, "/health/ready").await?;
+    ensure!(ready.status == 200 && ready.json()?["status"] == "degraded", "{}", ready.text);
+    let check = ready.json()?["checks"]["definitions"].clone();
+    let check = check.as_str().context("a check")?;
+    ensure!(check.starts_with("degraded: 8 replies") && check.contains("pay-first v7"), "{check}");
+    shows(&client, "sagas_of_unknown_definition", 8.0).await?;
+    for answer in client.checkouts(20).join_all().await {
+        let answer = answer?;
+        ensure!(answer.status == 200, "{} {}", answer.status, answer.text);
+    }
+    // They may come more than once. Each saga is logged once.
+    let is_theirs = |reply: &Value| sagas.iter().any(|saga_id| reply["sagaId"] == json!(saga_id));
+    for reply in client.kafka.wait_for("payment.charged", 8, is_theirs).await? {
+        client.kafka.publish("payment.charged", &reply.key, &reply.body).await?;
+    }
+    shows(&client, "saga_replies_passed_over_total", 16.0).await?;
+    let lines = client.log().lines().filter(|line| line.contains("a reply is passed over")).count();
+    assert_eq!(lines, sagas.len());
+    let cancel = json!({"by": "ann", "reason": "it does not move"});
+    let refused = client.post(Service::Orchestrator, &format!("/sagas/{}/cancel", sagas[0]), &cancel).await?;
+    refused.is_problem(409, &["pay-first v7", "does not know"])?;
+    for page in ["", "/rows"] {
+        let shown = client.get(Service::Orchestrator, &format!("/sagas/{}{page}", sagas[0])).await?;
+        shown.is_problem(409, &["pay-first v7", "does not know"])?;
+    }
+
+    // The newer one comes back: it repeats their commands, and gets the same replies.
+    services.stop(Service::Orchestrator).await?;
+    run_by_version(&client, &sagas, 1).await?;
+    services.start_again(Service::Orchestrator).await?;
+    for saga_id in &sagas {
+        let saga = client.end_of(&format!("/sagas/{saga_id}"), LIMIT).await?;
+        assert_eq!(saga["status"], "COMPLETED", "{saga}");
+    }
+    client.all_end_in_agreement(LIMIT).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_flow_that_was_changed_under_its_version_stops_the_start() -> Result<()> {
+    let mut services = Services::start(&[]).await?;
+    let client = services.client()?;
+    services.stop(Service::Orchestrator).await?;
+    // As a release had it whose charge had more time.
+    let other = "UPDATE definitions SET steps = replace(steps, 'charge-payment, 60 s', 'charge-payment, 75 s')";
+    ensure!(sqlx::query(other).execute(&client.databases.orchestrator).await?.rows_affected() == 1);
+
+    services.launch(Service::Orchestrator)?;
+
+    let ended = services.end_of(Service::Orchestrator).await?;
+    ensure!(ended.status.code() == Some(1), "{ended:?}");
+    let log = client.log();
+    let line = log.lines().find(|line| line.contains("pay-first v1 is not the one")).with_context(|| log.clone())?;
+    ensure!(line.contains("75 s") && line.contains("60 s") && line.contains("a new version"), "{line}");
     Ok(())
 }

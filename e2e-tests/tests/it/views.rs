@@ -88,6 +88,25 @@ fn data(text: &str, field: &str) -> Result<Vec<Value>> {
 }
 
 #[tokio::test]
+async fn who_has_read_a_stream_to_its_sagas_end_is_told_not_to_come_again() -> Result<()> {
+    let client = shared().await?;
+    let saga = client.checkout(&json!({"userId": stranger(), "totalAmount": 500})).await?.json()?;
+    let path = format!("/sagas/{}/events", id(&saga, "sagaId")?);
+    let all = Events::open(&client, &path, None).await?.rest().await?;
+    let last: u32 =
+        all.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().context("it has events")?.parse()?;
+
+    let request = client.request(Service::Orchestrator, Method::GET, &path).header("Last-Event-ID", last.to_string());
+    let again = Answer::read(request.send().await?).await?;
+
+    // An EventSource that gets 200 connects again for ever.
+    assert_eq!((again.status, again.text.as_str()), (204, ""));
+    let missed = Events::open(&client, &path, Some(&(last - 1).to_string())).await?.rest().await?;
+    assert_eq!(data(&missed, "seq")?, [json!(last)], "what was not read yet still comes");
+    Ok(())
+}
+
+#[tokio::test]
 async fn sagas_are_listed_newest_first_page_by_page_and_by_what_is_known_of_them() -> Result<()> {
     let client = shared().await?;
     let user = stranger();

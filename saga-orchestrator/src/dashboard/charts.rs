@@ -39,7 +39,7 @@ pub fn throughput(recent: &RecentBody) -> Markup {
                 (grid(&per_second(top)))
                 @for (part, at) in recent.parts.iter().zip(0..) {
                     g {
-                        title { (part.from.format("%H:%M:%S")) ": " (part.completed) " completed, " (part.failed) " failed, "
+                        title { (part.from.0.format("%H:%M:%S")) ": " (part.completed) " completed, " (part.failed) " failed, "
                             (part.unfinished) " unfinished" }
                         @for (x, y, height, tone) in bar(part, f64::from(at)) {
                             rect class=(tone) x=(format!("{x:.1}")) y=(format!("{y:.1}")) width=(format!("{:.1}", width - 2.0))
@@ -67,7 +67,7 @@ pub fn latency(recent: &RecentBody) -> Markup {
         let known = recent.parts.iter().zip(0..).filter_map(|(part, at)| Some((part, f64::from(at), of(part)?)));
         known
             .map(|(part, at, ms)| {
-                let text = format!("{}: {}", part.from.format("%H:%M:%S"), duration(ms));
+                let text = format!("{}: {}", part.from.0.format("%H:%M:%S"), duration(ms));
                 ((at + 0.5) * width, HEIGHT - ms / top * HEIGHT, text)
             })
             .collect()
@@ -104,7 +104,7 @@ fn grid(top: &str) -> Markup {
 
 fn axis(recent: &RecentBody) -> Markup {
     html! {
-        text.tick x="0" y=(HEIGHT + 14.0) { (recent.since.format("%H:%M:%S")) }
+        text.tick x="0" y=(HEIGHT + 14.0) { (recent.since.0.format("%H:%M:%S")) }
         text.tick x=(WIDTH) y=(HEIGHT + 14.0) text-anchor="end" { "now (UTC)" }
     }
 }

@@ -24,7 +24,7 @@ pub async fn show(State(dashboard): State<Dashboard>) -> Page {
         details {
             summary { "Many at once, older ones, and those of no saga: in a terminal" }
             ol.steps {
-                li { "What is there:" pre { "sagactl dlq list --error violates --since 2h" } }
+                li { "What is there:" pre { "sagactl dlq list --error SQLSTATE --since 2h" } }
                 li { "What would be sent back (a dry run):" pre { "sagactl dlq redrive --topic payment.charge.command" } }
                 li { "Send it back:" pre { "sagactl dlq redrive --topic payment.charge.command --execute --by ann --reason \"it is mended\"" } }
             }

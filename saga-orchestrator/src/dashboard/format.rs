@@ -1,7 +1,7 @@
 //! Numbers, times and states as people read them.
 
 use maud::{Markup, html};
-use messages::Timestamp;
+use messages::TimestampText;
 
 /// `12 ms`, `1.25 s`, `3 min 5 s`, `2 h 10 min`, `4 d 2 h`.
 pub fn duration(ms: f64) -> String {
@@ -18,13 +18,13 @@ pub fn duration(ms: f64) -> String {
 }
 
 /// A time of day to the millisecond, with the whole of it for those who point at it.
-pub fn time(at: Timestamp) -> Markup {
-    html! { time datetime=(at.to_rfc3339()) title=(at.to_rfc3339()) { (at.format("%H:%M:%S%.3f")) } }
+pub fn time(at: TimestampText) -> Markup {
+    html! { time datetime=(at) title=(at) { (at.0.format("%H:%M:%S%.3f")) } }
 }
 
 /// A date and a time of day.
-pub fn date_time(at: Timestamp) -> Markup {
-    html! { time datetime=(at.to_rfc3339()) title=(at.to_rfc3339()) { (at.format("%Y-%m-%d %H:%M:%S")) } }
+pub fn date_time(at: TimestampText) -> Markup {
+    html! { time datetime=(at) title=(at) { (at.0.format("%Y-%m-%d %H:%M:%S")) } }
 }
 
 /// The class that gives a status its colour.

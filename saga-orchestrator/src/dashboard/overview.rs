@@ -28,7 +28,7 @@ pub async fn show(State(dashboard): State<Dashboard>, RawQuery(query): RawQuery)
             p { "Their compensation or confirmation does not succeed. It is still repeated; a person should look why." }
         }
         (filters(&query))
-        (table(&sagas, &query))
+        (table(&sagas, &query, stats.at.0))
     };
     // Pages further back do not change under the reader.
     let live = query.before.is_none().then_some("/events");
@@ -51,7 +51,7 @@ fn figures(stats: &StatsBody) -> Markup {
     let ended = |outcome: &str| stats.recent.outcomes.get(outcome).copied().unwrap_or_default();
     let failures: Vec<_> = stats.recent.outcomes.iter().filter(|(name, _)| !is_no_failure(name)).collect();
     let oldest = stats.unfinished.iter().map(|at| at.oldest_age_seconds).fold(0.0, f64::max);
-    let since = stats.recent.since;
+    let since = stats.recent.since.0;
     html! {
         section.figures id="figures" data-fresh aria-label="Figures" {
             a.figure href="/?status=RUNNING" {
@@ -126,7 +126,7 @@ fn text(at: Timestamp) -> String {
     at.format("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-fn table(page: &ListBody, query: &ListQuery) -> Markup {
+fn table(page: &ListBody, query: &ListQuery, now: Timestamp) -> Markup {
     html! {
         div id="list" data-fresh {
             @if page.sagas.is_empty() {
@@ -134,7 +134,7 @@ fn table(page: &ListBody, query: &ListQuery) -> Markup {
             } @else {
                 div.scroll { table {
                     thead { tr { th { "Saga" } th { "State" } th { "User" } th.right { "Amount" } th { "Began (UTC)" } th.right { "Took" } th { "Why" } } }
-                    tbody { @for saga in &page.sagas { (row(saga)) } }
+                    tbody { @for saga in &page.sagas { (row(saga, now)) } }
                 } }
             }
             nav.pages aria-label="Pages of the list" {
@@ -145,10 +145,10 @@ fn table(page: &ListBody, query: &ListQuery) -> Markup {
     }
 }
 
-fn row(saga: &ListedBody) -> Markup {
+fn row(saga: &ListedBody, now: Timestamp) -> Markup {
     let ended = matches!(saga.status.as_str(), "COMPLETED" | "FAILED");
-    let to = if ended { saga.updated_at } else { service_runtime::now() };
-    let ms = (to - saga.created_at).num_microseconds().unwrap_or_default().max(0) as f64 / 1000.0;
+    let to = if ended { saga.updated_at.0 } else { now };
+    let ms = (to - saga.created_at.0).num_microseconds().unwrap_or_default().max(0) as f64 / 1000.0;
     let why = saga.needs_attention.as_ref().map(|attention| attention.reason.as_str()).or(saga.reason.as_deref());
     html! {
         tr {

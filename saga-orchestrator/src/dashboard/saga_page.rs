@@ -1,12 +1,14 @@
 //! One saga: what happened in words and drawn to scale, what happens next, what each service has stored, and buttons.
 
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::Redirect;
 use maud::{Markup, html};
 use serde::Deserialize;
 use serde_json::Value;
-use service_runtime::http::Problem;
+use service_runtime::database::again_if_lost;
+use service_runtime::http::{PathText, Problem};
 use uuid::Uuid;
 
 use super::format::{badge, date_time, duration, time};
@@ -17,9 +19,10 @@ use crate::store::lists::{self, Filter};
 use crate::views::saga::{self, HistoryBody, SagaBody};
 use crate::views::services::{RowsBody, Told};
 
-pub async fn show(State(dashboard): State<Dashboard>, Path(id): Path<String>) -> Result<Page, Page> {
+pub async fn show(State(dashboard): State<Dashboard>, id: Result<PathText, Problem>) -> Result<Page, Page> {
+    let PathText(id) = id.map_err(Page::from)?;
     let saga_id = parse_id(&id).map_err(Page::from)?;
-    let saga = saga::one(&dashboard.views.pool, saga_id).await.map_err(Page::from)?;
+    let saga = saga::one(&dashboard.views, saga_id).await.map_err(Page::from)?;
     let rows = dashboard.views.participants.rows(saga_id, saga.order_id).await;
     let body = html! {
         div id="saga" data-fresh data-step=(saga.step) data-ended[saga.pending.is_none()] {
@@ -49,7 +52,12 @@ pub struct Wanted {
 }
 
 /// The saga that has this id, or whose order has it.
-pub async fn find(State(dashboard): State<Dashboard>, Query(wanted): Query<Wanted>) -> Result<Redirect, Page> {
+pub async fn find(
+    State(dashboard): State<Dashboard>,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+) -> Result<Redirect, Page> {
+    let wrong = |error: QueryRejection| Page::from(Problem::new(StatusCode::BAD_REQUEST, error.body_text()));
+    let Query(wanted) = wanted.map_err(wrong)?;
     let to = |saga_id: Uuid| Redirect::to(&format!("/dashboard/sagas/{saga_id}"));
     let id: Uuid = wanted.id.trim().parse().map_err(|_| {
         Page::from(Problem::new(
@@ -58,8 +66,9 @@ pub async fn find(State(dashboard): State<Dashboard>, Query(wanted): Query<Wante
         ))
     })?;
     let filter = Filter { order_id: Some(id), ..Filter::default() };
-    let of_order =
-        lists::list(&dashboard.views.pool, &filter, 1).await.map_err(|error| Page::from(Problem::from(error)))?;
+    let of_order = again_if_lost(|| lists::list(&dashboard.views.pool, &filter, 1))
+        .await
+        .map_err(|error| Page::from(Problem::from(error)))?;
     Ok(to(of_order.first().map_or(id, |saga| saga.saga_id)))
 }
 
@@ -109,7 +118,7 @@ fn pending(saga: &SagaBody) -> Markup {
                 dl.facts {
                     div { dt { "Asked for" } dd { code { (pending.effect.effect) } } }
                     div { dt { "Repeated" } dd { (pending.attempts) " times" } }
-                    div { dt { "Again at (UTC)" } dd { (time(pending.next_attempt_at)) " " span.countdown data-until=(pending.next_attempt_at.to_rfc3339()) {} } }
+                    div { dt { "Again at (UTC)" } dd { (time(pending.next_attempt_at)) " " span.countdown data-until=(pending.next_attempt_at) {} } }
                     div { dt { "Times out (UTC)" } dd { @match pending.deadline_at { Some(at) => { (time(at)) } None => { "never: it is repeated until it is done" } } } }
                 }
                 @if let Some(message) = &pending.message { details { summary { "The command as it is sent" } pre { (pretty(message.get())) } } }

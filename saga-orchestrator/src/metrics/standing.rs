@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use service_runtime::database::again_if_lost;
 use service_runtime::metrics::{Gauge, Gauges, Metrics, Seconds};
 use sqlx::PgPool;
 use tokio::sync::Mutex;
@@ -21,6 +22,7 @@ struct Standing {
     /// The series that there are. Where no saga stands any more it is shown as 0, not as gone.
     places: Vec<(String, String, Gauge)>,
     needing_attention: Gauge,
+    of_unknown_definition: Gauge,
     oldest_age: Seconds,
     read_at: Seconds,
     /// Also after a failure: a database in trouble is not asked more often.
@@ -39,9 +41,9 @@ pub fn show(metrics: &Metrics, pool: PgPool) {
                 return;
             }
             standing.asked = Some(Instant::now());
-            match unfinished(&pool).await {
+            match again_if_lost(|| unfinished(&pool)).await {
                 Ok(found) => standing.note(&found),
-                Err(error) => debug!(%error, "unfinished sagas can't be counted"),
+                Err(error) => debug!(error = error.for_log(), "unfinished sagas can't be counted"),
             }
         })
     });
@@ -53,11 +55,21 @@ impl Standing {
         let unfinished = metrics.gauges_by("sagas_unfinished", help, &["status", "step"]);
         let help = "Sagas that a person should look at, of all instances.";
         let needing_attention = metrics.gauge("sagas_needing_attention", help);
+        let help = "Unfinished sagas of definitions that this release does not know, of all instances.";
+        let of_unknown_definition = metrics.gauge("sagas_of_unknown_definition", help);
         let help = "How long ago the oldest saga began that has not ended, in seconds; 0: there is none.";
         let oldest_age = metrics.seconds("saga_oldest_unfinished_age_seconds", help);
         let help = "When sagas_unfinished and its neighbours were read, in seconds since 1970; 0: never.";
         let read_at = metrics.seconds("sagas_read_timestamp_seconds", help);
-        let mut standing = Self { unfinished, places: Vec::new(), needing_attention, oldest_age, read_at, asked: None };
+        let mut standing = Self {
+            unfinished,
+            places: Vec::new(),
+            needing_attention,
+            of_unknown_definition,
+            oldest_age,
+            read_at,
+            asked: None,
+        };
         places().for_each(|(status, step)| standing.set(status, step, 0));
         standing
     }
@@ -71,6 +83,7 @@ impl Standing {
             self.set(&place.status, &place.step, place.count);
         }
         self.needing_attention.set(found.iter().map(|place| place.needing_attention).sum());
+        self.of_unknown_definition.set(found.iter().map(|place| place.of_unknown_definition).sum());
         self.oldest_age.set(found.iter().map(|place| place.oldest_age_seconds).fold(0.0, f64::max));
         self.read_at.set(service_runtime::now().timestamp_millis() as f64 / 1000.0);
     }
@@ -91,7 +104,8 @@ mod tests {
     use super::*;
 
     fn place(status: &str, step: &str, count: i64, needing_attention: i64, oldest_age_seconds: f64) -> Unfinished {
-        Unfinished { status: status.to_owned(), step: step.to_owned(), count, needing_attention, oldest_age_seconds }
+        let (status, step) = (status.to_owned(), step.to_owned());
+        Unfinished { status, step, count, needing_attention, of_unknown_definition: 0, oldest_age_seconds }
     }
 
     #[tokio::test]

@@ -26,22 +26,28 @@ pub struct About {
     pub order_id: OrderId,
     /// What was charged or refunded.
     pub money: Option<Money>,
+    /// The `eventId` of the command that it answers.
+    pub command: Option<EventId>,
 }
 
 impl About {
-    /// How it differs from what the saga asked for. Such a reply must not move the saga: less may have been charged, or
-    /// somebody else's order.
-    ///
-    /// # Errors
-    /// What differs, in words.
-    pub fn agrees_with(&self, saga: &Saga) -> Result<(), String> {
+    /// How it differs from what the saga asked for, or ever asks for. Such a reply must not move the saga: less may have
+    /// been charged, or somebody else's order, or for a command that the saga did not send.
+    fn agrees_with(&self, saga: &Saga, kind: InputKind) -> Result<(), String> {
         let (order_id, money) = (saga.order_id, saga.checkout.money);
         if self.order_id != order_id {
             return Err(format!("it is about order {}, its saga about order {order_id}", self.order_id));
         }
-        match self.money {
-            Some(told) if told != money => Err(format!("it is about {told}, its saga about {money}")),
-            _ => Ok(()),
+        if let Some(told) = self.money.filter(|told| *told != money) {
+            return Err(format!("it is about {told}, its saga about {money}"));
+        }
+        let Some(asked) = saga.command_answered_by(kind) else {
+            return Err(format!("it is a {}, which nothing in its saga asks for", kind.as_str()));
+        };
+        match self.command {
+            Some(command) if command == asked => Ok(()),
+            Some(command) => Err(format!("it answers command {command}, its saga sends {asked}")),
+            None => Err(format!("it has no causationId, its saga sends command {asked}")),
         }
     }
 }
@@ -167,6 +173,17 @@ pub struct Ignored {
     pub input: &'static str,
 }
 
+/// Why an input moves nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoMove {
+    /// It is no fault: everything may come twice, or late.
+    #[error(transparent)]
+    Ignored(#[from] Ignored),
+    /// A participant did something else than it was asked for, or what somebody else was. So it is in every state.
+    #[error("it contradicts its saga: {0}")]
+    Contradiction(String),
+}
+
 /// A new saga, at its first step.
 pub fn start(
     definition: &'static Definition,
@@ -200,9 +217,12 @@ pub fn start(
 /// The move that `input` makes, if it counts in the saga's present state.
 ///
 /// # Errors
-/// [`Ignored`] names the state and the input. It changes nothing, and is no fault: everything may come twice.
-pub fn advance(saga: &Saga, input: &Input, now: Timestamp) -> Result<Transition, Ignored> {
+/// [`NoMove`] says why it does not count. It changes nothing.
+pub fn advance(saga: &Saga, input: &Input, now: Timestamp) -> Result<Transition, NoMove> {
     let steps = saga.definition.steps;
+    if let Some(about) = input.about.as_ref().filter(|_| !faults::planted(Bug::UncheckedReply)) {
+        about.agrees_with(saga, input.kind).map_err(NoMove::Contradiction)?;
+    }
     let ignored = || Ignored { state: saga.to_string(), input: input.kind.as_str() };
 
     let next = match (saga.state, input.kind) {
@@ -241,7 +261,7 @@ pub fn advance(saga: &Saga, input: &Input, now: Timestamp) -> Result<Transition,
         // It stays, and does its effect again. A cancel of what goes back already: the first cause stays.
         (State::Running { .. } | State::Compensating { .. }, InputKind::Retried)
         | (State::Compensating { .. }, InputKind::Cancelled) => saga.state,
-        _ => return Err(ignored()),
+        _ => return Err(ignored().into()),
     };
     let reason = match (saga.state, input.kind) {
         (State::Running { step }, InputKind::DeadlinePassed) => {

@@ -2,6 +2,7 @@
 //! answers over HTTP.
 
 use messages::Event;
+use messages::object::Object;
 use serde::Deserialize;
 
 use super::advance::{About, Input, InputKind};
@@ -9,7 +10,7 @@ use super::effect::OrderCall;
 
 impl From<Event> for Input {
     fn from(event: Event) -> Self {
-        let (event_id, order_id) = (Some(event.event_id()), event.order_id());
+        let (event_id, order_id, command) = (Some(event.event_id()), event.order_id(), event.causation_id());
         let (kind, reason, money) = match event {
             Event::PaymentCharged(event) => (InputKind::PaymentCharged, None, Some(event.payload.money)),
             Event::PaymentFailed(event) => (InputKind::PaymentFailed, Some(event.payload.reason), None),
@@ -18,7 +19,7 @@ impl From<Event> for Input {
             Event::InventoryFailed(event) => (InputKind::InventoryFailed, Some(event.payload.reason), None),
             Event::InventoryReleased(_) => (InputKind::InventoryReleased, None, None),
         };
-        Self { event_id, reason, about: Some(About { order_id, money }), ..kind.into() }
+        Self { event_id, reason, about: Some(About { order_id, money, command }), ..kind.into() }
     }
 }
 
@@ -37,13 +38,14 @@ struct ProblemAnswer {
 /// so any refusal of it is tried again, and ends as a saga that needs attention.
 pub fn interpret(call: &OrderCall, status: u16, body: &[u8]) -> Option<Input> {
     let refused = |kind: InputKind| {
-        let problem = serde_json::from_slice::<ProblemAnswer>(body);
-        let reason = problem.map_or_else(|_| format!("HTTP status {status}"), |problem| problem.detail);
+        let problem = serde_json::from_slice::<Object<ProblemAnswer>>(body);
+        let reason = problem.map_or_else(|_| format!("HTTP status {status}"), |Object(problem)| problem.detail);
         Some(Input { reason: Some(reason), ..kind.into() })
     };
-    let is_now = |wanted: &str| serde_json::from_slice::<OrderAnswer>(body).is_ok_and(|order| order.status == wanted);
+    let order = || serde_json::from_slice(body).ok().map(|Object::<OrderAnswer>(order)| order);
+    let is_now = |wanted: &str| order().is_some_and(|order| order.status == wanted);
     match (call, status) {
-        (OrderCall::Create { .. }, 200..=299) => match serde_json::from_slice::<OrderAnswer>(body).ok()? {
+        (OrderCall::Create { .. }, 200..=299) => match order()? {
             order if order.status == "CANCELLED" => refused(InputKind::OrderCreateRefused),
             _ => Some(InputKind::OrderCreated.into()),
         },

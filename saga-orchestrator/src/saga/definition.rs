@@ -3,7 +3,10 @@
 //! The name and version are stored with each saga: a saga ends by the table that it began with. A table that
 //! sagas were started with is therefore never changed; a new version stands beside it.
 
+use std::fmt::Write as _;
 use std::time::Duration;
+
+use messages::{ChargePayment, Message as _, RefundPayment, ReleaseInventory, ReserveInventory};
 
 use super::advance::InputKind;
 use super::state::Cause;
@@ -59,6 +62,31 @@ pub enum Action {
     RefundPayment,
     ReserveInventory,
     ReleaseInventory,
+}
+
+impl Action {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::CreateOrder => "create-order",
+            Self::ConfirmOrder => "confirm-order",
+            Self::CancelOrder => "cancel-order",
+            Self::ChargePayment => "charge-payment",
+            Self::RefundPayment => "refund-payment",
+            Self::ReserveInventory => "reserve-inventory",
+            Self::ReleaseInventory => "release-inventory",
+        }
+    }
+
+    /// The topic of the command that asks for it; `None` where it is asked for over HTTP.
+    pub const fn command(self) -> Option<&'static str> {
+        match self {
+            Self::CreateOrder | Self::ConfirmOrder | Self::CancelOrder => None,
+            Self::ChargePayment => Some(ChargePayment::TOPIC.name()),
+            Self::RefundPayment => Some(RefundPayment::TOPIC.name()),
+            Self::ReserveInventory => Some(ReserveInventory::TOPIC.name()),
+            Self::ReleaseInventory => Some(ReleaseInventory::TOPIC.name()),
+        }
+    }
 }
 
 const STEP_DEADLINE: Option<Duration> = Some(Duration::from_secs(60));
@@ -132,5 +160,40 @@ impl Definition {
     /// The definition that a stored saga names, if this release knows it.
     pub fn find(name: &str, version: i32) -> Option<&'static Self> {
         DEFINITIONS.into_iter().find(|definition| definition.name == name && definition.version == version)
+    }
+
+    /// The action that this input answers.
+    pub fn answered_by(&self, kind: InputKind) -> Option<Action> {
+        self.steps.iter().find_map(|step| {
+            let undone = step.compensation.as_ref().filter(|undo| undo.done == kind).map(|undo| undo.action);
+            let answers = kind == step.success || kind == step.failure.input;
+            if answers { Some(step.action) } else { undone }
+        })
+    }
+
+    /// All that it is, a line for each step: what is stored of it, to notice that it was changed. The words are not those
+    /// of the source, so that a type may be renamed.
+    pub fn describe(&self) -> String {
+        let mut text = String::new();
+        for step in self.steps {
+            let deadline = step.deadline.map_or("no limit".to_owned(), |limit| format!("{} s", limit.as_secs_f64()));
+            let Failure { input, cause, undo_this_step } = &step.failure;
+            let _ = write!(
+                text,
+                "{}: {}, {deadline}; done by {}; refused by {} as {}",
+                step.name,
+                step.action.as_str(),
+                step.success.as_str(),
+                input.as_str(),
+                cause.as_str()
+            );
+            text += if *undo_this_step { ", undoing this step; " } else { "; " };
+            text += &step.compensation.as_ref().map_or("never undone".to_owned(), |undo| {
+                format!("undone by {}: {}, done by {}", undo.name, undo.action.as_str(), undo.done.as_str())
+            });
+            text.push('\n');
+        }
+        text.truncate(text.trim_end().len());
+        text
     }
 }

@@ -6,6 +6,7 @@ use messages::{
     ReserveInventory, SagaId, UserId,
 };
 
+use super::advance::InputKind;
 use super::definition::Action;
 use super::state::{Saga, State};
 
@@ -71,13 +72,24 @@ impl Saga {
         }
     }
 
+    /// The id of the command that this input answers, whether it was sent yet or not; `None` where nothing in the saga
+    /// asks for it by a command.
+    pub fn command_answered_by(&self, kind: InputKind) -> Option<EventId> {
+        Some(self.command_id(self.definition.answered_by(kind)?.command()?))
+    }
+
+    /// A saga sends one command of each topic: sent again, it keeps its id.
+    fn command_id(&self, topic: &str) -> EventId {
+        EventId::derived(self.saga_id, topic)
+    }
+
     fn cause_name(&self) -> String {
         self.state.cause().map_or("", |cause| cause.as_str()).to_owned()
     }
 
     fn command<T: Message>(&self, payload: T) -> Effect {
         let envelope = Envelope {
-            event_id: EventId::derived(self.saga_id, T::TOPIC.name()),
+            event_id: self.command_id(T::TOPIC.name()),
             causation_id: None,
             saga_id: self.saga_id,
             order_id: self.order_id,

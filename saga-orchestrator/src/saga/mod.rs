@@ -13,7 +13,9 @@ pub mod definition;
 pub mod effect;
 pub mod state;
 
-pub use advance::{About, HistoryEntry, Ignored, Input, InputKind, Operator, Settled, Transition, advance, start};
+pub use advance::{
+    About, HistoryEntry, Ignored, Input, InputKind, NoMove, Operator, Settled, Transition, advance, start,
+};
 pub use definition::Definition;
 pub use effect::{Effect, OrderCall};
 pub use state::{Attention, Cause, Checkout, Saga, State};

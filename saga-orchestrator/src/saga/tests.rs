@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use messages::{ChargePayment, Currency, Envelope, Message as _, Money, OrderId, RefundPayment, SagaId};
+use messages::{ChargePayment, Currency, Envelope, EventId, Message as _, Money, OrderId, RefundPayment, SagaId};
 
 use super::definition::PAY_FIRST;
 use super::{
-    About, Attention, Cause, Checkout, Effect, Input, InputKind, Operator, OrderCall, Saga, Settled, State, advance,
-    start,
+    About, Attention, Cause, Checkout, Effect, Input, InputKind, NoMove, Operator, OrderCall, Saga, Settled, State,
+    advance, start,
 };
 use InputKind::*;
 
@@ -54,22 +54,86 @@ fn a_checkout_that_succeeds() {
     );
 }
 
+/// A participant's reply that is about this, to a saga whose charge is pending, and to the same saga at its end.
+fn answered(saga: &Saga, about: About) -> Result<String, String> {
+    let input = Input { about: Some(about), ..PaymentCharged.into() };
+    let ended = Saga { state: State::Completed, ..saga.clone() };
+    let [pending, late] = [saga, &ended].map(|saga| advance(saga, &input, at(1)).map_err(|error| error.to_string()));
+    match pending {
+        Ok(transition) => Ok(transition.saga.to_string()),
+        Err(error) => {
+            assert_eq!(late.unwrap_err(), error, "a contradiction is one in every state");
+            Err(error)
+        }
+    }
+}
+
+/// What a participant says that does what it was asked for.
+fn as_asked(saga: &Saga) -> About {
+    let Effect::Send(record) = saga.effect() else { panic!("a charge is a command") };
+    let command: Envelope<ChargePayment> = Envelope::decode(&record.body).unwrap();
+    About { order_id: saga.order_id, money: Some(saga.checkout.money), command: Some(command.event_id) }
+}
+
 #[test]
 fn a_reply_that_tells_of_another_amount_or_order_is_not_what_was_asked_for() {
-    let saga = new_saga();
-    let about = |money: Option<&str>| About {
-        order_id: saga.order_id,
-        money: money.map(|amount| Money::parse(amount, Currency::USD).unwrap()),
-    };
-    assert_eq!(about(None).agrees_with(&saga), Ok(()));
-    assert_eq!(about(Some("500.00")).agrees_with(&saga), Ok(()), "the same, written otherwise");
-    let other = about(Some("5")).agrees_with(&saga).unwrap_err();
-    assert_eq!(other, "it is about 5 USD, its saga about 500 USD");
-    let euros = About { money: Some(Money::parse("500", "EUR".parse().unwrap()).unwrap()), ..about(None) };
-    assert!(euros.agrees_with(&saga).unwrap_err().contains("500 EUR"));
+    let saga = after(&[OrderCreated]);
+    let money = |text: &str, currency: &str| Some(Money::parse(text, currency.parse().unwrap()).unwrap());
+    let asked = as_asked(&saga);
+    let moved = Ok("RUNNING/INVENTORY_RESERVE".to_owned());
+    assert_eq!(answered(&saga, asked.clone()), moved);
+    assert_eq!(answered(&saga, About { money: None, ..asked.clone() }), moved, "a reservation tells of no money");
+    assert_eq!(answered(&saga, About { money: money("500.00", "USD"), ..asked.clone() }), moved, "written otherwise");
+    let other = answered(&saga, About { money: money("5", "USD"), ..asked.clone() }).unwrap_err();
+    assert_eq!(other, "it contradicts its saga: it is about 5 USD, its saga about 500 USD");
+    assert!(answered(&saga, About { money: money("500", "EUR"), ..asked.clone() }).unwrap_err().contains("500 EUR"));
     let order_id = OrderId::new();
-    let other = About { order_id, ..about(None) }.agrees_with(&saga).unwrap_err();
-    assert_eq!(other, format!("it is about order {order_id}, its saga about order {}", saga.order_id));
+    let other = answered(&saga, About { order_id, ..asked }).unwrap_err();
+    assert!(other.contains(&format!("about order {order_id}, its saga about order {}", saga.order_id)), "{other}");
+}
+
+#[test]
+fn a_reply_to_a_command_that_its_saga_did_not_send_is_not_what_was_asked_for() {
+    let saga = after(&[OrderCreated]);
+    let asked = as_asked(&saga);
+    let (own, foreign) = (asked.command.unwrap(), EventId::derived(SagaId::new(), ChargePayment::TOPIC.name()));
+    let other = answered(&saga, About { command: Some(foreign), ..asked.clone() }).unwrap_err();
+    assert!(other.contains(&format!("it answers command {foreign}, its saga sends {own}")), "{other}");
+    let refund = Some(EventId::derived(saga.saga_id, RefundPayment::TOPIC.name()));
+    assert!(answered(&saga, About { command: refund, ..asked.clone() }).is_err(), "of another step");
+    let unnamed = answered(&saga, About { command: None, ..asked.clone() }).unwrap_err();
+    assert!(unnamed.contains("no causationId"), "{unnamed}");
+
+    // A command that is sent again has the same id, after a retry too, so its reply counts.
+    let retried = advance(&saga, &Retried.into(), at(2)).unwrap().saga;
+    assert_eq!(as_asked(&retried), asked);
+    assert!(answered(&retried, asked).is_ok());
+}
+
+#[test]
+fn every_reply_of_a_participant_answers_a_command_of_the_flow_and_no_other_input_does() {
+    let saga = new_saga();
+    let commanded = InputKind::ALL.map(|kind| saga.command_answered_by(kind).map(|id| (kind, id)));
+    let commanded: Vec<_> = commanded.into_iter().flatten().collect();
+    let kinds: Vec<_> = commanded.iter().map(|(kind, _)| *kind).collect();
+    assert_eq!(
+        kinds,
+        [PaymentCharged, PaymentFailed, PaymentRefunded, InventoryReserved, InventoryFailed, InventoryReleased]
+    );
+    assert_eq!(commanded[0].1, commanded[1].1, "charged and failed answer one command");
+    assert_ne!(commanded[0].1, commanded[2].1);
+}
+
+#[test]
+fn the_flow_is_what_it_was() {
+    // What is stored of it. A change needs a new version, beside this one.
+    assert_eq!(
+        PAY_FIRST.describe(),
+        "ORDER_CREATE: create-order, 60 s; done by order.created; refused by order.create-refused as ORDER_REFUSED, undoing this step; undone by ORDER_CANCEL: cancel-order, done by order.cancelled
+PAYMENT_CHARGE: charge-payment, 60 s; done by payment.charged; refused by payment.failed as PAYMENT_FAILED; undone by PAYMENT_REFUND: refund-payment, done by payment.refunded
+INVENTORY_RESERVE: reserve-inventory, 60 s; done by inventory.reserved; refused by inventory.failed as INVENTORY_FAILED; undone by INVENTORY_RELEASE: release-inventory, done by inventory.released
+ORDER_CONFIRM: confirm-order, no limit; done by order.confirmed; refused by order.confirm-refused as ORDER_REFUSED; never undone"
+    );
 }
 
 #[test]
@@ -331,7 +395,8 @@ fn every_pair_of_state_and_input_is_legal_by_the_table_or_ignored() {
             let legal = LEGAL.iter().find(|(f, k, _)| *f == from && *k == kind);
             match (advance(&saga, &input, at(0) + Duration::from_secs(1)), legal) {
                 (Ok(transition), Some((_, _, to))) => assert_eq!(transition.saga.to_string(), *to, "{from} + {kind:?}"),
-                (Err(ignored), None) => assert_eq!(ignored.state, from),
+                (Err(NoMove::Ignored(ignored)), None) => assert_eq!(ignored.state, from),
+                (Err(error @ NoMove::Contradiction(_)), _) => panic!("{from} + {kind:?}: {error}"),
                 (Ok(transition), None) => {
                     panic!("{from} + {kind:?} is not in the table, but led to {}", transition.saga)
                 }

@@ -25,6 +25,19 @@ pub async fn horizon(pool: &PgPool) -> Result<Option<Uuid>, StoreError> {
     Ok(sqlx::query_scalar("SELECT order_id FROM retention_horizon").fetch_optional(pool).await?)
 }
 
+/// Every order with a smaller id has a saga that has ended: the horizon, or the lowest order below it whose saga has not
+/// (of a process whose clock was far behind when it minted the id).
+pub async fn ended_below(pool: &PgPool) -> Result<Option<Uuid>, StoreError> {
+    let ended_below = sqlx::query_scalar(
+        "SELECT LEAST(order_id, (SELECT sagas.order_id FROM sagas
+                                 WHERE sagas.order_id < retention_horizon.order_id
+                                   AND status IN ('RUNNING', 'COMPENSATING')
+                                 ORDER BY sagas.order_id LIMIT 1))
+         FROM retention_horizon",
+    );
+    Ok(ended_below.fetch_optional(pool).await?)
+}
+
 /// Moves the horizon. It never goes back.
 pub async fn move_horizon(pool: &PgPool, to: Uuid) -> Result<(), StoreError> {
     sqlx::query(

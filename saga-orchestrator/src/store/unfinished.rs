@@ -4,6 +4,8 @@
 use service_runtime::database::StoreError;
 use sqlx::{PgPool, Row as _};
 
+use crate::saga::definition::DEFINITIONS;
+
 /// The sagas at one place.
 #[derive(Debug)]
 pub struct Unfinished {
@@ -11,6 +13,8 @@ pub struct Unfinished {
     pub step: String,
     pub count: i64,
     pub needing_attention: i64,
+    /// Those that run by a definition which this release does not know.
+    pub of_unknown_definition: i64,
     /// Of the one that began first.
     pub oldest_age_seconds: f64,
 }
@@ -19,9 +23,13 @@ pub struct Unfinished {
 pub async fn unfinished(pool: &PgPool) -> Result<Vec<Unfinished>, StoreError> {
     let rows = sqlx::query(
         "SELECT status::text AS status, step, count(*) AS count, count(needs_attention_since) AS needing_attention,
+                count(*) FILTER (WHERE (definition, definition_version)
+                    NOT IN (SELECT * FROM UNNEST($1::text[], $2::int[]))) AS of_unknown_definition,
                 EXTRACT(epoch FROM now() - min(created_at))::float8 AS oldest_age_seconds
          FROM sagas WHERE status IN ('RUNNING', 'COMPENSATING') GROUP BY status, step",
     )
+    .bind(DEFINITIONS.map(|definition| definition.name))
+    .bind(DEFINITIONS.map(|definition| definition.version))
     .fetch_all(pool)
     .await?;
     let places = rows.iter().map(|row| {
@@ -30,6 +38,7 @@ pub async fn unfinished(pool: &PgPool) -> Result<Vec<Unfinished>, StoreError> {
             step: row.try_get("step")?,
             count: row.try_get("count")?,
             needing_attention: row.try_get("needing_attention")?,
+            of_unknown_definition: row.try_get("of_unknown_definition")?,
             oldest_age_seconds: row.try_get("oldest_age_seconds")?,
         })
     });

@@ -7,27 +7,28 @@
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, TimeDelta};
-use futures::stream;
-use messages::{SagaId, Timestamp};
+use futures::stream::{self, Stream, StreamExt as _};
+use messages::{SagaId, Timestamp, TimestampText};
 use serde::Serialize;
 use service_runtime::CancellationToken;
-use service_runtime::database::{StoreError, within_limit};
-use service_runtime::http::Problem;
+use service_runtime::database::{DatabaseClock, StoreError, again_if_lost, within_limit};
 use service_runtime::http::description::{DatabaseProblems, IdProblems, PROBLEM_JSON, QueryProblems};
+use service_runtime::http::{Caller, PathText, Problem};
 use sqlx::PgPool;
 use tokio::sync::{Notify, broadcast, mpsc};
 use uuid::Uuid;
 
 use super::Views;
+use super::streams::{Place, Places};
 use crate::outcome::parse_id;
 use crate::store;
 use crate::store::lists::{self, Move};
@@ -47,11 +48,14 @@ const BEHIND: usize = 16;
 /// How often something is sent where nothing happens, so that a dead connection is found.
 const QUIET: Duration = Duration::from_secs(15);
 
+/// Likewise, where the client has closed its sending side: most such clients are gone.
+const QUIET_WHEN_SENDING_ENDED: Duration = Duration::from_secs(1);
+
 /// An event, for the description.
 fn example() -> &'static str {
     r#"id: 2
 event: move
-data: {"sagaId":"01a1fcfc-71e1-7774-8bfb-889f9eb14880","seq":2,"at":"2026-11-21T07:22:45.1Z","input":"order.created","status":"RUNNING","step":"PAYMENT_CHARGE","reason":null}
+data: {"sagaId":"01a1fcfc-71e1-7774-8bfb-889f9eb14880","seq":2,"at":"2026-11-21T07:22:45.100000Z","input":"order.created","status":"RUNNING","step":"PAYMENT_CHARGE","reason":null}
 
 "#
 }
@@ -64,12 +68,12 @@ pub struct Feed {
 
 struct Shared {
     pool: PgPool,
+    clock: DatabaseClock,
     all: broadcast::Sender<Bytes>,
     /// Who follows which saga: what is known of it, and where the rest goes.
     followed: Mutex<HashMap<u64, Follower>>,
     someone: Notify,
-    streams: AtomicUsize,
-    max_streams: usize,
+    places: Places,
     stop: CancellationToken,
 }
 
@@ -79,50 +83,31 @@ struct Follower {
     tell: mpsc::Sender<Bytes>,
 }
 
-/// A stream's place among those of this process; it is free again when dropped.
-struct Place(Arc<Shared>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl Feed {
     /// Starts the task that reads, until `stop`.
-    pub fn start(pool: PgPool, max_streams: usize, stop: CancellationToken) -> Self {
+    pub fn start(pool: PgPool, clock: DatabaseClock, places: Places, stop: CancellationToken) -> Self {
         let shared = Arc::new(Shared {
             pool,
+            clock,
             all: broadcast::channel(BEHIND).0,
             followed: Mutex::default(),
             someone: Notify::new(),
-            streams: AtomicUsize::new(0),
-            max_streams,
+            places,
             stop,
         });
         tokio::spawn(shared.clone().read());
         Self { shared }
     }
-
-    fn place(&self) -> Result<Place, Problem> {
-        // Taken first: its drop gives it back where there was none.
-        let before = self.shared.streams.fetch_add(1, Ordering::Relaxed);
-        let place = Place(self.shared.clone());
-        if before >= self.shared.max_streams {
-            return Err(Problem::unavailable("too many streams of events are open (EVENT_STREAMS_MAX)", 5));
-        }
-        Ok(place)
-    }
 }
 
 impl Shared {
     async fn read(self: Arc<Self>) {
-        let mut seen = Seen::from_now();
+        let mut seen = Seen::from(self.clock.now());
         loop {
-            if self.streams.load(Ordering::Relaxed) == 0 {
+            if self.places.are_free() {
                 tokio::select! {
                     () = self.stop.cancelled() => return,
-                    () = self.someone.notified() => seen = Seen::from_now(),
+                    () = self.someone.notified() => seen = Seen::from(self.clock.now()),
                 }
             }
             tokio::select! {
@@ -134,7 +119,7 @@ impl Shared {
             if self.all.receiver_count() > 0 {
                 let _ = within_limit(self.tell_all(&mut seen)).await;
             } else {
-                seen = Seen::from_now();
+                seen = Seen::from(self.clock.now());
             }
         }
     }
@@ -172,7 +157,7 @@ impl Shared {
 
     async fn tell_all(&self, seen: &mut Seen) -> Result<(), StoreError> {
         let moves = lists::moves_since(&self.pool, seen.newest - LATE, 5 * MOST as i64).await?;
-        let tick = seen.new_of(moves);
+        let tick = seen.new_of(moves, self.clock.now());
         if !tick.is_empty() {
             let _ = self.all.send(tick);
         }
@@ -194,18 +179,17 @@ struct Seen {
 }
 
 impl Seen {
-    fn from_now() -> Self {
-        let now = service_runtime::now();
+    fn from(now: Timestamp) -> Self {
         Self { from: now, newest: now, told: HashMap::new() }
     }
 
     /// What is new among the newest moves, as the stream of all tells it. They come newest first.
-    fn new_of(&mut self, moves: Vec<Move>) -> Bytes {
+    fn new_of(&mut self, moves: Vec<Move>, now: Timestamp) -> Bytes {
         let is_new = |m: &Move| m.at >= self.from && !self.told.contains_key(&(m.saga_id, m.seq));
         let mut new: Vec<Move> = moves.into_iter().filter(is_new).collect();
         // Of a clock that is ahead nothing is learned: else what the others do would be overlooked until then.
         let newest = new.iter().map(|m| m.at).fold(self.newest, Timestamp::max);
-        self.newest = newest.min(service_runtime::now());
+        self.newest = newest.min(now);
         self.told.extend(new.iter().map(|m| ((m.saga_id, m.seq), m.at)));
         self.told.retain(|_, at| *at >= self.newest - LATE);
         let skipped = new.len().saturating_sub(MOST);
@@ -227,7 +211,7 @@ impl Seen {
 struct MoveBody<'a> {
     saga_id: Uuid,
     seq: i64,
-    at: Timestamp,
+    at: TimestampText,
     input: &'a str,
     status: &'a str,
     step: &'a str,
@@ -239,7 +223,7 @@ fn text(m: &Move, id: &str) -> String {
     let body = MoveBody {
         saga_id: m.saga_id,
         seq: m.seq,
-        at: m.at,
+        at: m.at.into(),
         input: &m.input,
         status: &m.status,
         step: &m.step,
@@ -262,32 +246,41 @@ fn is_end(m: &Move) -> bool {
     responses(
         IdProblems, DatabaseProblems,
         (status = 200, description = "Server-sent events, one per move; ends with the saga", body = String, content_type = "text/event-stream", example = example),
+        (status = 204, description = "The saga has ended, and `Last-Event-ID` is its last event: nothing more comes, don't ask again"),
+        (status = 429, description = "Too many streams of this client are open", body = Problem, content_type = PROBLEM_JSON,
+            headers(("retry-after" = u32, description = "In how many seconds to try again"))),
         (status = 503, description = "Too many streams are open, or the database can't be reached", body = Problem, content_type = PROBLEM_JSON,
             headers(("retry-after" = u32, description = "In how many seconds to try again"))),
     ),
 )]
-/// The moves of one saga, from the first, or from the one after `Last-Event-ID` (its `seq`). Ends with the saga's end.
-/// 404 for an unknown saga; 503 when there are too many streams.
+/// The moves of one saga, from the first, or from the one after `Last-Event-ID` (its `seq`). Ends with the saga's end;
+/// 204 for who has read it to its end. 404 for an unknown saga; 429 or 503 when there are too many streams.
 pub async fn of_saga(
     State(views): State<Views>,
-    Path(id): Path<String>,
+    PathText(id): PathText,
+    caller: Caller,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let saga_id = parse_id(&id)?;
     let known = last_event_id(&headers)?.unwrap_or(0);
-    if store::read(&views.pool, saga_id).await?.is_none() {
+    if again_if_lost(|| store::read(&views.pool, saga_id)).await?.is_none() {
         return Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no saga {saga_id}")));
     }
-    let (place, shared) = (views.feed.place()?, views.feed.shared.clone());
+    let shared = views.feed.shared.clone();
+    let place = shared.places.take(&caller)?;
     let (tell, told) = mpsc::channel(64);
-    let mut first = Vec::new();
+    let (mut first, from_the_first) = (Vec::new(), [(saga_id.as_uuid(), 0)]);
     let (mut known, mut ended) = (known, false);
-    for m in lists::moves_of(&views.pool, &[(saga_id.as_uuid(), 0)]).await? {
+    for m in again_if_lost(|| lists::moves_of(&views.pool, &from_the_first)).await? {
         ended |= is_end(&m);
         if m.seq > known {
             known = m.seq;
             first.push(Bytes::from(text(&m, &m.seq.to_string())));
         }
+    }
+    if ended && first.is_empty() {
+        // An EventSource asks again after each end of the stream, until it is answered 204 (HTML standard, 9.2.2).
+        return Ok(StatusCode::NO_CONTENT.into_response());
     }
     if !ended {
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -295,18 +288,9 @@ pub async fn of_saga(
         shared.followed().insert(number, Follower { saga_id: saga_id.into(), known, tell });
         shared.someone.notify_one();
     }
-    let stop = shared.stop.clone();
-    let live = stream::unfold((told, place, stop), async |(mut told, place, stop)| {
-        let next = tokio::select! {
-            () = stop.cancelled() => None,
-            next = tokio::time::timeout(QUIET, told.recv()) => match next {
-                Ok(next) => next,
-                Err(_) => Some(Bytes::from_static(b": quiet\n\n")),
-            },
-        };
-        next.map(|bytes| (bytes, (told, place, stop)))
-    });
-    Ok(event_stream(stream::StreamExt::chain(stream::iter(first), live)))
+    let told = stream::unfold(told, async |mut told| told.recv().await.map(|text| (text, told)));
+    let live = live(told, Open { place, caller, stop: shared.stop.clone() });
+    Ok(event_stream(stream::iter(first).chain(live)))
 }
 
 #[utoipa::path(
@@ -316,48 +300,66 @@ pub async fn of_saga(
         QueryProblems, DatabaseProblems,
         (status = 200, description = "Server-sent events, at most 100 moves every half second; that some were left out is told as `event: skipped`, with at least how many",
             body = String, content_type = "text/event-stream", example = example),
+        (status = 429, description = "Too many streams of this client are open", body = Problem, content_type = PROBLEM_JSON,
+            headers(("retry-after" = u32, description = "In how many seconds to try again"))),
         (status = 503, description = "Too many streams are open, or the database can't be reached", body = Problem, content_type = PROBLEM_JSON,
             headers(("retry-after" = u32, description = "In how many seconds to try again"))),
     ),
 )]
 /// The moves of all sagas from now on, or from `Last-Event-ID` (a time in microseconds since 1970) on as far as they
-/// are the newest 100. 503 when there are too many streams.
-pub async fn of_all(State(views): State<Views>, headers: HeaderMap) -> Result<Response, Problem> {
+/// are the newest 100. 429 or 503 when there are too many streams.
+pub async fn of_all(State(views): State<Views>, caller: Caller, headers: HeaderMap) -> Result<Response, Problem> {
     let last = last_event_id(&headers)?;
-    let (place, shared) = (views.feed.place()?, views.feed.shared.clone());
+    let shared = views.feed.shared.clone();
+    let place = shared.places.take(&caller)?;
     let told = shared.all.subscribe();
     shared.someone.notify_one();
     let mut first = Bytes::from_static(b"retry: 1000\n\n");
     // It may have come from an instance whose clock is ahead.
-    let last = last.and_then(DateTime::from_timestamp_micros).map(|after| after.min(service_runtime::now()));
+    let last = last.and_then(DateTime::from_timestamp_micros).map(|after| after.min(views.clock.now()));
     if let Some(after) = last {
-        let mut missed = lists::moves_since(&views.pool, after, MOST as i64).await?;
+        let mut missed = again_if_lost(|| lists::moves_since(&views.pool, after, MOST as i64)).await?;
         missed.reverse();
         first = missed.iter().map(|m| text(m, &m.at.timestamp_micros().to_string())).collect::<String>().into();
     }
-    let stop = shared.stop.clone();
-    let live = stream::unfold((told, place, stop), async |(mut told, place, stop)| {
-        let next = tokio::select! {
-            () = stop.cancelled() => None,
-            next = tokio::time::timeout(QUIET, told.recv()) => match next {
-                Ok(Ok(tick)) => Some(tick),
-                Ok(Err(broadcast::error::RecvError::Lagged(ticks))) => {
-                    Some(Bytes::from(format!("event: skipped\ndata: {{\"ticks\":{ticks}}}\n\n")))
-                }
-                Ok(Err(broadcast::error::RecvError::Closed)) => None,
-                Err(_) => Some(Bytes::from_static(b": quiet\n\n")),
-            },
-        };
-        next.map(|bytes| (bytes, (told, place, stop)))
+    let told = stream::unfold(told, async |mut told| match told.recv().await {
+        Ok(tick) => Some((tick, told)),
+        Err(broadcast::error::RecvError::Lagged(ticks)) => {
+            Some((Bytes::from(format!("event: skipped\ndata: {{\"ticks\":{ticks}}}\n\n")), told))
+        }
+        Err(broadcast::error::RecvError::Closed) => None,
     });
-    Ok(event_stream(stream::StreamExt::chain(stream::iter([first]), live)))
+    let live = live(told, Open { place, caller, stop: shared.stop.clone() });
+    Ok(event_stream(stream::iter([first]).chain(live)))
 }
 
-fn event_stream(bytes: impl futures::Stream<Item = Bytes> + Send + 'static) -> Response {
-    let body = Body::from_stream(stream::StreamExt::map(bytes, Ok::<_, Infallible>));
+/// What an open stream holds, and what ends it.
+struct Open {
+    #[expect(dead_code, reason = "it is held until the stream ends")]
+    place: Place,
+    caller: Caller,
+    stop: CancellationToken,
+}
+
+/// What is told until it ends, the service stops or the client is gone; with a sign of life where nothing happens.
+fn live(told: impl Stream<Item = Bytes> + Send + 'static, open: Open) -> impl Stream<Item = Bytes> + Send {
+    stream::unfold((Box::pin(told), open, QUIET), async |(mut told, open, quiet)| {
+        let sign_of_life = Some(Bytes::from_static(b": quiet\n\n"));
+        let (bytes, quiet) = tokio::select! {
+            () = open.stop.cancelled() => (None, quiet),
+            bytes = told.next() => (bytes, quiet),
+            () = tokio::time::sleep(quiet) => (sign_of_life, quiet),
+            // It may be gone: what is sent now is refused then, and what is sent next ends the stream.
+            () = open.caller.sending_ended(), if quiet == QUIET => (sign_of_life, QUIET_WHEN_SENDING_ENDED),
+        };
+        bytes.map(|bytes| (bytes, (told, open, quiet)))
+    })
+}
+
+fn event_stream(bytes: impl Stream<Item = Bytes> + Send + 'static) -> Response {
+    let body = Body::from_stream(bytes.map(Ok::<_, Infallible>));
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
         // For proxies that would collect the answer first (nginx).
         (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
@@ -383,8 +385,11 @@ mod tests {
     }
 
     fn from(ms: i64) -> Seen {
-        let at = a_move(0, 0, ms).at;
-        Seen { from: at, newest: at, told: HashMap::new() }
+        Seen::from(a_move(0, 0, ms).at)
+    }
+
+    fn late() -> Timestamp {
+        a_move(0, 0, 1_000_000).at
     }
 
     fn told(tick: &Bytes) -> Vec<String> {
@@ -395,19 +400,19 @@ mod tests {
     #[test]
     fn each_move_is_told_once_also_one_that_becomes_visible_late() {
         let mut seen = from(0);
-        let first = seen.new_of(vec![a_move(2, 1, 20), a_move(1, 1, 10), a_move(9, 1, -500)]);
+        let first = seen.new_of(vec![a_move(2, 1, 20), a_move(1, 1, 10), a_move(9, 1, -500)], late());
         assert_eq!(told(&first).len(), 2, "what was before the stream is not told: {first:?}");
         assert!(told(&first)[0].contains("00000001\""), "oldest first: {first:?}");
-        let second = seen.new_of(vec![a_move(2, 1, 20), a_move(3, 1, 15), a_move(1, 1, 10)]);
+        let second = seen.new_of(vec![a_move(2, 1, 20), a_move(3, 1, 15), a_move(1, 1, 10)], late());
         assert_eq!(told(&second).len(), 1, "{second:?}");
         assert!(told(&second)[0].contains("00000003\""));
-        assert!(seen.new_of(vec![a_move(3, 1, 15)]).is_empty());
+        assert!(seen.new_of(vec![a_move(3, 1, 15)], late()).is_empty());
     }
 
     #[test]
     fn what_is_too_much_is_left_out_and_counted() {
         let mut seen = from(0);
-        let tick = seen.new_of((0..130).rev().map(|n| a_move(n, 1, n as i64)).collect());
+        let tick = seen.new_of((0..130).rev().map(|n| a_move(n, 1, n as i64)).collect(), late());
         let lines = told(&tick);
         assert_eq!((lines.len(), lines[0].as_str()), (MOST + 1, r#"data: {"moves":30}"#));
     }
@@ -416,7 +421,7 @@ mod tests {
     fn what_was_told_long_ago_is_forgotten() {
         let mut seen = from(0);
         for n in 0..100 {
-            seen.new_of(vec![a_move(n, 1, n as i64 * 1000)]);
+            seen.new_of(vec![a_move(n, 1, n as i64 * 1000)], late());
         }
         assert!(seen.told.len() <= 3, "{}", seen.told.len());
     }

@@ -5,9 +5,10 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use messages::schema::Amount;
-use messages::{Currency, Timestamp, UserId};
+use messages::{Currency, Timestamp, TimestampText, UserId};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
+use service_runtime::database::again_if_lost;
 use service_runtime::http::Problem;
 use service_runtime::http::description::{DatabaseProblems, QueryProblems};
 use sqlx::PgPool;
@@ -20,7 +21,7 @@ use super::saga::AttentionBody;
 use crate::described;
 use crate::saga::Cause;
 use crate::saga::definition::DEFINITIONS;
-use crate::store::lists::{self, Filter, Listed};
+use crate::store::lists::{self, Filter, Listed, Word};
 
 pub const STATUSES: [&str; 4] = ["RUNNING", "COMPENSATING", "COMPLETED", "FAILED"];
 
@@ -84,10 +85,8 @@ pub struct ListedBody {
     pub total_amount: Decimal,
     #[schema(value_type = Currency)]
     pub currency: String,
-    #[schema(value_type = String, format = DateTime)]
-    pub created_at: Timestamp,
-    #[schema(value_type = String, format = DateTime)]
-    pub updated_at: Timestamp,
+    pub created_at: TimestampText,
+    pub updated_at: TimestampText,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub needs_attention: Option<AttentionBody>,
 }
@@ -115,7 +114,7 @@ pub async fn list(
 /// 400 naming the parameter that is wrong; 503 or 500 for the database's.
 pub async fn page(pool: &PgPool, query: &ListQuery) -> Result<ListBody, Problem> {
     let (filter, limit) = (filter(query)?, limit(query)?);
-    let mut sagas = lists::list(pool, &filter, limit + 1).await?;
+    let mut sagas = again_if_lost(|| lists::list(pool, &filter, limit + 1)).await?;
     let more = sagas.len() as i64 > limit;
     sagas.truncate(usize::try_from(limit).unwrap_or_default());
     let next = sagas.last().filter(|_| more).map(|saga| saga.saga_id);
@@ -134,9 +133,9 @@ impl From<Listed> for ListedBody {
             user_id: saga.user_id,
             total_amount: saga.total_amount,
             currency: saga.currency,
-            created_at: saga.created_at,
-            updated_at: saga.updated_at,
-            needs_attention: saga.needs_attention_since.map(|since| AttentionBody { since, reason }),
+            created_at: saga.created_at.into(),
+            updated_at: saga.updated_at.into(),
+            needs_attention: saga.needs_attention_since.map(|since| AttentionBody { since: since.into(), reason }),
         }
     }
 }
@@ -167,9 +166,11 @@ fn filter(query: &ListQuery) -> Result<Filter, Problem> {
         statuses = vec![status];
     }
     let user_id = query.user_id.clone().map(UserId::try_from).transpose().map_err(|error| wrong("userId", error))?;
+    let words = |texts: Vec<&'static str>| texts.into_iter().map(Word::new).collect::<Option<Vec<_>>>();
+    let unspeakable = || wrong("step", "is not one of capital letters, digits and underscores");
     Ok(Filter {
-        statuses,
-        step: step.map(|(name, _)| name),
+        statuses: words(statuses).ok_or_else(unspeakable)?,
+        step: step.map(|(name, _)| Word::new(name).ok_or_else(unspeakable)).transpose()?,
         needs_attention: query.needs_attention.unwrap_or_default(),
         user_id: user_id.map(|user_id| user_id.as_str().to_owned()),
         order_id: query.order_id,
@@ -218,7 +219,7 @@ mod tests {
         assert_eq!(statuses("step=PAYMENT_REFUND"), ["COMPENSATING"]);
         assert_eq!(statuses("step=ORDER_CONFIRM"), ["RUNNING"]);
         assert_eq!(statuses("status=failed,%20COMPLETED"), ["FAILED", "COMPLETED"]);
-        assert_eq!(statuses(""), [""; 0]);
+        assert!(statuses("").is_empty());
     }
 
     #[test]

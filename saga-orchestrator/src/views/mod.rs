@@ -6,12 +6,14 @@ pub mod list;
 pub mod saga;
 pub mod services;
 pub mod stats;
+pub mod streams;
 mod summary;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::get;
+use service_runtime::database::DatabaseClock;
 use service_runtime::{CancellationToken, Fatal};
 use sqlx::PgPool;
 use utoipa::OpenApi;
@@ -19,12 +21,14 @@ use utoipa::OpenApi;
 use self::events::Feed;
 use self::services::Participants;
 use self::stats::Figures;
+use self::streams::Places;
 use crate::SagaSettings;
 
 /// What the views read from. Clones share it.
 #[derive(Clone)]
 pub struct Views {
     pub pool: PgPool,
+    pub clock: DatabaseClock,
     pub feed: Feed,
     pub figures: Arc<Figures>,
     pub participants: Participants,
@@ -32,12 +36,19 @@ pub struct Views {
 
 impl Views {
     /// Prepares the clients of the other services, and the task that follows the moves until `stop`.
-    pub fn open(pool: PgPool, settings: &SagaSettings, stop: CancellationToken) -> Result<Self, Fatal> {
+    pub fn open(
+        pool: PgPool,
+        clock: DatabaseClock,
+        settings: &SagaSettings,
+        streams: Places,
+        stop: CancellationToken,
+    ) -> Result<Self, Fatal> {
         Ok(Self {
-            feed: Feed::start(pool.clone(), settings.event_streams_max, stop),
-            figures: Arc::new(Figures::new(pool.clone())),
+            feed: Feed::start(pool.clone(), clock.clone(), streams, stop),
+            figures: Arc::new(Figures::new(pool.clone(), clock.clone())),
             participants: Participants::new(settings)?,
             pool,
+            clock,
         })
     }
 }

@@ -1,22 +1,22 @@
 //! `GET /sagas/{id}`: where a saga stands, how it got there, and what happens next.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use messages::schema::Amount;
-use messages::{Currency, EventId, OrderId, SagaId, Timestamp, UserId};
+use messages::{Currency, EventId, OrderId, SagaId, Timestamp, TimestampText, UserId};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use service_runtime::database::StoreError;
-use service_runtime::http::Problem;
-use service_runtime::http::description::{DatabaseProblems, IdProblems};
+use service_runtime::database::{StoreError, again_if_lost};
+use service_runtime::http::description::{DatabaseProblems, IdProblems, PROBLEM_JSON};
+use service_runtime::http::{PathText, Problem};
 use sqlx::PgPool;
 use utoipa::ToSchema;
 
 use super::{Views, summary};
 use crate::described;
-use crate::outcome::{Outcome, parse_id};
+use crate::outcome::{Outcome, of_unknown_definition, parse_id};
 use crate::saga::{Effect, OrderCall, Saga, State as SagaState};
 use crate::store::history::{self, Entry, Repetition};
 use crate::store::{self, Stored};
@@ -40,10 +40,8 @@ pub struct SagaBody {
     #[serde(with = "rust_decimal::serde::arbitrary_precision")]
     pub total_amount: Decimal,
     pub currency: Currency,
-    #[schema(value_type = String, format = DateTime)]
-    pub created_at: Timestamp,
-    #[schema(value_type = String, format = DateTime)]
-    pub updated_at: Timestamp,
+    pub created_at: TimestampText,
+    pub updated_at: TimestampText,
     pub definition: String,
     /// From its beginning to its end, or till now.
     pub duration_ms: f64,
@@ -69,8 +67,7 @@ pub struct SagaBody {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AttentionBody {
-    #[schema(value_type = String, format = DateTime)]
-    pub since: Timestamp,
+    pub since: TimestampText,
     pub reason: String,
 }
 
@@ -83,12 +80,10 @@ pub struct PendingBody {
     /// How often it was repeated.
     pub attempts: i32,
     /// When it is repeated, unless it is answered before.
-    #[schema(value_type = String, format = DateTime)]
-    pub next_attempt_at: Timestamp,
+    pub next_attempt_at: TimestampText,
     /// When the step counts as timed out. Absent where nothing times out: it is repeated for ever.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, format = DateTime)]
-    pub deadline_at: Option<Timestamp>,
+    pub deadline_at: Option<TimestampText>,
     /// The command as it is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<serde_json::Value>)]
@@ -111,8 +106,7 @@ pub struct EffectBody {
 #[serde(rename_all = "camelCase")]
 pub struct HistoryBody {
     pub seq: i64,
-    #[schema(value_type = String, format = DateTime)]
-    pub at: Timestamp,
+    pub at: TimestampText,
     /// How long it stood here: until the next move, or till now. Absent for an end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<f64>,
@@ -146,44 +140,40 @@ pub struct IgnoredBody {
     pub input: String,
     pub state: String,
     pub count: i64,
-    #[schema(value_type = String, format = DateTime)]
-    pub first_at: Timestamp,
-    #[schema(value_type = String, format = DateTime)]
-    pub last_at: Timestamp,
+    pub first_at: TimestampText,
+    pub last_at: TimestampText,
 }
 
 #[utoipa::path(
     get, path = "/sagas/{id}", operation_id = "readSaga", tag = "Sagas", summary = "Where a saga stands, how it got there, and what happens next",
     params(("id" = SagaId, Path, description = "The saga's id")),
-    responses((status = 200, description = "Its state and history", body = SagaBody), IdProblems, DatabaseProblems),
+    responses(
+        (status = 200, description = "Its state and history", body = SagaBody), IdProblems, DatabaseProblems,
+        (status = 409, description = "It runs by a definition that this release does not know", body = Problem, content_type = PROBLEM_JSON),
+    ),
 )]
-/// 200 with state and history; 400 for what is no id; 404.
-pub async fn saga(State(views): State<Views>, Path(id): Path<String>) -> Result<Json<SagaBody>, Problem> {
-    Ok(Json(one(&views.pool, parse_id(&id)?).await?))
+/// 200 with state and history; 400 for what is no id; 404; 409 for one of a newer release's definition.
+pub async fn saga(State(views): State<Views>, PathText(id): PathText) -> Result<Json<SagaBody>, Problem> {
+    Ok(Json(one(&views, parse_id(&id)?).await?))
 }
 
 /// All that is known of a saga here.
 ///
 /// # Errors
-/// 404; 500 for one of a newer release's definition; 503 or 500 for the database's.
-pub async fn one(pool: &PgPool, saga_id: SagaId) -> Result<SagaBody, Problem> {
-    // One snapshot: a saga that moves between two statements would stand elsewhere than where its history ends.
-    let mut snapshot =
-        pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(StoreError::from)?;
-    let saga = match store::read(&mut *snapshot, saga_id).await? {
-        Some(Stored::Saga(saga)) => *saga,
-        Some(Stored::UnknownDefinition { name, version, .. }) => {
-            let detail = format!("the saga runs by {name} v{version}, which this release does not know");
-            return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail));
+/// 404; 409 for one of a newer release's definition; 503 or 500 for the database's.
+pub async fn one(views: &Views, saga_id: SagaId) -> Result<SagaBody, Problem> {
+    let Some(stored) = again_if_lost(|| read(&views.pool, saga_id)).await? else {
+        return Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no saga {saga_id}")));
+    };
+    let (repetition, entries, ignored) = (stored.repetition, stored.entries, stored.ignored.into_iter());
+    let saga = match stored.saga {
+        Stored::Saga(saga) => *saga,
+        Stored::UnknownDefinition { name, version, .. } => {
+            return Err(of_unknown_definition(saga_id, &name, version));
         }
-        None => return Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no saga {saga_id}"))),
     };
     let ended = saga.state.has_ended();
-    let repetition = if ended { None } else { history::repetition(&mut *snapshot, saga_id).await? };
-    let entries = history::entries(&mut *snapshot, saga_id).await?;
-    let ignored = history::ignored(&mut *snapshot, saga_id).await?.into_iter();
-    snapshot.commit().await.map_err(StoreError::from)?;
-    let now = service_runtime::now();
+    let now = views.clock.now();
     let outcome = Outcome::from(&saga);
     let mut body = SagaBody {
         saga_id,
@@ -201,7 +191,7 @@ pub async fn one(pool: &PgPool, saga_id: SagaId) -> Result<SagaBody, Problem> {
         needs_attention: saga
             .attention
             .as_ref()
-            .map(|attention| AttentionBody { since: attention.since, reason: attention.reason.clone() }),
+            .map(|attention| AttentionBody { since: attention.since.into(), reason: attention.reason.clone() }),
         resolved_by_hand: saga.resolved_by_hand,
         pending: repetition.and_then(|repetition| pending(&saga, repetition)),
         history: history_of(&saga, entries, now),
@@ -210,8 +200,8 @@ pub async fn one(pool: &PgPool, saga_id: SagaId) -> Result<SagaBody, Problem> {
                 input: ignored.input,
                 state: ignored.state,
                 count: ignored.count,
-                first_at: ignored.first_at,
-                last_at: ignored.last_at,
+                first_at: ignored.first_at.into(),
+                last_at: ignored.last_at.into(),
             })
             .collect(),
         trace_id: saga.trace_id().map(str::to_owned),
@@ -220,6 +210,27 @@ pub async fn one(pool: &PgPool, saga_id: SagaId) -> Result<SagaBody, Problem> {
     };
     body.summary = summary::sentences(&body);
     Ok(body)
+}
+
+/// What is stored of a saga.
+struct Whole {
+    saga: Stored,
+    /// `None` once it has ended.
+    repetition: Option<Repetition>,
+    entries: Vec<Entry>,
+    ignored: Vec<history::Ignored>,
+}
+
+/// In one snapshot: a saga that moves between two statements would stand elsewhere than where its history ends.
+async fn read(pool: &PgPool, saga_id: SagaId) -> Result<Option<Whole>, StoreError> {
+    let mut snapshot = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    let Some(saga) = store::read(&mut *snapshot, saga_id).await? else { return Ok(None) };
+    let ended = matches!(&saga, Stored::Saga(saga) if saga.state.has_ended());
+    let repetition = if ended { None } else { history::repetition(&mut *snapshot, saga_id).await? };
+    let entries = history::entries(&mut *snapshot, saga_id).await?;
+    let ignored = history::ignored(&mut *snapshot, saga_id).await?;
+    snapshot.commit().await?;
+    Ok(Some(Whole { saga, repetition, entries, ignored }))
 }
 
 fn pending(saga: &Saga, repetition: Repetition) -> Option<PendingBody> {
@@ -233,8 +244,8 @@ fn pending(saga: &Saga, repetition: Repetition) -> Option<PendingBody> {
     Some(PendingBody {
         effect: told(saga, &effect)?,
         attempts: repetition.attempts,
-        next_attempt_at: repetition.next_attempt_at,
-        deadline_at: saga.deadline,
+        next_attempt_at: repetition.next_attempt_at.into(),
+        deadline_at: saga.deadline.map(TimestampText),
         message: message.and_then(Result::ok),
     })
 }
@@ -269,7 +280,7 @@ fn history_of(saga: &Saga, entries: Vec<Entry>, now: Timestamp) -> Vec<HistoryBo
             let then = then.and_then(|then| told(&then, &then.effect()));
             HistoryBody {
                 seq: entry.seq,
-                at: entry.at,
+                at: entry.at.into(),
                 duration_ms: next.map(|next| milliseconds(entry.at, next)),
                 input: entry.input,
                 event_id: entry.event_id.map(EventId::from),

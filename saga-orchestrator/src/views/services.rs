@@ -3,21 +3,21 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use messages::{OrderId, SagaId};
 use reqwest::{Client, Url};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use service_runtime::Fatal;
-use service_runtime::http::Problem;
-use service_runtime::http::description::{DatabaseProblems, IdProblems};
+use service_runtime::database::again_if_lost;
+use service_runtime::http::description::{DatabaseProblems, IdProblems, PROBLEM_JSON};
+use service_runtime::http::{PathText, Problem, client};
 use utoipa::ToSchema;
 
 use super::Views;
 use crate::SagaSettings;
-use crate::orders::client;
-use crate::outcome::parse_id;
+use crate::outcome::{of_unknown_definition, parse_id};
 use crate::store::{self, Stored};
 
 /// How long a service may take: a person is waiting.
@@ -66,9 +66,9 @@ impl Participants {
             Ok::<_, Fatal>((client, url))
         };
         Ok(Self {
-            order: participant("ORDER_SERVICE_URL", &settings.order_service_url, "orders")?,
-            payment: participant("PAYMENT_SERVICE_URL", &settings.payment_service_url, "payments")?,
-            inventory: participant("INVENTORY_SERVICE_URL", &settings.inventory_service_url, "reservations")?,
+            order: participant("ORDER_SERVICE_URL", settings.order_service_url.get(), "orders")?,
+            payment: participant("PAYMENT_SERVICE_URL", settings.payment_service_url.get(), "payments")?,
+            inventory: participant("INVENTORY_SERVICE_URL", settings.inventory_service_url.get(), "reservations")?,
         })
     }
 
@@ -88,13 +88,13 @@ async fn ask((client, collection): &(Client, Url), order_id: OrderId) -> Told {
     let _ = shown.set_username("").and_then(|()| shown.set_password(None));
     let request = format!("GET {}", of_order(&shown));
     let answer = async {
-        let answer = client.get(&url).send().await.map_err(|error| error.without_url().to_string())?;
+        let answer = client.get(&url).send().await.map_err(|error| no_answer(&error))?;
         let status = answer.status();
-        let body = answer.text().await.map_err(|error| error.without_url().to_string())?;
+        let body = answer.text().await.map_err(|error| no_answer(&error))?;
         match status {
             StatusCode::OK => RawValue::from_string(body).map(Some).map_err(|_| "its answer is not JSON".to_owned()),
             StatusCode::NOT_FOUND => Ok(None),
-            status => Err(format!("it answered {status}: {body}")),
+            status => Err(refusal(status, &body)),
         }
     };
     match answer.await {
@@ -103,16 +103,42 @@ async fn ask((client, collection): &(Client, Url), order_id: OrderId) -> Told {
     }
 }
 
+fn no_answer(error: &reqwest::Error) -> String {
+    match (error.is_timeout(), error.is_connect()) {
+        (true, _) => format!("it did not answer within {LIMIT:?}"),
+        (false, true) => "it can't be reached".to_owned(),
+        (false, false) => "its answer broke off".to_owned(),
+    }
+}
+
+/// Its own words are not repeated, since it may be an older release that quotes its database; the id is, under which its
+/// log has the cause.
+fn refusal(status: StatusCode, body: &str) -> String {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Refusal {
+        error_id: String,
+    }
+    match serde_json::from_str::<Refusal>(body) {
+        Ok(Refusal { error_id }) => format!("it answered {status}, error {error_id}"),
+        Err(_) => format!("it answered {status}"),
+    }
+}
+
 #[utoipa::path(
     get, path = "/sagas/{id}/rows", operation_id = "readRows", tag = "Sagas", summary = "What the other services have stored about the saga's order",
     params(("id" = SagaId, Path, description = "The saga's id")),
-    responses((status = 200, description = "Each service's row, or why it could not be asked", body = RowsBody), IdProblems, DatabaseProblems),
+    responses(
+        (status = 200, description = "Each service's row, or why it could not be asked", body = RowsBody), IdProblems, DatabaseProblems,
+        (status = 409, description = "It runs by a definition that this release does not know", body = Problem, content_type = PROBLEM_JSON),
+    ),
 )]
 /// 200 with what each service has; a service that is away has an `error` instead of a row. 404 for an unknown saga.
-pub async fn rows(State(views): State<Views>, Path(id): Path<String>) -> Result<Json<RowsBody>, Problem> {
+pub async fn rows(State(views): State<Views>, PathText(id): PathText) -> Result<Json<RowsBody>, Problem> {
     let saga_id = parse_id(&id)?;
-    match store::read(&views.pool, saga_id).await? {
+    match again_if_lost(|| store::read(&views.pool, saga_id)).await? {
         Some(Stored::Saga(saga)) => Ok(Json(views.participants.rows(saga_id, saga.order_id).await)),
-        _ => Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no saga {saga_id}"))),
+        Some(Stored::UnknownDefinition { name, version, .. }) => Err(of_unknown_definition(saga_id, &name, version)),
+        None => Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no saga {saga_id}"))),
     }
 }

@@ -10,9 +10,9 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use chrono::TimeDelta;
-use messages::Timestamp;
+use messages::{Timestamp, TimestampText};
 use serde::{Deserialize, Serialize};
-use service_runtime::database::StoreError;
+use service_runtime::database::{DatabaseClock, StoreError, again_if_lost};
 use service_runtime::http::Problem;
 use service_runtime::http::description::{DatabaseProblems, QueryProblems};
 use sqlx::PgPool;
@@ -50,8 +50,7 @@ pub struct StatsQuery {
 #[derive(Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StatsBody {
-    #[schema(value_type = String, format = DateTime)]
-    pub at: Timestamp,
+    pub at: TimestampText,
     /// Sagas that have not ended, at each step.
     pub unfinished: Vec<StandingBody>,
     pub needing_attention: i64,
@@ -80,8 +79,7 @@ impl From<Unfinished> for StandingBody {
 #[serde(rename_all = "camelCase")]
 pub struct RecentBody {
     /// As asked for; later where there are more sagas than are read (10,000).
-    #[schema(value_type = String, format = DateTime)]
-    pub since: Timestamp,
+    pub since: TimestampText,
     pub sagas: usize,
     /// How many a second began.
     pub per_second: f64,
@@ -106,8 +104,7 @@ pub struct Quantiles {
 #[derive(Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PartBody {
-    #[schema(value_type = String, format = DateTime)]
-    pub from: Timestamp,
+    pub from: TimestampText,
     pub seconds: f64,
     pub completed: u64,
     pub failed: u64,
@@ -118,12 +115,13 @@ pub struct PartBody {
 /// Figures, read once a second at most for each time that is asked for.
 pub struct Figures {
     pool: PgPool,
+    clock: DatabaseClock,
     last: Mutex<BTreeMap<i64, (Instant, Arc<StatsBody>)>>,
 }
 
 impl Figures {
-    pub fn new(pool: PgPool) -> Self {
-        Self { pool, last: Mutex::default() }
+    pub fn new(pool: PgPool, clock: DatabaseClock) -> Self {
+        Self { pool, clock, last: Mutex::default() }
     }
 
     /// The figures of the last so many minutes, at most a second old.
@@ -137,14 +135,14 @@ impl Figures {
         if let Some((_, figures)) = last.get(&minutes) {
             return Ok(figures.clone());
         }
-        let now = service_runtime::now();
+        let now = self.clock.now();
         let since = now - TimeDelta::minutes(minutes);
-        let unfinished = store::unfinished(&self.pool).await?;
+        let unfinished = again_if_lost(|| store::unfinished(&self.pool)).await?;
         let figures = Arc::new(StatsBody {
-            at: now,
+            at: now.into(),
             needing_attention: unfinished.iter().map(|at| at.needing_attention).sum(),
             unfinished: unfinished.into_iter().map(StandingBody::from).collect(),
-            recent: recent(&lists::recent(&self.pool, since, MOST).await?, since, now),
+            recent: recent(&again_if_lost(|| lists::recent(&self.pool, since, MOST)).await?, since, now),
         });
         last.insert(minutes, (Instant::now(), figures.clone()));
         Ok(figures)
@@ -186,7 +184,7 @@ fn recent(sagas: &[Recent], asked: Timestamp, now: Timestamp) -> RecentBody {
             sagas.iter().filter(|saga| saga.created_at >= from && saga.created_at < from + part).collect();
         let count = |is: fn(&Recent) -> bool| mine.iter().filter(|saga| is(saga)).count() as u64;
         PartBody {
-            from,
+            from: from.into(),
             seconds: part.as_seconds_f64(),
             completed: count(|saga| saga.status == "COMPLETED"),
             failed: count(|saga| saga.status == "FAILED"),
@@ -195,7 +193,7 @@ fn recent(sagas: &[Recent], asked: Timestamp, now: Timestamp) -> RecentBody {
         }
     });
     RecentBody {
-        since,
+        since: since.into(),
         sagas: sagas.len(),
         per_second: sagas.len() as f64 / seconds,
         outcomes,
@@ -255,7 +253,7 @@ mod tests {
         let now = "2026-01-01T00:15:00Z".parse().unwrap();
         let sagas: Vec<_> = (0..MOST).map(|n| saga(now, n / 1000, "COMPLETED", "COMPLETED", 5)).collect();
         let told = recent(&sagas, now - TimeDelta::minutes(15), now);
-        assert_eq!(told.since, now - TimeDelta::seconds(9));
+        assert_eq!(told.since.0, now - TimeDelta::seconds(9));
         assert!((told.per_second - MOST as f64 / 9.0).abs() < 1.0, "{}", told.per_second);
     }
 }

@@ -26,7 +26,7 @@ fn sentence(
     happened: impl Fn(&str) -> bool,
     money: &str,
 ) -> Option<String> {
-    let at = entry.at.format("%H:%M:%S%.3f");
+    let at = entry.at.0.format("%H:%M:%S%.3f");
     let why = entry.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let by = entry.by.as_deref().unwrap_or("an operator");
     let step = before.map_or("", |before| &before.step);
@@ -69,7 +69,7 @@ fn next(saga: &SagaBody, money: &str) -> String {
                 1 => ", repeated once".to_owned(),
                 times => format!(", repeated {times} times"),
             };
-            let again = pending.next_attempt_at.format("%H:%M:%S");
+            let again = pending.next_attempt_at.0.format("%H:%M:%S");
             format!(
                 "Now it waits for {} ({}{repeated}); without an answer it is asked for again at {again}.",
                 saga.step, pending.effect.effect
@@ -90,7 +90,7 @@ fn next(saga: &SagaBody, money: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use messages::{Currency, OrderId, SagaId};
+    use messages::{Currency, OrderId, SagaId, TimestampText};
     use rust_decimal::Decimal;
 
     use super::super::saga::IgnoredBody;
@@ -99,7 +99,7 @@ mod tests {
     fn entry(seq: i64, input: &str, status: &str, step: &str, reason: Option<&str>) -> HistoryBody {
         HistoryBody {
             seq,
-            at: format!("2026-01-01T12:00:00.{:03}Z", seq * 10).parse().unwrap(),
+            at: TimestampText(format!("2026-01-01T12:00:00.{:03}Z", seq * 10).parse().unwrap()),
             duration_ms: Some(10.0),
             input: input.to_owned(),
             event_id: None,
@@ -114,7 +114,7 @@ mod tests {
     }
 
     fn sold_out() -> SagaBody {
-        let at = "2026-01-01T12:00:00Z".parse().unwrap();
+        let at = TimestampText("2026-01-01T12:00:00Z".parse().unwrap());
         SagaBody {
             saga_id: SagaId::new(),
             order_id: OrderId::new(),
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_charge_that_was_told_too_late_to_count_has_gone_back() {
-        let at = "2026-01-01T12:00:00Z".parse().unwrap();
+        let at = TimestampText("2026-01-01T12:00:00Z".parse().unwrap());
         let (input, state) = ("payment.charged".to_owned(), "COMPENSATING/PAYMENT_REFUND".to_owned());
         let late = IgnoredBody { input, state, count: 1, first_at: at, last_at: at };
         let saga = SagaBody { ignored: vec![late], ..turned_back_at_the_charge("deadline.passed") };

@@ -18,6 +18,7 @@ mod tests;
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
+use messages::TimestampText;
 use service_runtime::retention::minted_at;
 use sqlx::Postgres;
 use uuid::Uuid;
@@ -83,7 +84,7 @@ impl<'a, P: FnMut(&str, u64)> Audit<'a, P> {
     async fn new(databases: &'a Databases, options: Options, progress: P) -> Result<Self, Unreadable> {
         let (began, horizon) = (Instant::now(), horizon(databases).await?);
         let kept_from = minted_at(horizon);
-        let report = Report { grace: options.grace, kept_from, ..Report::default() };
+        let report = Report { grace: options.grace, kept_from: kept_from.map(TimestampText), ..Report::default() };
         let reader = Reader { databases, grace: options.grace, horizon };
         Ok(Self { reader, report, suspects: BTreeSet::new(), began, progress })
     }

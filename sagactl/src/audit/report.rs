@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use humantime::format_duration;
+use messages::TimestampText;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -22,7 +22,7 @@ const MOST_SHOWN: usize = 20;
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
     /// Since when orders are kept: older ones are removed and were not looked at. `None`: all are kept.
-    pub kept_from: Option<DateTime<Utc>>,
+    pub kept_from: Option<TimestampText>,
     /// How many sagas were looked at, and how they stand.
     pub sagas: u64,
     pub completed: u64,
@@ -140,7 +140,7 @@ impl fmt::Display for Report {
         )?;
         writeln!(f, "{in_flight} sagas moved within {grace}: in flight, not judged by how they will end")?;
         if let Some(kept_from) = self.kept_from {
-            writeln!(f, "orders from before {kept_from} are removed, and were not looked at")?;
+            writeln!(f, "orders from before {} are removed, and were not looked at", kept_from.0)?;
         }
         if *suspects > 0 {
             writeln!(f, "{suspects} orders looked wrong at first and were read again")?;

@@ -5,6 +5,7 @@ use std::io::{IsTerminal as _, Write};
 use chrono::{DateTime, SecondsFormat, Utc};
 use dead_letters::{Belongs, Letter, Marker};
 use messages::dead_letter_topic;
+use messages::text::is_hidden;
 use serde_json::{Value, json};
 use service_runtime::Fatal;
 
@@ -55,7 +56,7 @@ pub async fn show(mailbox: &Mailbox, as_json: bool, out: &mut dyn Write) -> Resu
             }
             print(out, &format!("key: {}", text(letter.record.key.as_deref().unwrap_or_default())))?;
             for (name, value) in &letter.record.headers {
-                print(out, &format!("{}: {}", harmless(name), text(value)))?;
+                print(out, &format!("{}: {}", text(name), text(value)))?;
             }
             let body = &letter.record.body;
             let body = if plain { text(body).into_bytes() } else { body.clone() };
@@ -107,7 +108,7 @@ fn short(error: &str) -> String {
 
 /// Without control characters: neither a line's end nor what a terminal takes for an order.
 fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if is_hidden(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// A value as text for people, in one line.
@@ -135,7 +136,10 @@ fn summary(letter: &Letter, marker: Option<&Marker>) -> Value {
 /// A letter as an object: all of it. What is not UTF-8 is given in hexadecimal digits, as `body_hex`.
 fn whole(letter: &Letter, marker: Option<&Marker>) -> Value {
     let record = &letter.record;
-    let headers = record.headers.iter().map(|(name, value)| json!([name, String::from_utf8_lossy(value)]));
+    let headers = record
+        .headers
+        .iter()
+        .map(|(name, value)| json!([String::from_utf8_lossy(name), String::from_utf8_lossy(value)]));
     let mut all = summary(letter, marker);
     all["key"] = json!(record.key.as_deref().map(String::from_utf8_lossy));
     all["headers"] = headers.collect();
@@ -165,7 +169,7 @@ mod tests {
             offset: 3,
             key: Some(b"01a1fcfc-71e1-7774-8bfb-889f9eb14880".to_vec()),
             body: body.to_vec(),
-            headers: headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).into(),
+            headers: headers.map(|(name, value)| (name.into(), value.as_bytes().to_vec())).into(),
             timestamp_ms: Some(1_700_000_000_000),
         };
         Letter::of("payment.charge.command", record).unwrap()
@@ -173,9 +177,9 @@ mod tests {
 
     #[test]
     fn a_letter_is_one_line_whatever_its_error_holds() {
-        let letter = letter(b"{}", &format!("a\nb\x1b[2J{}", "x".repeat(90)));
+        let letter = letter(b"{}", &format!("a\nb\x1b[2J\u{202e}{}", "x".repeat(90)));
         let line = row(&cells(&letter, None));
-        assert!(!line.contains(char::is_control), "{line:?}");
+        assert!(!line.contains(is_hidden), "{line:?}");
         assert!(
             line.starts_with("payment.charge.command    0:3        1:42       2023-11-14T22:13:20Z 01a1fcfc"),
             "{line}"

@@ -8,6 +8,7 @@ use clap::Args;
 use dead_letters::Letter;
 use dead_letters::redrive::{Rules, Verdict, send};
 use messages::dead_letter_topic;
+use messages::text::{check_name, check_prose};
 use service_runtime::Fatal;
 use service_runtime::kafka::Producer;
 use service_runtime::metrics::Metrics;
@@ -26,10 +27,10 @@ pub struct Sending {
     #[arg(long, requires = "by", requires = "reason")]
     pub execute: bool,
     /// Who sends them back: stands in the marker
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = name)]
     by: Option<String>,
     /// Why they will pass now: stands in the marker
-    #[arg(long, value_name = "WHY")]
+    #[arg(long, value_name = "WHY", value_parser = prose)]
     reason: Option<String>,
     /// Also those that were redriven before
     #[arg(long)]
@@ -37,6 +38,16 @@ pub struct Sending {
     /// Also events that belong to no saga, by their body and key. Never commands
     #[arg(long)]
     even_without_saga: bool,
+}
+
+// By the rules of the orchestrator's own redrive.
+
+fn name(text: &str) -> Result<String, String> {
+    check_name(text, 128).map(|()| text.to_owned()).map_err(|error| error.to_string())
+}
+
+fn prose(text: &str) -> Result<String, String> {
+    check_prose(text, 1000).map(|()| text.to_owned()).map_err(|error| error.to_string())
 }
 
 /// How many letters were meant, and what became of them.
@@ -103,6 +114,6 @@ fn shown(letter: &Letter) -> String {
     let key = letter.record.key.as_deref().map_or_else(|| "no key".to_owned(), |key| format!("key {}", text(key)));
     let headers = letter.headers_back();
     let headers: String =
-        headers.iter().map(|(name, value)| format!("\n    {}: {}", text(name.as_bytes()), text(value))).collect();
+        headers.iter().map(|(name, value)| format!("\n    {}: {}", text(name), text(value))).collect();
     format!("{}, {key}{headers}\n    {}", letter.topic, text(&letter.record.body))
 }

@@ -8,6 +8,7 @@ use axum::http::{Request, StatusCode, header};
 use axum::routing::post;
 use axum::{Json, Router, middleware};
 use futures::future::join_all;
+use messages::object::Object;
 use messages::{TRACEPARENT, TraceContext};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
@@ -85,14 +86,14 @@ async fn answer_all(
     State(routes): State<Router>,
     JsonText(batch): JsonText<MAX_BATCH_BODY>,
 ) -> Result<Json<Vec<BatchedAnswer>>, Problem> {
-    let requests: Vec<BatchedRequest> = serde_json::from_slice(&batch).map_err(|error| {
+    let requests: Vec<Object<BatchedRequest>> = serde_json::from_slice(&batch).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, format!("the body is not a batch of requests: {error}"))
     })?;
     if requests.len() > MAX_REQUESTS {
         let detail = format!("a batch has at most {MAX_REQUESTS} requests, not {}", requests.len());
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
     }
-    let answers = requests.into_iter().map(|request| answer(routes.clone(), request));
+    let answers = requests.into_iter().map(|Object(request)| answer(routes.clone(), request));
     join_all(answers).await.into_iter().collect::<Result<_, _>>().map(Json)
 }
 
@@ -194,6 +195,12 @@ mod tests {
         let (status, problem) = ask(&json!([{"method": "GET"}])).await;
         assert_eq!(status, StatusCode::BAD_REQUEST);
         assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("missing field")), "{problem}");
+        let (status, problem) = ask(&json!([["GET", "/text", null, null]])).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert!(
+            problem["detail"].as_str().is_some_and(|detail| detail.contains("expected a JSON object")),
+            "{problem}"
+        );
         let many: Vec<_> =
             (0..=MAX_REQUESTS).map(|_| json!({"method": "GET", "path": "/text", "body": null})).collect();
         assert_eq!(ask(&json!(many)).await.0, StatusCode::PAYLOAD_TOO_LARGE);

@@ -13,7 +13,7 @@ use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::{ContentBuilder, ObjectBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder, Type};
 use utoipa::{IntoResponses, OpenApi as _};
 
-use super::{Problem, health, reference};
+use super::{INTERNAL, Problem, health, reference};
 
 /// The media type of errors.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -39,11 +39,7 @@ pub(super) fn router(describe: fn() -> OpenApi) -> Router {
     }));
     let document = made.clone();
     let json = [(header::CONTENT_TYPE, "application/json")];
-    let html = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    ];
+    let html = [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, POLICY)];
     Router::new()
         .route("/openapi.json", get(async move || (json, document.0.clone()).into_response()))
         .route("/docs", get(async move || (html, made.1.clone()).into_response()))
@@ -85,7 +81,7 @@ fn problem(status: StatusCode, description: &str, detail: &str, again: bool) -> 
 }
 
 macro_rules! problems {
-    ($(#[$doc:meta])* $name:ident: $(($status:ident, $description:literal, $detail:literal, $again:literal)),+) => {
+    ($(#[$doc:meta])* $name:ident: $(($status:ident, $description:literal, $detail:expr, $again:literal)),+) => {
         $(#[$doc])*
         pub struct $name;
 
@@ -103,14 +99,14 @@ problems! {
     (BAD_REQUEST, "Not JSON, or a path or header that makes no sense", "the body is not valid JSON: EOF while parsing a value at line 1 column 0", false),
     (REQUEST_TIMEOUT, "The body did not come", "the body did not come within 10 s", false),
     (PAYLOAD_TOO_LARGE, "The body is larger than 64 KiB", "the body is larger than 65536 bytes", false),
-    (UNSUPPORTED_MEDIA_TYPE, "The body is not declared as JSON", "the body must be JSON, with the header `Content-Type: application/json`", false),
+    (UNSUPPORTED_MEDIA_TYPE, "The body is not declared as JSON, or is compressed", "the body must be JSON, with the header `Content-Type: application/json`", false),
     (UNPROCESSABLE_ENTITY, "JSON of another shape, or a value that breaks a rule: `field` and `detail` say which", "`totalAmount` must be greater than 0", false)
 }
 problems! {
     /// What whoever asks a database has to expect.
     DatabaseProblems:
-    (INTERNAL_SERVER_ERROR, "An error of ours, which is in the log", "an error of ours, which is in the log", false),
-    (SERVICE_UNAVAILABLE, "The database can't be reached", "the database can't be reached: connection refused", true)
+    (INTERNAL_SERVER_ERROR, "Internal error: the server's log has its cause under the `errorId`", INTERNAL, false),
+    (SERVICE_UNAVAILABLE, "The database can't be reached", "the database is not available", true)
 }
 problems! {
     /// A path with what is no id, or one that nobody knows.

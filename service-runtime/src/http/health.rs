@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Json;
@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::ObjectBuilder;
 
 use crate::CancellationToken;
-use crate::database::Session;
+use crate::database::{DatabaseClock, Session, StoreError, again_if_lost};
 
 /// How long a check may take before it counts as failed.
 const CHECK_LIMIT: Duration = Duration::from_secs(1);
@@ -73,21 +73,43 @@ impl Health {
         })
     }
 
+    /// Adds the check that this machine's clock agrees with the database's.
+    #[must_use]
+    pub fn with_clock(self, clock: &DatabaseClock) -> Self {
+        let clock = clock.clone();
+        self.with("clock", move || Box::pin(std::future::ready(clock.check())))
+    }
+
     /// Adds the check that the database answers.
     #[must_use]
     pub fn with_database(self, pool: &PgPool) -> Self {
         // So that it says what is wrong, and not only that there is no answer.
         let session = Arc::new(Session::beside(pool).impatient(CHECK_LIMIT * 4 / 5));
+        let trouble = Arc::new(Mutex::new(None));
         self.with("database", move || {
-            let session = session.clone();
+            let (session, trouble) = (session.clone(), trouble.clone());
             Box::pin(async move {
-                match session.rows(sqlx::query("SELECT 1")).await {
-                    Ok(_) => Check::Ok,
-                    Err(error) => Check::Failed(error.to_string()),
+                let outcome = again_if_lost(|| session.rows(sqlx::query("SELECT 1"))).await;
+                let mut trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner);
+                match outcome {
+                    Ok(_) => {
+                        *trouble = None;
+                        Check::Ok
+                    }
+                    Err(error) => Check::Failed(same_or(error, &mut trouble).reported()),
                 }
             })
         })
     }
+}
+
+/// The trouble that there was before, if it is the same: everybody may ask, and the log has it once.
+fn same_or(error: StoreError, before: &mut Option<StoreError>) -> StoreError {
+    let is_same = before.as_ref().is_some_and(|before| before.cause().text() == error.cause().text());
+    if !is_same {
+        *before = Some(error.clone());
+    }
+    before.clone().unwrap_or(error)
 }
 
 /// Whether the service can do its work now, and what each check says.

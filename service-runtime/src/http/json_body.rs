@@ -1,18 +1,16 @@
 //! A JSON request body, read strictly: what is wrong with it is said by name.
 
-use std::time::Duration;
-
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
+use messages::object::Object;
 use serde::de::DeserializeOwned;
 
+use super::bodies::GivenUp;
 use super::{MAX_BODY, Problem};
 
-/// How long a request's body may take to come: a client that was cut off in the middle must not wait for ever.
-const BODY_LIMIT: Duration = Duration::from_secs(10);
-
-/// The body as a `T`. Answers 415 (not declared as JSON), 413 (larger than [`MAX_BODY`]), 408 (not there after 10 s), 400
+/// The body, a JSON object, as a `T`. Answers 415 (not declared as JSON, or compressed), 413 (larger than [`MAX_BODY`]),
+/// 408 (not there after 10 s), 400
 /// (not JSON) or 422 (JSON of another shape, with the field's name) by itself.
 pub struct JsonBody<T>(pub T);
 
@@ -33,20 +31,58 @@ impl<S: Send + Sync, const LIMIT: usize> FromRequest<S> for JsonText<LIMIT> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        refuse_idempotency_key(request.headers())?;
+        if let Some(coding) = content_coding(request.headers()) {
+            let detail = format!("the body must not be compressed: `Content-Encoding: {coding}` is not supported");
+            // RFC 9110, section 15.5.16.
+            let refused = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail);
+            return Err(refused.with_header(header::ACCEPT_ENCODING, "identity"));
+        }
         if !is_json(request.headers()) {
             let detail = "the body must be JSON, with the header `Content-Type: application/json`";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
         }
-        let body = tokio::time::timeout(BODY_LIMIT, Bytes::from_request(request, state)).await.map_err(|_| {
-            let detail = format!("the body did not come within {} s", BODY_LIMIT.as_secs());
-            Problem::new(StatusCode::REQUEST_TIMEOUT, detail).with_header(header::CONNECTION, "close")
-        })?;
-        body.map(Self).map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => {
+        let body = Bytes::from_request(request, state).await;
+        body.map(Self).map_err(|rejection| match (GivenUp::problem(&rejection), rejection.status()) {
+            // It was waited for as long as the server's limits allow.
+            (Some(problem), _) => problem,
+            (None, StatusCode::PAYLOAD_TOO_LARGE) => {
                 Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {LIMIT} bytes"))
             }
-            status => Problem::new(status, rejection.body_text()),
+            (None, status) => Problem::new(status, rejection.body_text()),
         })
+    }
+}
+
+/// Refuses an `Idempotency-Key` (400): a route that uses it has taken it from the headers before, and a client must not
+/// believe that a repetition is safe where it is not.
+pub fn refuse_idempotency_key(headers: &HeaderMap) -> Result<(), Problem> {
+    match headers.contains_key("idempotency-key") {
+        false => Ok(()),
+        true => {
+            let detail = "`Idempotency-Key` has no effect on this request: leave it out";
+            Err(Problem::new(StatusCode::BAD_REQUEST, detail))
+        }
+    }
+}
+
+/// How a body is encoded, if it is.
+fn content_coding(headers: &HeaderMap) -> Option<String> {
+    let codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let codings: Vec<_> = codings.map(|coding| String::from_utf8_lossy(coding.as_bytes())).collect();
+    let codings = codings.join(", ");
+    let plain =
+        codings.split(',').map(str::trim).all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case("identity"));
+    (!plain).then_some(codings)
+}
+
+/// The byte order mark that a text begins with: JSON has none (RFC 8259, section 8.1).
+fn byte_order_mark(body: &[u8]) -> Option<&'static str> {
+    match body {
+        [0xef, 0xbb, 0xbf, ..] => Some("UTF-8"),
+        [0xfe, 0xff, ..] => Some("UTF-16, big endian"),
+        [0xff, 0xfe, ..] => Some("UTF-16, little endian"),
+        _ => None,
     }
 }
 
@@ -57,8 +93,14 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    if let Some(encoding) = byte_order_mark(body) {
+        let detail = format!(
+            "the body is not valid JSON: it begins with a byte order mark ({encoding}); send UTF-8 without one"
+        );
+        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+    let Object(value) = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
         let inner = error.into_inner();
         if !inner.is_data() {
@@ -95,6 +137,26 @@ mod tests {
         total_amount: AmountText,
     }
 
+    fn headers(name: header::HeaderName, values: &[&'static str]) -> HeaderMap {
+        values.iter().map(|value| (name.clone(), header::HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn a_compressed_body_is_known_by_its_coding() {
+        let coding = |values: &[&'static str]| content_coding(&headers(header::CONTENT_ENCODING, values));
+        assert_eq!(coding(&[]), None);
+        assert_eq!(coding(&["identity"]), None);
+        assert_eq!(coding(&["gzip"]).as_deref(), Some("gzip"));
+        assert_eq!(coding(&["identity", "br"]).as_deref(), Some("identity, br"));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_named() {
+        let problem = parse::<Body>(b"\xff\xfe{\0}\0").unwrap_err();
+        assert_eq!(problem.status(), StatusCode::BAD_REQUEST);
+        assert!(problem.detail().contains("UTF-16, little endian"), "{}", problem.detail());
+    }
+
     fn refused(body: &str) -> (u16, String) {
         let problem = parse::<Body>(body.as_bytes()).unwrap_err();
         (problem.clone().into_response().status().as_u16(), serde_json::to_string(&problem).unwrap())
@@ -116,7 +178,11 @@ mod tests {
             (r#"{"userId":"u"}"#, 422, "totalAmount"),
             (r#"{"userId":"u","totalAmount":[]}"#, 422, "`totalAmount`"),
             (r#"{"userId":"u","totalAmount":5,"forcePaymentFial":true}"#, 422, "forcePaymentFial"),
-            ("[]", 422, "struct Body"),
+            ("[]", 422, "expected a JSON object"),
+            (r#"["u",5]"#, 422, "expected a JSON object"),
+            ("null", 422, "expected a JSON object"),
+            ("\u{feff}{}", 400, "byte order mark (UTF-8)"),
+            (r#"{"userId":"u","totalAmount":{"$serde_json::private::Number":"5"}}"#, 422, "`totalAmount`"),
         ] {
             let (answered, text) = refused(body);
             assert_eq!(answered, status, "{body}: {text}");

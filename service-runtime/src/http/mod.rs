@@ -1,10 +1,19 @@
 //! The HTTP server around a service's routes: listening, health, metrics, answers to bad requests, graceful stop.
 
+mod accepting;
 pub mod batch;
+mod bodies;
+mod client;
+mod clients;
+mod connection;
+mod connections;
 pub mod description;
 mod health;
 mod json_body;
+mod limits;
 mod measured;
+mod origin;
+mod path_text;
 mod problem;
 mod reference;
 mod starting;
@@ -15,29 +24,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::ServiceExt as _;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
-use axum::serve::ListenerExt as _;
-use rustix::net::sockopt;
 use serde::Deserialize;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{info, warn};
 use utoipa::openapi::OpenApi;
 
 use crate::metrics::{self, Metrics};
-use crate::settings::{Settings, SettingsError};
+use crate::settings::{HOUR_MS, Settings, SettingsError, require_within};
 use crate::trace::{self, Tracer};
 use crate::{CancellationToken, Fatal};
 
+use self::connections::Connections;
+use self::limits::Limits;
+use self::origin::{AllowedHosts, Guard};
+
+pub use client::client;
+pub use clients::{Caller, Client};
 pub use health::{Check, Health, probe_ready};
-pub use json_body::JsonBody;
-pub use problem::Problem;
+pub use json_body::{JsonBody, refuse_idempotency_key};
+pub use path_text::PathText;
+pub use problem::{INTERNAL, Problem};
 
 /// The largest request body that is read, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -47,15 +60,28 @@ pub const MAX_BODY: usize = 64 * 1024;
 pub struct HttpSettings {
     bind_address: IpAddr,
     port: u16,
+    #[serde(deserialize_with = "allowed_hosts")]
+    allowed_hosts: AllowedHosts,
     shutdown_drain_ms: u64,
     shutdown_timeout_ms: u64,
+    /// A section of its own, with bounds.
+    #[serde(skip)]
+    limits: Limits,
+}
+
+fn allowed_hosts<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<AllowedHosts, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 
 impl TryFrom<&Settings> for HttpSettings {
     type Error = SettingsError;
 
     fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
-        settings.section()
+        let section = Self { limits: Limits::checked(settings)?, ..settings.section()? };
+        require_within("port", section.port, 1..=u16::MAX)?;
+        require_within("shutdown_drain_ms", section.shutdown_drain_ms, 0..=HOUR_MS)?;
+        require_within("shutdown_timeout_ms", section.shutdown_timeout_ms, 0..=HOUR_MS)?;
+        Ok(section)
     }
 }
 
@@ -86,9 +112,11 @@ impl HttpSettings {
 /// that the service starts, and keeps what else it is asked.
 pub struct HttpServer {
     routes: starting::Give,
+    guard: Guard,
     /// Tells it to end; and its end.
     end: CancellationToken,
-    serving: JoinHandle<std::io::Result<()>>,
+    serving: JoinHandle<()>,
+    connections: Arc<Connections>,
     address: SocketAddr,
     told_to_stop: CancellationToken,
     drain: Duration,
@@ -101,7 +129,11 @@ impl HttpServer {
     ///
     /// # Errors
     /// When it is in use, or may not be used.
-    pub async fn bind(settings: &HttpSettings, told_to_stop: &CancellationToken) -> Result<Self, Fatal> {
+    pub async fn bind(
+        settings: &HttpSettings,
+        metrics: &Metrics,
+        told_to_stop: &CancellationToken,
+    ) -> Result<Self, Fatal> {
         let wanted = SocketAddr::new(settings.bind_address, settings.port);
         let error = |error: std::io::Error| {
             Fatal::new(format!(
@@ -111,12 +143,16 @@ impl HttpServer {
         };
         let listener = listen(wanted).map_err(error)?;
         let address = listener.local_addr().map_err(error)?;
-        let ((routes, late), end) = (starting::late_routes(), CancellationToken::new());
-        let server = axum::serve(listener.tap_io(prepare), late.into_make_service());
-        let serving = tokio::spawn(server.with_graceful_shutdown(end.clone().cancelled_owned()).into_future());
+        if settings.allowed_hosts.is_empty() && !settings.bind_address.is_loopback() {
+            warn!("only requests for an IP address or `localhost` are served: ALLOWED_HOSTS is empty");
+        }
+        let guard = Guard::new(settings.allowed_hosts.clone());
+        let ((routes, late), end) = (starting::late_routes(guard.clone()), CancellationToken::new());
+        let connections = Connections::new(&settings.limits, metrics);
+        let serving = tokio::spawn(accepting::accept(listener, connections.clone(), late, end.clone()));
         let (told_to_stop, drain, shutdown_timeout) =
             (told_to_stop.clone(), settings.drain(), settings.shutdown_timeout());
-        Ok(Self { routes, end, serving, address, told_to_stop, drain, shutdown_timeout })
+        Ok(Self { routes, guard, end, serving, connections, address, told_to_stop, drain, shutdown_timeout })
     }
 
     /// The end of the service's work: a while after it was told to stop. Until then it does all that it is asked for.
@@ -143,7 +179,9 @@ impl HttpServer {
         tracer: Tracer,
         shutdown: CancellationToken,
     ) -> Result<(), Fatal> {
+        let connections = self.connections;
         let health = health.with_stop(self.told_to_stop.clone());
+        let health = health.with("http", move || Box::pin(std::future::ready(connections.check())));
         let requests = Arc::new(measured::Requests::new(&metrics));
         let show_metrics = || async move { ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics.text().await) };
         let app = Router::new()
@@ -163,6 +201,7 @@ impl HttpServer {
             .layer((
                 middleware::from_fn_with_state(self.told_to_stop, close_when_stopping),
                 middleware::from_fn_with_state(requests, measured::measure),
+                middleware::from_fn_with_state(self.guard, origin::guard),
                 middleware::from_fn_with_state(tracer, trace::serve),
                 CatchPanicLayer::custom(problem::from_panic),
                 DefaultBodyLimit::max(MAX_BODY),
@@ -177,7 +216,7 @@ impl HttpServer {
         };
         let ended = |error: &dyn Display| Fatal::new(format!("the HTTP server ended: {error}"));
         tokio::select! {
-            result = self.serving => result.map_err(|error| ended(&error))?.map_err(|error| ended(&error)),
+            result = self.serving => result.map_err(|error| ended(&error)),
             () = out_of_time => {
                 warn!("some requests were not finished in time");
                 Ok(())
@@ -196,16 +235,6 @@ async fn close_when_stopping(State(told_to_stop): State<CancellationToken>, requ
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
-}
-
-/// Small answers must not wait for one another, and a client that is gone without a word is noticed: a request whose end
-/// does not come, or a stream that nobody reads, would hold its connection for ever.
-fn prepare(stream: &mut TcpStream) {
-    let _ = stream.set_nodelay(true);
-    let _ = sockopt::set_tcp_keepidle(&*stream, Duration::from_secs(60));
-    let _ = sockopt::set_tcp_keepintvl(&*stream, Duration::from_secs(10));
-    let _ = sockopt::set_tcp_keepcnt(&*stream, 3);
-    let _ = sockopt::set_socket_keepalive(&*stream, true);
 }
 
 /// The default queue of 128 connections overflows when a few hundred clients come at once, and who is dropped there

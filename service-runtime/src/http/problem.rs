@@ -6,11 +6,15 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use tracing::error;
 use utoipa::ToSchema;
 
 use super::description::PROBLEM_JSON;
+use crate::Cause;
+use crate::batch::panic_text;
 use crate::database::StoreError;
+
+/// The detail of a 500. What went wrong is for the log.
+pub const INTERNAL: &str = "internal error: the server's log has its cause under the `errorId`";
 
 /// An error answer. `detail` says what was wrong and which rule it broke; `field` names the request's field.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -33,12 +37,20 @@ pub struct Problem {
     #[schema(nullable = false)]
     #[serde(rename = "sagaId", skip_serializing_if = "Option::is_none")]
     saga_id: Option<String>,
+    /// The id under which the server's log has the cause.
+    #[schema(nullable = false, value_type = Option<String>)]
+    #[serde(rename = "errorId", skip_serializing_if = "Option::is_none", serialize_with = "as_id")]
+    cause: Option<Cause>,
     #[serde(skip)]
     headers: Vec<(header::HeaderName, String)>,
 }
 
 fn as_number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u16(status.as_u16())
+}
+
+fn as_id<S: serde::Serializer>(cause: &Option<Cause>, serializer: S) -> Result<S::Ok, S::Error> {
+    cause.as_ref().map(Cause::id).serialize(serializer)
 }
 
 impl Problem {
@@ -50,6 +62,7 @@ impl Problem {
             detail: detail.into(),
             field: None,
             saga_id: None,
+            cause: None,
             headers: Vec::new(),
         }
     }
@@ -59,9 +72,25 @@ impl Problem {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, format!("`{name}` {rule}")).with_field(name)
     }
 
-    /// 503: can't be done now, and nothing was done; worth another try after `seconds`.
+    /// 500: a fault of this service, whose cause goes to the log.
+    pub fn internal(cause: &Cause) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL).with_cause(cause)
+    }
+
+    /// 503: can't be done now, and it is certain that nothing was done; worth another try after `seconds`.
     pub fn unavailable(detail: impl Into<String>, seconds: u32) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(header::RETRY_AFTER, seconds.to_string())
+        Self::outcome_unknown(detail).retry_after(seconds)
+    }
+
+    /// 503: whether it was done can't be known now. The detail says how it will be known, or that it may be repeated.
+    pub fn outcome_unknown(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+
+    /// The same request may be sent again after so long.
+    #[must_use]
+    pub fn retry_after(self, seconds: u32) -> Self {
+        self.with_header(header::RETRY_AFTER, seconds.to_string())
     }
 
     #[must_use]
@@ -85,6 +114,18 @@ impl Problem {
         Self { field: Some(name.to_owned()), ..self }
     }
 
+    /// Logs why, and names the id under which the log has it.
+    #[must_use]
+    pub fn with_cause(self, cause: &Cause) -> Self {
+        cause.log(&self.detail);
+        Self { cause: Some(cause.clone()), ..self }
+    }
+
+    /// The id under which the server's log has the cause, if it has.
+    pub fn error_id(&self) -> Option<&str> {
+        self.cause.as_ref().map(Cause::id)
+    }
+
     /// Names the saga that the problem is about.
     #[must_use]
     pub fn with_saga(self, saga_id: impl ToString) -> Self {
@@ -96,11 +137,11 @@ impl Problem {
 /// idempotent has to say more of an unknown outcome.
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::NotSent(_) | StoreError::Unavailable(_) => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()).with_header(header::RETRY_AFTER, "1")
+        match &error {
+            StoreError::NotSent(cause) | StoreError::Unavailable(cause) | StoreError::Locked(cause) => {
+                Self::outcome_unknown(error.to_string()).retry_after(1).with_cause(cause)
             }
-            StoreError::Refused(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            StoreError::Refused(cause) => Self::internal(cause),
         }
     }
 }
@@ -122,7 +163,25 @@ impl IntoResponse for Problem {
 
 /// A handler that panicked: the client gets a 500 without the details, the log gets them.
 pub(super) fn from_panic(panic: Box<dyn Any + Send + 'static>) -> Response<Body> {
-    let what = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    error!(panic = what.unwrap_or("unknown"), "a request handler panicked");
-    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "an error of ours, which is in the log").into_response()
+    let cause = Cause::new(format!("a request handler panicked: {}", panic_text(&*panic)));
+    Problem::internal(&cause).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_named_by_its_id_and_not_told() {
+        let cause = Cause::new("card 4111111111111111 of ann");
+        for error in
+            [StoreError::NotSent(cause.clone()), StoreError::Unavailable(cause.clone()), StoreError::Refused(cause)]
+        {
+            let id = error.cause().id().to_owned();
+            let body = serde_json::to_value(Problem::from(error)).unwrap();
+            assert_eq!(body["errorId"], *id, "{body}");
+            assert!(!body.to_string().contains("4111"), "{body}");
+        }
+        assert!(!serde_json::to_string(&Problem::unavailable("no", 1)).unwrap().contains("errorId"));
+    }
 }

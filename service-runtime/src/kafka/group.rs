@@ -1,69 +1,133 @@
 //! What a consumer knows of its group, for readiness and for routing; and the callbacks that keep it up to date.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::statistics::Partition;
+use rdkafka::statistics::Topic;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Statistics, TopicPartitionList};
 use tracing::{debug, info, warn};
 
-use super::offsets::Offsets;
+use super::offsets::{Offsets, TopicPartition};
 use crate::http::Check;
-use crate::metrics::{ConsumerLag, KafkaTraffic};
+use crate::metrics::KafkaTraffic;
 
-/// Whether a consumer is a member of its group, and which partitions it owns. A member without partitions is
-/// healthy: there may be more instances than partitions.
+/// Whether a consumer is a member of its group, which partitions it owns, and whether they get on. A member without
+/// partitions is healthy: there may be more instances than partitions.
 pub struct GroupState {
     joined: AtomicBool,
     broker_up: AtomicBool,
+    /// Counts the consumers that were made one after the other. What an earlier one still has to say is ignored.
+    generation: AtomicU64,
     /// The topic whose partitions are told by [`GroupState::owned`]; all topics of a group are co-partitioned.
     first_topic: String,
-    partitions: u32,
+    partitions: AtomicU32,
     owned: RwLock<Vec<u32>>,
+    /// What is assigned now, and which offset librdkafka fetches next.
+    fetched: RwLock<HashMap<TopicPartition, Option<i64>>>,
+    /// Why partitions don't get on, as the watch has found.
+    hindrance: RwLock<Option<String>>,
+    /// What Kafka's answers lacked of late.
+    refusal: RwLock<Option<(Instant, &'static str)>>,
 }
+
+/// A refusal is worth telling for so long.
+const OF_LATE: Duration = Duration::from_secs(60);
 
 impl GroupState {
     pub(super) fn new(first_topic: String, partitions: u32) -> Self {
-        let (joined, broker_up) = (AtomicBool::new(false), AtomicBool::new(true));
-        Self { joined, broker_up, first_topic, partitions, owned: RwLock::default() }
+        Self {
+            joined: AtomicBool::new(false),
+            broker_up: AtomicBool::new(true),
+            generation: AtomicU64::new(0),
+            first_topic,
+            partitions: AtomicU32::new(partitions),
+            owned: RwLock::default(),
+            fetched: RwLock::default(),
+            hindrance: RwLock::default(),
+            refusal: RwLock::default(),
+        }
     }
 
     /// The partitions whose records come to this instance, in order. While the group parts them anew, those of the
     /// last assignment: the best guess, since most stay where they were.
     pub fn owned(&self) -> Vec<u32> {
-        self.owned.read().unwrap_or_else(PoisonError::into_inner).clone()
+        read(&self.owned).clone()
     }
 
     /// Whether the records of this partition may go to another instance now: it is not this one's, or the group parts
     /// them anew. While no broker can be reached they go to nobody.
     pub fn may_go_elsewhere(&self, partition: u32) -> bool {
-        let owned = self.owned.read().unwrap_or_else(PoisonError::into_inner);
-        let comes_here = self.joined.load(Ordering::Relaxed) && owned.contains(&partition);
+        let comes_here = self.joined.load(Ordering::Relaxed) && read(&self.owned).contains(&partition);
         self.broker_up.load(Ordering::Relaxed) && !comes_here
     }
 
     /// The partition of records with this key.
     pub fn partition_of(&self, key: &str) -> u32 {
-        messages::partition_for_key(key.as_bytes(), self.partitions)
+        messages::partition_for_key(key.as_bytes(), self.partitions.load(Ordering::Relaxed))
     }
 
     /// For readiness: `None` when all is well, else what is wrong.
-    pub fn trouble(&self) -> Option<&'static str> {
+    pub fn trouble(&self) -> Option<String> {
+        let hindrance = read(&self.hindrance).clone();
         match (self.broker_up.load(Ordering::Relaxed), self.joined.load(Ordering::Relaxed)) {
-            (false, _) => Some("no broker can be reached"),
-            (true, false) => Some("the consumer is not in its group yet"),
-            (true, true) => None,
+            (false, _) => Some("no broker can be reached".to_owned()),
+            (true, false) => hindrance.or_else(|| Some("the consumer is not in its group yet".to_owned())),
+            (true, true) => hindrance,
         }
     }
 
     /// As a readiness check, for a service that can't work without its consumer.
     pub fn check(&self) -> Check {
-        self.trouble().map_or(Check::Ok, |why| Check::Failed(why.to_owned()))
+        self.trouble().map_or(Check::Ok, Check::Failed)
+    }
+
+    /// Notes that a consumer takes the place of the one before. Returns its generation.
+    pub(super) fn begin_generation(&self) -> u64 {
+        let generation = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
+        self.unassign();
+        generation
+    }
+
+    pub(super) fn is_joined(&self) -> bool {
+        self.joined.load(Ordering::Relaxed)
+    }
+
+    /// What is assigned, with the offset that is fetched next where it is known.
+    pub(super) fn fetched(&self) -> HashMap<TopicPartition, Option<i64>> {
+        read(&self.fetched).clone()
+    }
+
+    pub(super) fn set_hindrance(&self, why: Option<String>) {
+        *write(&self.hindrance) = why;
+    }
+
+    pub(super) fn is_hindered(&self) -> bool {
+        read(&self.hindrance).is_some()
+    }
+
+    /// Notes what is wrong with an answer of Kafka.
+    pub(super) fn note_refusal(&self, why: &'static str) {
+        *write(&self.refusal) = Some((Instant::now(), why));
+    }
+
+    /// What was wrong with Kafka's answers of late.
+    pub(super) fn refusal(&self) -> Option<&'static str> {
+        read(&self.refusal).filter(|(at, _)| at.elapsed() < OF_LATE).map(|(_, why)| why)
+    }
+
+    /// How many partitions each topic has. It may be another number when Kafka comes back empty.
+    pub(super) fn set_partitions(&self, partitions: u32) {
+        let before = self.partitions.swap(partitions, Ordering::Relaxed);
+        if before != partitions {
+            info!(before, partitions, "the topics have another number of partitions");
+        }
     }
 
     fn set_broker_up(&self, up: bool) {
@@ -76,12 +140,35 @@ impl GroupState {
     }
 
     fn assign(&self, list: &TopicPartitionList) {
-        let mut owned = self.owned.write().unwrap_or_else(PoisonError::into_inner);
-        *owned = list.elements_for_topic(&self.first_topic).iter().map(|element| element.partition() as u32).collect();
+        let mut owned: Vec<u32> =
+            list.elements_for_topic(&self.first_topic).iter().map(|element| element.partition() as u32).collect();
         owned.sort_unstable();
+        *write(&self.owned) = owned;
+        let assigned = list.elements().into_iter().map(|one| ((one.topic().to_owned(), one.partition()), None));
+        *write(&self.fetched) = assigned.collect();
         self.joined.store(true, Ordering::Relaxed);
         info!(partitions = list.count(), "joined the consumer group");
     }
+
+    fn unassign(&self) {
+        self.joined.store(false, Ordering::Relaxed);
+        write(&self.fetched).clear();
+    }
+
+    fn note_fetched(&self, topics: &HashMap<String, Topic>) {
+        for ((topic, partition), fetched) in write(&self.fetched).iter_mut() {
+            let found = topics.get(topic).and_then(|topic| topic.partitions.get(partition));
+            *fetched = found.map(|found| found.next_offset).filter(|offset| *offset >= 0);
+        }
+    }
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The callbacks of a consumer.
@@ -89,9 +176,15 @@ pub(super) struct GroupContext {
     pub(super) offsets: Arc<Offsets>,
     pub(super) state: Arc<GroupState>,
     pub(super) traffic: KafkaTraffic,
-    pub(super) lag: ConsumerLag,
-    pub(super) topic_prefix: String,
+    pub(super) generation: u64,
     pub(super) commits_fail: AtomicBool,
+}
+
+impl GroupContext {
+    /// Whether this is the consumer that runs now, and not one before it that is still being closed.
+    fn is_current(&self) -> bool {
+        self.state.generation.load(Ordering::SeqCst) == self.generation
+    }
 }
 
 impl ClientContext for GroupContext {
@@ -101,19 +194,19 @@ impl ClientContext for GroupContext {
 
     fn stats(&self, statistics: Statistics) {
         self.traffic.so_far(statistics.tx, statistics.tx_bytes, statistics.rx_bytes);
+        if !self.is_current() {
+            return;
+        }
         let up = statistics.brokers.values().any(|broker| broker.nodeid >= 0 && broker.state == "UP");
         self.state.set_broker_up(up);
         if let Some(group) = statistics.cgrp {
             self.state.joined.store(group.state == "up" && group.join_state == "steady", Ordering::Relaxed);
         }
-        for (name, topic) in &statistics.topics {
-            let name = name.strip_prefix(&self.topic_prefix).unwrap_or(name);
-            topic.partitions.values().for_each(|each| self.lag.show(name, each.partition, lag(each)));
-        }
+        self.state.note_fetched(&statistics.topics);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::AllBrokersDown)) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) && self.is_current() {
             self.state.set_broker_up(false);
         }
         debug!(%error, reason, "librdkafka");
@@ -134,7 +227,9 @@ impl ConsumerContext for GroupContext {
     }
 
     fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        if let Rebalance::Revoke(list) = rebalance {
+        if let Rebalance::Revoke(list) = rebalance
+            && self.is_current()
+        {
             let partitions =
                 list.elements().into_iter().map(|e| (e.topic().to_owned(), e.partition())).collect::<Vec<_>>();
             self.offsets.revoked(partitions.into_iter());
@@ -142,58 +237,17 @@ impl ConsumerContext for GroupContext {
     }
 
     fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if !self.is_current() {
+            return;
+        }
         match rebalance {
             Rebalance::Assign(list) => {
                 // librdkafka remembers a pause over a revocation; our reason for it is forgotten.
                 let _ = consumer.resume(list);
                 self.state.assign(list);
             }
-            Rebalance::Revoke(_) => self.state.joined.store(false, Ordering::Relaxed),
+            Rebalance::Revoke(_) => self.state.unassign(),
             Rebalance::Error(error) => warn!(%error, "rebalance failed"),
         }
-    }
-}
-
-/// How many of a partition's records are not done. Unlike librdkafka's own `consumer_lag` it counts those in hand.
-/// `None` if the partition is not consumed here, or not yet.
-fn lag(partition: &Partition) -> Option<i64> {
-    let known = |offset: i64| (offset >= 0).then_some(offset);
-    let end = known(partition.hi_offset).filter(|_| partition.fetch_state == "active")?;
-    // Stored offsets are committed twice a second. A group that has done nothing yet begins with the first record.
-    let done = known(partition.stored_offset.max(partition.committed_offset)).or(known(partition.lo_offset))?;
-    Some((end - done).max(0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn partition(stored: i64, committed: i64) -> Partition {
-        Partition {
-            fetch_state: "active".to_owned(),
-            lo_offset: 10,
-            hi_offset: 100,
-            app_offset: 100,
-            stored_offset: stored,
-            committed_offset: committed,
-            ..Partition::default()
-        }
-    }
-
-    #[test]
-    fn the_lag_is_counted_from_what_is_done_not_from_what_was_received() {
-        const UNKNOWN: i64 = -1001;
-        assert_eq!(lag(&partition(95, 90)), Some(5));
-        assert_eq!(lag(&partition(UNKNOWN, 90)), Some(10), "nothing done since the assignment");
-        assert_eq!(lag(&partition(UNKNOWN, UNKNOWN)), Some(90), "a new group");
-        assert_eq!(lag(&partition(100, 100)), Some(0));
-    }
-
-    #[test]
-    fn a_partition_of_another_member_has_no_lag_here() {
-        for state in ["none", "stopping", "stopped", "offset-query"] {
-            assert_eq!(lag(&Partition { fetch_state: state.to_owned(), ..partition(95, 90) }), None, "{state}");
-        }
-        assert_eq!(lag(&Partition { hi_offset: -1001, ..partition(95, 90) }), None);
     }
 }

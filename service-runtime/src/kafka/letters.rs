@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     fn record(headers: &[(&str, &str)], body: &str) -> Record {
-        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
+        let headers = headers.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()));
         Record {
             topic: "payment.charge.command".to_owned(),
             partition: 0,

@@ -2,28 +2,38 @@
 //! No type of rdkafka leaves this module.
 
 mod closing;
+mod connection;
 mod consumer;
 mod group;
+mod headers;
 mod heard;
 mod letters;
+mod member;
 mod offsets;
+mod processing;
 mod producer;
+mod progress;
 mod reader;
 mod security;
 mod spans;
 mod topics;
+mod watch;
 mod watermarks;
 
 use messages::{TRACEPARENT, TraceContext};
-use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::message::BorrowedMessage;
+use rdkafka::{ClientConfig, Message as _};
 use serde::Deserialize;
 
 use self::security::Security;
-use crate::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError, environment};
+use crate::settings::{
+    HOUR_MS, KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError, environment, require_within,
+};
 
 pub use consumer::{Consumer, Handled, Handler, Retry};
 pub use group::GroupState;
+pub use headers::Headers;
 pub use producer::{Delivery, Producer};
 pub use reader::TopicReader;
 pub use topics::{existing_topics, require_topics};
@@ -54,12 +64,14 @@ impl TryFrom<&Settings> for KafkaSettings {
         if section.kafka_bootstrap_servers.trim().is_empty() {
             return invalid("kafka_bootstrap_servers", "must name at least one broker, as host:port");
         }
-        if section.kafka_max_in_flight == 0 {
-            return invalid("kafka_max_in_flight", "must be at least 1");
-        }
-        if !(1..=2_097_151).contains(&section.kafka_producer_queue_kbytes) {
-            return invalid("kafka_producer_queue_kbytes", "must be 1 to 2097151");
-        }
+        // A heartbeat is a third of it, and brokers by default permit no more than half an hour.
+        require_within("kafka_session_timeout_ms", section.kafka_session_timeout_ms, 1000..=1_800_000)?;
+        // At 0 an idle consumer would ask without a pause; a request that is held for a minute counts as lost.
+        require_within("kafka_fetch_wait_max_ms", section.kafka_fetch_wait_max_ms, 1..=30_000)?;
+        require_within("kafka_max_in_flight", section.kafka_max_in_flight, 1..=1_000_000)?;
+        require_within("kafka_producer_queue_kbytes", section.kafka_producer_queue_kbytes, 64..=2_097_151)?;
+        require_within("startup_timeout_ms", section.startup_timeout_ms, 0..=HOUR_MS)?;
+        require_within("shutdown_timeout_ms", section.shutdown_timeout_ms, 0..=HOUR_MS)?;
         Ok(section)
     }
 }
@@ -102,7 +114,12 @@ impl KafkaSettings {
             // Small messages and replies must not wait for one another (Nagle); back soon after an outage.
             .set("socket.nagle.disable", "true")
             .set("reconnect.backoff.ms", "100")
-            .set("reconnect.backoff.max.ms", "2000");
+            .set("reconnect.backoff.max.ms", "2000")
+            // Topics that were created, deleted or moved are noticed soon: by default every five minutes.
+            .set("topic.metadata.refresh.interval.ms", "10000")
+            // `kafka-init` creates topics, and nobody else: one that a broker creates for a client has as many partitions
+            // as the broker likes. (librdkafka's default for producers is true.)
+            .set("allow.auto.create.topics", "false");
         config
     }
 }
@@ -126,7 +143,7 @@ pub struct Record {
     pub offset: i64,
     pub key: Option<Vec<u8>>,
     pub body: Vec<u8>,
-    pub headers: Vec<(String, Vec<u8>)>,
+    pub headers: Headers,
     /// When it was produced, in ms since 1970, where the broker knows.
     pub timestamp_ms: Option<i64>,
 }
@@ -134,7 +151,7 @@ pub struct Record {
 impl Record {
     /// The text of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.headers.iter().find(|(header, _)| header == name)?;
+        let (_, value) = self.headers.iter().find(|(header, _)| header == name.as_bytes())?;
         std::str::from_utf8(value).ok()
     }
 
@@ -147,4 +164,20 @@ impl Record {
     pub fn trace_id(&self) -> Option<String> {
         self.trace_context().map(TraceContext::trace_id_text)
     }
+}
+
+/// The record, and why it can't be handled, whatever it holds: nothing between Kafka and the handler may fail at what
+/// others have written.
+pub(super) fn to_record(message: &BorrowedMessage<'_>, topic_prefix: &str) -> (Record, Option<String>) {
+    let (headers, flaw) = headers::read(message);
+    let record = Record {
+        topic: message.topic().strip_prefix(topic_prefix).unwrap_or(message.topic()).to_owned(),
+        partition: message.partition(),
+        offset: message.offset(),
+        key: message.key().map(<[u8]>::to_vec),
+        body: message.payload().unwrap_or_default().to_vec(),
+        headers,
+        timestamp_ms: message.timestamp().to_millis(),
+    };
+    (record, flaw)
 }

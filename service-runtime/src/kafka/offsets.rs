@@ -33,6 +33,17 @@ struct Progress {
     held: usize,
 }
 
+/// How far a partition has come since it was assigned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reached {
+    /// The offset after the last record that came.
+    pub received: i64,
+    /// Up to where all are finished.
+    pub done: i64,
+    /// It is paused: a dead letter of its is not acknowledged.
+    pub is_held: bool,
+}
+
 impl Offsets {
     /// Notes a record as received and answers the epoch that it belongs to.
     pub(super) fn received(&self, partition: TopicPartition, offset: i64) -> u64 {
@@ -71,6 +82,22 @@ impl Offsets {
         for partition in partitions {
             inner.partitions.remove(&partition);
         }
+    }
+
+    /// Forgets all partitions.
+    pub(super) fn all_revoked(&self) {
+        let partitions: Vec<TopicPartition> = self.lock().partitions.keys().cloned().collect();
+        self.revoked(partitions.into_iter());
+    }
+
+    /// How far each partition has come of which something came.
+    pub(super) fn reached(&self) -> HashMap<TopicPartition, Reached> {
+        let reached = |progress: &Progress| Reached {
+            received: progress.next,
+            done: progress.position,
+            is_held: progress.held > 0,
+        };
+        self.lock().partitions.iter().map(|(partition, progress)| (partition.clone(), reached(progress))).collect()
     }
 
     /// Whether a record of this epoch is still ours to finish.
@@ -224,6 +251,19 @@ mod tests {
         assert!(offsets.is_current(&partition(), new) && !offsets.is_current(&partition(), old));
         offsets.hold(&partition(), old, || panic!("it is another assignment now"));
         offsets.release(&partition(), old, || panic!("it is another assignment now"));
+    }
+
+    #[test]
+    fn how_far_a_partition_has_come_is_known_until_it_is_revoked() {
+        let offsets = Offsets::default();
+        let epoch = (5..8).map(|offset| offsets.received(partition(), offset)).max().unwrap();
+        offsets.finished(&partition(), 5, epoch, |_| ());
+        offsets.hold(&partition(), epoch, || ());
+        assert_eq!(offsets.reached()[&partition()], Reached { received: 8, done: 6, is_held: true });
+
+        offsets.all_revoked();
+
+        assert!(offsets.reached().is_empty() && !offsets.is_current(&partition(), epoch));
     }
 
     #[test]

@@ -11,10 +11,9 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::closing::ClosesOnThread;
-use super::consumer::to_record;
 use super::heard;
 use super::producer::QuietContext;
-use super::{KafkaSettings, Record, existing_topics};
+use super::{KafkaSettings, Record, existing_topics, to_record};
 use crate::Fatal;
 
 /// How long the broker may take for an answer, or for the next record.
@@ -105,7 +104,8 @@ impl TopicReader {
                         self.ends.remove(&message.partition());
                     }
                     if message.offset() < end {
-                        return Ok(Some(to_record(&message, &self.topic_prefix)));
+                        let (record, _) = to_record(&message, &self.topic_prefix);
+                        return Ok(Some(record));
                     }
                 }
                 Err(KafkaError::PartitionEOF(partition)) => drop(self.ends.remove(&partition)),

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::KafkaSettings;
@@ -15,7 +15,7 @@ use crate::Fatal;
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// One partition of a topic.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartitionMarks {
     pub partition: i32,
     /// The oldest record that is kept.
@@ -59,32 +59,65 @@ pub async fn watermarks(
     let asked = tokio::task::spawn_blocking(move || {
         let consumer: BaseConsumer<Heard> =
             config.create_with_context(Heard::default()).map_err(|error| error.to_string())?;
-        let answer = topics.iter().map(|topic| marks(&consumer, topic, with_group)).collect::<Result<_, KafkaError>>();
+        let answer = topics.iter().map(|topic| {
+            let found = marks(&consumer, topic, with_group)?.unwrap_or_default();
+            found.into_iter().collect::<Result<Vec<_>, KafkaError>>()
+        });
+        let answer: Result<_, KafkaError> = answer.collect();
         answer.map_err(|error| heard::why(&consumer, &error))
     });
     let answer = asked.await.map_err(|error| Fatal::new(format!("the question about the topics failed: {error}")))?;
     answer.map_err(|why| heard::no_answer(&servers, &why))
 }
 
-fn marks(consumer: &BaseConsumer<Heard>, topic: &str, with_group: bool) -> Result<Vec<PartitionMarks>, KafkaError> {
+/// The marks of a topic's partitions, in order; an error for each that Kafka does not answer for. `None`: there is no
+/// such topic. Blocks its thread.
+pub(super) fn marks(
+    consumer: &BaseConsumer<Heard>,
+    topic: &str,
+    with_group: bool,
+) -> Result<Option<Vec<Result<PartitionMarks, KafkaError>>>, KafkaError> {
     let metadata = consumer.fetch_metadata(Some(topic), LIMIT)?;
-    let partitions = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
-    let mut ids: Vec<i32> = partitions.iter().map(|partition| partition.id()).collect();
-    ids.sort_unstable();
-    let mut wanted = TopicPartitionList::new();
-    for id in &ids {
-        wanted.add_partition(topic, *id);
-    }
-    let committed = if with_group && !ids.is_empty() { consumer.committed_offsets(wanted, LIMIT)? } else { wanted };
-    let marks = ids.into_iter().map(|partition| {
-        let (low, high) = consumer.fetch_watermarks(topic, partition, LIMIT)?;
-        let committed = match committed.find_partition(topic, partition).map(|found| found.offset()) {
-            Some(Offset::Offset(offset)) => Some(offset),
-            _ => None,
+    let Some(found) = metadata.topics().first() else { return Ok(None) };
+    let mut ids: Vec<i32> = found.partitions().iter().map(|partition| partition.id()).collect();
+    if ids.is_empty() {
+        return match found.error().map(RDKafkaErrorCode::from) {
+            None | Some(RDKafkaErrorCode::UnknownTopicOrPartition) => Ok(None),
+            Some(error) => Err(KafkaError::MetadataFetch(error)),
         };
-        Ok(PartitionMarks { partition, low, high, committed })
+    }
+    ids.sort_unstable();
+    let at = |offset| {
+        let mut list = TopicPartitionList::new();
+        for id in &ids {
+            list.add_partition_offset(topic, *id, offset)?;
+        }
+        Ok::<_, KafkaError>(list)
+    };
+    // Their beginnings and ends stand for times here. One request each, of each broker.
+    let low = consumer.offsets_for_times(at(Offset::Beginning)?, LIMIT)?;
+    let high = consumer.offsets_for_times(at(Offset::End)?, LIMIT)?;
+    let committed =
+        if with_group { consumer.committed_offsets(at(Offset::Invalid)?, LIMIT)? } else { at(Offset::Invalid)? };
+    let marks = ids.iter().map(|partition| {
+        let known = |list: &TopicPartitionList| {
+            let found = list.find_partition(topic, *partition);
+            let found = found.ok_or(KafkaError::OffsetFetch(RDKafkaErrorCode::UnknownPartition))?;
+            found.error()?;
+            Ok::<_, KafkaError>(match found.offset() {
+                Offset::Offset(offset) => Some(offset),
+                _ => None,
+            })
+        };
+        let bound = |list| known(list)?.ok_or(KafkaError::OffsetFetch(RDKafkaErrorCode::NoOffset));
+        Ok(PartitionMarks {
+            partition: *partition,
+            low: bound(&low)?,
+            high: bound(&high)?,
+            committed: known(&committed)?,
+        })
     });
-    marks.collect()
+    Ok(Some(marks.collect()))
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! What a service counts of Kafka: its clients' traffic, what became of the records it consumes, and how far it is
 //! behind.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use prometheus::Registry;
 
-use super::{Count, Counts, Gauges, counts, gauges, registered};
+use super::{Count, Counts, Gauge, Gauges, VALID, counts, gauges, registered};
 
 #[derive(Clone)]
 pub(super) struct KafkaMetrics {
@@ -13,14 +15,20 @@ pub(super) struct KafkaMetrics {
     records: Counts,
     retries: Counts,
     lag: Gauges,
+    still: Gauges,
+    renewals: Count,
+    ok: Gauge,
 }
 
 /// What one Kafka client has exchanged with its brokers.
 pub(crate) struct KafkaTraffic {
-    requests: Count,
-    sent_bytes: Count,
-    received_bytes: Count,
+    requests: Total,
+    sent_bytes: Total,
+    received_bytes: Total,
 }
+
+/// A count, and how much of it is this client's: another one may have been there before it.
+struct Total(Count, AtomicU64);
 
 /// What became of the records of one topic. Each is counted once its offset may be committed.
 pub(crate) struct RecordCounts {
@@ -31,8 +39,20 @@ pub(crate) struct RecordCounts {
     pub retries: Count,
 }
 
-/// How far a consumer is behind, by partition.
-pub(crate) struct ConsumerLag(Gauges);
+/// Whether a consumer gets on.
+pub(crate) struct ConsumerMetrics {
+    pub partitions: PartitionGauges,
+    /// How often it was made anew.
+    pub renewals: Count,
+    /// What readiness says.
+    pub ok: Gauge,
+}
+
+/// How far a consumer is behind, and whether it gets on, by partition.
+pub(crate) struct PartitionGauges {
+    lag: Gauges,
+    still: Gauges,
+}
 
 impl KafkaMetrics {
     pub(super) fn in_registry(registry: &Registry) -> Self {
@@ -40,6 +60,9 @@ impl KafkaMetrics {
         let records = "Records that were consumed, by topic and by what became of them.";
         let retries = "Attempts to handle a record that failed and were repeated.";
         let lag = "Records of a partition of this consumer whose handling has not ended.";
+        let still = "1 where a partition of this consumer has records and none is read, else 0.";
+        let ok = "1: partitions are read as readiness wants it. 0: /health/ready says why not.";
+        let renewals = "How often the consumer was made anew, since it did not get on.";
         Self {
             requests: by_client("kafka_requests_total", "Requests sent to Kafka."),
             sent_bytes: by_client("kafka_sent_bytes_total", "Bytes sent to Kafka."),
@@ -47,14 +70,17 @@ impl KafkaMetrics {
             records: registered(registry, counts("kafka_records_total", records, &["topic", "outcome"])),
             retries: registered(registry, counts("kafka_record_retries_total", retries, &["topic"])),
             lag: registered(registry, gauges("kafka_consumer_lag", lag, &["topic", "partition"])),
+            still: registered(registry, gauges("kafka_consumer_stalled", still, &["topic", "partition"])),
+            ok: registered(registry, Gauge::new("kafka_consumer_ok", ok).expect(VALID)),
+            renewals: registered(registry, Count::new("kafka_consumer_renewals_total", renewals).expect(VALID)),
         }
     }
 
     pub(super) fn traffic(&self, client: &str) -> KafkaTraffic {
         KafkaTraffic {
-            requests: self.requests.with_label_values(&[client]),
-            sent_bytes: self.sent_bytes.with_label_values(&[client]),
-            received_bytes: self.received_bytes.with_label_values(&[client]),
+            requests: Total::of(&self.requests, client),
+            sent_bytes: Total::of(&self.sent_bytes, client),
+            received_bytes: Total::of(&self.received_bytes, client),
         }
     }
 
@@ -67,8 +93,12 @@ impl KafkaMetrics {
         }
     }
 
-    pub(super) fn lag(&self) -> ConsumerLag {
-        ConsumerLag(self.lag.clone())
+    pub(super) fn consumer(&self) -> ConsumerMetrics {
+        ConsumerMetrics {
+            partitions: PartitionGauges { lag: self.lag.clone(), still: self.still.clone() },
+            renewals: self.renewals.clone(),
+            ok: self.ok.clone(),
+        }
     }
 }
 
@@ -78,19 +108,37 @@ impl KafkaTraffic {
         for (count, so_far) in
             [(&self.requests, requests), (&self.sent_bytes, sent_bytes), (&self.received_bytes, received_bytes)]
         {
-            count.inc_by(u64::try_from(so_far).unwrap_or_default().saturating_sub(count.get()));
+            count.so_far(so_far);
         }
     }
 }
 
-impl ConsumerLag {
-    /// Shows a partition's lag. `None`: it is not this consumer's, and is shown by the one that has it.
-    pub(crate) fn show(&self, topic: &str, partition: i32, lag: Option<i64>) {
+impl Total {
+    fn of(counts: &Counts, client: &str) -> Self {
+        Self(counts.with_label_values(&[client]), AtomicU64::new(0))
+    }
+
+    fn so_far(&self, so_far: i64) {
+        let so_far = u64::try_from(so_far).unwrap_or_default();
+        self.0.inc_by(so_far.saturating_sub(self.1.swap(so_far, Ordering::Relaxed)));
+    }
+}
+
+impl PartitionGauges {
+    /// Shows a partition's lag, and whether none of its records is read though some are there.
+    pub(crate) fn show(&self, topic: &str, partition: i32, lag: i64, stands_still: bool) {
         let partition = partition.to_string();
-        match lag {
-            Some(lag) => self.0.with_label_values(&[topic, &partition]).set(lag),
+        let labels = [topic, partition.as_str()];
+        self.lag.with_label_values(&labels).set(lag);
+        self.still.with_label_values(&labels).set(stands_still.into());
+    }
+
+    /// A partition is not this consumer's any more, and is shown by the one that has it.
+    pub(crate) fn show_no_more(&self, topic: &str, partition: i32) {
+        let partition = partition.to_string();
+        for gauges in [&self.lag, &self.still] {
             // It may not have been there.
-            None => drop(self.0.remove_label_values(&[topic, &partition])),
+            drop(gauges.remove_label_values(&[topic, partition.as_str()]));
         }
     }
 }
@@ -107,19 +155,29 @@ mod tests {
         traffic.so_far(7, 700, 70);
         let text = metrics.text().await;
         assert!(text.contains(r#"kafka_requests_total{client="producer"} 7"#), "{text}");
+
+        metrics.kafka_traffic("producer").so_far(2, 200, 20);
+
+        let text = metrics.text().await;
+        assert!(text.contains(r#"kafka_requests_total{client="producer"} 9"#), "of another client: {text}");
     }
 
     #[tokio::test]
     async fn the_lag_of_a_partition_that_went_to_another_is_shown_no_more() {
         let metrics = Metrics::of("s");
-        let lag = metrics.kafka_lag();
-        lag.show("t", 0, Some(4));
-        lag.show("t", 1, Some(5));
-        lag.show("t", 0, None);
-        lag.show("t", 2, None);
+        let gauges = metrics.kafka_consumer().partitions;
+        gauges.show("t", 0, 4, false);
+        gauges.show("t", 1, 5, true);
+        gauges.show_no_more("t", 0);
+        gauges.show_no_more("t", 2);
         let text = metrics.text().await;
-        let shown: Vec<&str> = text.lines().filter(|line| line.starts_with("kafka_consumer_lag{")).collect();
-        assert_eq!(shown, [r#"kafka_consumer_lag{partition="1",topic="t"} 5"#]);
+        let of_partitions = |line: &&str| line.starts_with("kafka_consumer_") && line.contains("partition=");
+        let shown: Vec<&str> = text.lines().filter(of_partitions).collect();
+        let expected = [
+            r#"kafka_consumer_lag{partition="1",topic="t"} 5"#,
+            r#"kafka_consumer_stalled{partition="1",topic="t"} 1"#,
+        ];
+        assert_eq!(shown, expected);
     }
 
     #[tokio::test]

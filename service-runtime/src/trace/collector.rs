@@ -11,6 +11,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanProcessor as _};
 use reqwest::blocking::Client;
+use reqwest::redirect::Policy;
 use tracing::{info, warn};
 
 use crate::Fatal;
@@ -87,7 +88,7 @@ impl Collector {
         let client = std::thread::spawn(move || {
             // rustls asks each process to choose its cryptography, once; a second choice is refused, and is the same.
             let _ = rustls::crypto::ring::default_provider().install_default();
-            let client = Client::builder().timeout(EXPORT_LIMIT);
+            let client = Client::builder().redirect(Policy::none()).timeout(EXPORT_LIMIT);
             // Without TLS there is no need of the system's certificates, which a small image may lack.
             if plain { client.tls_certs_only([]) } else { client }.build()
         });

@@ -131,7 +131,7 @@ fn newest_first(parent: &Path, prefix: &str) -> Vec<PathBuf> {
 
 /// Fetches the public zonky artifact of a major version (Maven Central, checked by its SHA-512) into
 /// `<data_dir>/postgres-<version>`. It is renamed into place whole, so a killed download leaves no half one.
-async fn fetch(data_dir: &Path, major: u32, progress: &(impl Fn(&str) + Sync)) -> Result<Binaries, Error> {
+pub(super) async fn fetch(data_dir: &Path, major: u32, progress: &(impl Fn(&str) + Sync)) -> Result<Binaries, Error> {
     let none = |reason: String| Error::NoBinaries { reason };
     let within = |limit: Duration| move |_| none(format!("no answer in {} s", limit.as_secs()));
 

@@ -25,9 +25,9 @@ pub enum Error {
     NotADataFolder { path: PathBuf },
 
     #[error(
-        "{} belongs to uid {owner} and Postgres would run as uid {user}: run `sudo chown -R {user} {}`, or choose \
+        "{0} belongs to uid {owner} and Postgres would run as uid {user}: run `sudo chown -R {user} {0}`, or choose \
          another --data-dir",
-        path.display(), path.parent().unwrap_or(path).display()
+        path.display()
     )]
     ForeignFolder { path: PathBuf, owner: u32, user: u32 },
 
@@ -46,12 +46,16 @@ pub enum Error {
     )]
     NoAccount,
 
+    #[error("Postgres refuses to run as root: start as another user")]
+    Root,
+
     #[error(
-        "Postgres refuses to run as root, and uid {user} cannot reach {}: choose a --data-dir (and PG_BINDIR) that \
-         uid {user} can reach, such as /var/tmp/checkout",
-        path.display()
+        "Postgres refuses to run as root, and uid {user} cannot reach {}, because {} is closed to it: choose a \
+         --data-dir (and PG_BINDIR) that uid {user} can reach, such as /var/lib/checkout/data; move what is there \
+         with `mv`, so that its owner stays",
+        path.display(), closed.display()
     )]
-    Unreachable { path: PathBuf, user: u32 },
+    Unreachable { path: PathBuf, closed: PathBuf, user: u32 },
 
     #[error(
         "Postgres refuses to run as root, and this root may not run it as uid {user} ({source}): start as another user"
@@ -67,12 +71,18 @@ pub enum Error {
     #[error("the Postgres server of the {database} database did not start: {reason} (its log: {})", log.display())]
     Start { database: &'static str, reason: String, log: PathBuf },
 
+    #[error("the operating system gives no randomness for passwords: {reason}")]
+    NoRandomness { reason: String },
+
+    #[error("cannot set up the roles and the database in {}: {reason}", path.display())]
+    Administer { path: PathBuf, reason: String },
+
     #[error(
-        "the Postgres server on port {port} refuses {user} ({reason}): {} was initialised with other settings; \
-         choose another --data-dir",
-        path.display()
+        "the Postgres server on port {port} refuses {user} ({reason}): the password in {} is not that of {}, which was \
+         perhaps copied here; delete the file, and the next start makes new passwords",
+        passwords.display(), path.display()
     )]
-    Login { port: u16, user: &'static str, reason: String, path: PathBuf },
+    Login { port: u16, user: &'static str, reason: String, path: PathBuf, passwords: PathBuf },
 
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },

@@ -12,6 +12,10 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tokio::time::{Instant, sleep};
 
 use super::Error;
+use super::folder_file::FolderFiles;
+
+/// Where a running server has its number.
+pub(super) const PID_FILE: &str = "postmaster.pid";
 
 /// Postgres' names for its signals (<https://www.postgresql.org/docs/current/server-shutdown.html>), and how
 /// long each gets before the next. SIGQUIT skips the checkpoint; the next start replays the log instead.
@@ -21,67 +25,72 @@ pub(super) const ESCALATION: [(Signal, Duration); 3] = [
     (Signal::KILL, Duration::from_secs(1)),
 ];
 
-/// Stops the server that runs in `folder`, if there is one; says whether there was.
-pub(super) async fn stop(folder: &Path) -> Result<bool, Error> {
-    let Some(pid) = recorded_pid(folder) else { return Ok(false) };
-    if is_server_of(pid, folder) {
-        end(pid, folder).await?;
-        remove_misleading_file(folder)?;
-        return Ok(true);
+/// Stops the server that runs in the folder, if there is one; returns whether there was.
+pub(super) async fn stop(files: FolderFiles<'_>) -> Result<bool, Error> {
+    let Some(pid) = recorded_pid(files)? else { return Ok(false) };
+    let found = is_server_of(pid, files)?;
+    if found {
+        end(pid, files).await?;
     }
-    remove_misleading_file(folder)?;
-    Ok(false)
+    remove_misleading_file(files)?;
+    Ok(found)
 }
 
-async fn end(pid: Pid, folder: &Path) -> Result<(), Error> {
+async fn end(pid: Pid, files: FolderFiles<'_>) -> Result<(), Error> {
     for (signal, patience) in ESCALATION {
-        // It may end between the check and the signal, which is what is wanted.
-        let _ = kill_process(pid, signal);
+        // It may end between the check and the signal, which is what is wanted. As the folder's account: the
+        // number comes from a file that the account may write, and none but its own processes may be meant.
+        let _ = files.account.act(|| kill_process(pid, signal))?;
         let give_up = Instant::now() + patience;
         while Instant::now() < give_up {
             // The file goes last, after the sockets and the shared memory.
-            if recorded_pid(folder) != Some(pid) || !is_server_of(pid, folder) {
+            if recorded_pid(files)? != Some(pid) || !is_server_of(pid, files)? {
                 return Ok(());
             }
             sleep(Duration::from_millis(5)).await;
         }
     }
     let stuck = std::io::Error::other(format!("process {pid} left behind by a killed run does not end"));
-    Err(Error::Io { path: folder.to_owned(), source: stuck })
+    Err(Error::Io { path: files.folder.to_owned(), source: stuck })
 }
 
 /// Removes a pid file that Postgres would take for a running server, and refuse to start, though there is
 /// none: the number exists, as a zombie whose parent does not look after it (pid 1 of many containers), or
 /// was given to another program. The file of a process that is gone is left to Postgres. In both cases
 /// Postgres asks the shared memory whether a dead server's children still use the folder.
-fn remove_misleading_file(folder: &Path) -> Result<(), Error> {
+fn remove_misleading_file(files: FolderFiles<'_>) -> Result<(), Error> {
     let exists = |pid| test_kill_process(pid) != Err(rustix::io::Errno::SRCH);
-    if recorded_pid(folder).is_some_and(exists) {
-        let pid_file = folder.join("postmaster.pid");
-        fs::remove_file(&pid_file).map_err(Error::io(&pid_file))?;
+    if recorded_pid(files)?.is_some_and(exists) {
+        files.remove(PID_FILE)?;
     }
     Ok(())
 }
 
 /// The pid in the folder's `postmaster.pid`: its first line, negative for a server in single-user mode.
-pub(super) fn recorded_pid(folder: &Path) -> Option<Pid> {
-    let text = fs::read_to_string(folder.join("postmaster.pid")).ok()?;
+pub(super) fn recorded_pid(files: FolderFiles<'_>) -> Result<Option<Pid>, Error> {
+    Ok(pid_in(&files.text(PID_FILE)?))
+}
+
+/// The pid in the text of a `postmaster.pid`.
+pub(super) fn pid_in(text: &str) -> Option<Pid> {
     let pid: i32 = text.lines().next()?.trim().parse().ok()?;
     Pid::from_raw(pid.checked_abs()?)
 }
 
-/// Whether the process is the Postgres server of this folder. A server's working directory is its data
-/// folder; where that is not readable (another uid's process, seen by a root without CAP_SYS_PTRACE, as in
-/// a container), its command line names it. A process that has ended has neither.
-fn is_server_of(pid: Pid, folder: &Path) -> bool {
+/// Whether the process is the Postgres server of this folder. A server's working directory is its data folder;
+/// where that is not readable (there is no `/proc`, or the server of an earlier release has a capability that its
+/// account lacks here), its command line names the folder as the pid file's second line does: where it was then.
+fn is_server_of(pid: Pid, files: FolderFiles<'_>) -> Result<bool, Error> {
     let command_line = command_line(pid);
     if !command_line.contains("postgres") {
-        return false;
+        return Ok(false);
     }
-    match (fs::metadata(format!("/proc/{pid}/cwd")), fs::metadata(folder)) {
-        (Ok(cwd), Ok(folder)) => (cwd.dev(), cwd.ino()) == (folder.dev(), folder.ino()),
-        _ => command_line.contains(&format!("-D {} ", folder.display())),
+    let here = || (fs::metadata(format!("/proc/{pid}/cwd")), fs::metadata(files.folder));
+    if let (Ok(cwd), Ok(folder)) = files.account.act(here)? {
+        return Ok((cwd.dev(), cwd.ino()) == (folder.dev(), folder.ino()));
     }
+    let text = files.text(PID_FILE)?;
+    Ok(text.lines().nth(1).is_some_and(|folder| command_line.contains(&format!("-D {folder} "))))
 }
 
 /// The arguments, joined by spaces; empty for a zombie and for a process that is not there.
@@ -100,7 +109,10 @@ fn command_line(pid: Pid) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+    use crate::postgres::account::Account;
 
     fn folder_with_pid_file(pid: u32) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
@@ -108,12 +120,16 @@ mod tests {
         folder
     }
 
+    async fn stop_in(folder: &tempfile::TempDir) -> bool {
+        stop(FolderFiles { folder: folder.path(), account: &Account::ourselves() }).await.unwrap()
+    }
+
     #[tokio::test]
     async fn a_recycled_pid_is_not_signalled_and_its_file_goes() {
         // Our own pid stands for a program that got the number of a dead server.
         let folder = folder_with_pid_file(std::process::id());
 
-        assert!(!stop(folder.path()).await.unwrap());
+        assert!(!stop_in(&folder).await);
 
         assert!(!folder.path().join("postmaster.pid").exists());
     }
@@ -125,7 +141,7 @@ mod tests {
         std::io::copy(&mut child.stdout.take().unwrap(), &mut std::io::sink()).unwrap();
         let folder = folder_with_pid_file(child.id());
 
-        assert!(!stop(folder.path()).await.unwrap());
+        assert!(!stop_in(&folder).await);
 
         assert!(!folder.path().join("postmaster.pid").exists());
         child.wait().unwrap();
@@ -137,8 +153,36 @@ mod tests {
         child.wait().unwrap();
         let folder = folder_with_pid_file(child.id());
 
-        assert!(!stop(folder.path()).await.unwrap());
+        assert!(!stop_in(&folder).await);
 
         assert!(folder.path().join("postmaster.pid").exists());
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_server_whose_working_directory_is_closed_is_known_by_the_folder_that_its_pid_file_names() {
+        use std::os::unix::process::CommandExt;
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: only root can run programs as two other users");
+            return;
+        }
+        // Its folder has been moved here since.
+        let mut server = std::process::Command::new("sleep");
+        let mut server = server.arg0("postgres -D /old/order ").arg("60").uid(54322).spawn().unwrap();
+        let folder = tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o755)).tempdir().unwrap();
+        let account = Account::stranger();
+        let files = FolderFiles { folder: folder.path(), account: &account };
+        let known = |named: &str| {
+            let pid_file = folder.path().join("postmaster.pid");
+            fs::write(&pid_file, format!("{}\n{named}\n", server.id())).unwrap();
+            is_server_of(recorded_pid(files).unwrap().unwrap(), files).unwrap()
+        };
+
+        let (old, other) = (known("/old/order"), known("/old/payment"));
+
+        server.kill().unwrap();
+        server.wait().unwrap();
+        assert!(old);
+        assert!(!other);
     }
 }

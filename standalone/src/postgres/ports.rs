@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     fn database(port: u16) -> Database {
-        Database { name: "order", port, user: "u", password: "p", database: "d" }
+        Database { name: "order", port, user: "u", database: "d" }
     }
 
     #[tokio::test]

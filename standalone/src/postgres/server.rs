@@ -2,35 +2,40 @@
 //! its role. Its log goes to `server.log` in its data folder, and from there into an error message if it
 //! does not start.
 
-use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{Connection, PgConnection};
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::account::Account;
 use super::binaries::Binaries;
+use super::folder_file::FolderFiles;
 use super::ports::Reservation;
-use super::{Database, Error, leftover};
+use super::{Database, Error, leftover, single_user};
 
 /// How long a start may take. It is long because a server that was killed replays its log first, up to
 /// `max_wal_size` of it.
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// The log is started anew above this size; the old one stays beside it.
 const LOG_LIMIT: u64 = 10 * 1024 * 1024;
+/// Its name in the data folder.
+const LOG: &str = "server.log";
 
 /// A server of [`super::Servers`], which can be stopped, killed and started again alone.
 pub struct Server {
     database: Database,
+    password: String,
     folder: PathBuf,
+    /// The file that the password is stored in.
+    passwords: PathBuf,
     binaries: Arc<Binaries>,
     account: Arc<Account>,
     /// `None` while it is stopped.
@@ -38,13 +43,39 @@ pub struct Server {
 }
 
 impl Server {
-    pub(super) fn new(database: Database, folder: PathBuf, binaries: Arc<Binaries>, account: Arc<Account>) -> Server {
-        Server { database, folder, binaries, account, process: Mutex::new(None) }
+    pub(super) fn new(
+        database: Database,
+        password: String,
+        folder: PathBuf,
+        passwords: PathBuf,
+        binaries: Arc<Binaries>,
+        account: Arc<Account>,
+    ) -> Server {
+        Server { database, password, folder, passwords, binaries, account, process: Mutex::new(None) }
     }
 
     /// What it serves, with the port that it really has.
     pub fn database(&self) -> &Database {
         &self.database
+    }
+
+    /// The `DATABASE_URL` of the service that owns its database.
+    pub fn url(&self) -> String {
+        self.database.url(&self.password)
+    }
+
+    pub(super) fn password(&self) -> &str {
+        &self.password
+    }
+
+    /// Runs statements in its database as the cluster's superuser, while it is stopped. Each ends with a
+    /// semicolon and an empty line.
+    pub async fn administer(&self, statements: &str) -> Result<(), Error> {
+        single_user::run(self.files(), &self.binaries, self.database.database, statements).await.map(drop)
+    }
+
+    fn files(&self) -> FolderFiles<'_> {
+        FolderFiles { folder: &self.folder, account: &self.account }
     }
 
     /// Starts it on its port again, after [`Server::stop`] or [`Server::kill`]; returns when its database
@@ -55,7 +86,7 @@ impl Server {
         {
             return Ok(());
         }
-        leftover::stop(&self.folder).await?;
+        leftover::stop(self.files()).await?;
         self.start_on(Reservation::of(&self.database).await?).await
     }
 
@@ -83,26 +114,25 @@ impl Server {
     pub(super) async fn start_on(&self, reservation: Reservation) -> Result<(), Error> {
         let mut process = self.process.lock().await;
         let addresses = reservation.addresses();
-        let log = self.folder.join("server.log");
         drop(reservation);
 
         let give_up = Instant::now() + START_LIMIT;
         loop {
-            let (file, offset) = open_log(&log)?;
-            self.account.give(&log)?;
+            let (file, offset) = self.files().open_log(LOG, LOG_LIMIT)?;
             // In its place before it is awaited, so that it is stopped if this future is dropped.
             let child = process.insert(self.spawn(&addresses, file)?);
             let Err(reason) = self.ready(child, give_up).await else { break };
-            let said = said_since(&log, offset);
+            // It only makes an error better, so a log that cannot be read is empty.
+            let said = self.files().text_from(LOG, offset)?;
             // After a SIGKILL of the server its children take a moment to notice and to let go.
             if said.contains("pre-existing shared memory block") && Instant::now() < give_up {
                 sleep(Duration::from_millis(20)).await;
                 continue;
             }
             send(child, Signal::QUIT);
-            return Err(self.explain(reason, &said, log));
+            return Err(self.explain(reason, &said));
         }
-        self.ensure_database().await
+        self.log_in().await
     }
 
     fn spawn(&self, addresses: &str, log: File) -> Result<Child, Error> {
@@ -118,15 +148,14 @@ impl Server {
 
     /// Waits for the server to say that it takes connections, which it does in the eighth line of its pid file.
     async fn ready(&self, child: &mut Child, give_up: Instant) -> Result<(), String> {
-        let pid_file = self.folder.join("postmaster.pid");
         let pid = pid(child);
         loop {
             if let Ok(Some(status)) = child.try_wait() {
                 return Err(format!("it ended with {status}"));
             }
-            let status = fs::read_to_string(&pid_file).unwrap_or_default();
+            let status = self.files().text(leftover::PID_FILE).unwrap_or_default();
             let ready = status.lines().nth(7).is_some_and(|line| ["ready", "standby"].contains(&line.trim()));
-            if ready && leftover::recorded_pid(&self.folder) == pid {
+            if ready && leftover::pid_in(&status) == pid {
                 return Ok(());
             }
             if Instant::now() > give_up {
@@ -136,44 +165,40 @@ impl Server {
         }
     }
 
-    /// Connects as the service will, and creates the database if it is not there: initdb makes only the role.
-    async fn ensure_database(&self) -> Result<(), Error> {
+    /// Connects as the service will.
+    async fn log_in(&self) -> Result<(), Error> {
         // https://www.postgresql.org/docs/current/errcodes-appendix.html
-        const UNKNOWN_DATABASE: &str = "3D000";
         const REFUSED_LOGIN: &str = "28";
-        let Database { name, port, user, password, database } = self.database;
+        let Database { name, port, user, database } = self.database;
         let options = PgConnectOptions::new_without_pgpass()
             .host("127.0.0.1")
             .port(port)
             .username(user)
-            .password(password)
+            .password(&self.password)
+            .database(database)
             .ssl_mode(PgSslMode::Disable);
         let failed = |error: sqlx::Error| match error.as_database_error() {
-            Some(refusal) if refusal.code().is_some_and(|code| code.starts_with(REFUSED_LOGIN)) => {
-                Error::Login { port, user, reason: refusal.message().to_owned(), path: self.folder.clone() }
-            }
-            _ => Error::Start { database: name, reason: error.to_string(), log: self.folder.join("server.log") },
+            Some(refusal) if refusal.code().is_some_and(|code| code.starts_with(REFUSED_LOGIN)) => Error::Login {
+                port,
+                user,
+                reason: refusal.message().to_owned(),
+                path: self.folder.clone(),
+                passwords: self.passwords.clone(),
+            },
+            _ => Error::Start { database: name, reason: error.to_string(), log: self.folder.join(LOG) },
         };
-        match PgConnection::connect_with(&options.clone().database(database)).await {
-            Ok(connection) => connection.close().await.map_err(failed),
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(UNKNOWN_DATABASE) => {
-                let mut connection = PgConnection::connect_with(&options.database("postgres")).await.map_err(failed)?;
-                let create = format!("CREATE DATABASE \"{database}\"");
-                sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut connection).await.map_err(failed)?;
-                connection.close().await.map_err(failed)
-            }
-            Err(error) => Err(failed(error)),
-        }
+        let connection = PgConnection::connect_with(&options).await.map_err(failed)?;
+        connection.close().await.map_err(failed)
     }
 
     /// Why it did not start, in its own last words if it had any.
-    fn explain(&self, reason: String, said: &str, log: PathBuf) -> Error {
+    fn explain(&self, reason: String, said: &str) -> Error {
         let Database { name, port, .. } = self.database;
         if said.contains("could not create any TCP/IP sockets") {
             return Error::PortInUse { port, database: name };
         }
         let fatal = said.lines().rev().find_map(|line| Some(line.split_once("FATAL:")?.1.trim().to_owned()));
-        Error::Start { database: name, reason: fatal.unwrap_or(reason), log }
+        Error::Start { database: name, reason: fatal.unwrap_or(reason), log: self.folder.join(LOG) }
     }
 }
 
@@ -208,27 +233,6 @@ fn settings(database: &Database, addresses: &str, major: u32) -> Vec<String> {
         settings.push("io_method=sync".to_owned());
     }
     settings
-}
-
-/// Opens the log for appending, and says where this start's lines begin.
-fn open_log(path: &Path) -> Result<(File, u64), Error> {
-    if fs::metadata(path).is_ok_and(|meta| meta.len() > LOG_LIMIT) {
-        fs::rename(path, path.with_extension("log.old")).map_err(Error::io(path))?;
-    }
-    let file = File::options().append(true).create(true).open(path).map_err(Error::io(path))?;
-    let offset = file.metadata().map_err(Error::io(path))?.len();
-    Ok((file, offset))
-}
-
-/// What the log says from `offset` on. It only makes an error better, so a log that cannot be read is empty.
-fn said_since(path: &Path, offset: u64) -> String {
-    let mut said = String::new();
-    if let Ok(mut file) = File::open(path)
-        && file.seek(SeekFrom::Start(offset)).is_ok()
-    {
-        let _ = file.read_to_string(&mut said);
-    }
-    said
 }
 
 fn pid(child: &Child) -> Option<Pid> {

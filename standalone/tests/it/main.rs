@@ -3,3 +3,4 @@
 mod broker;
 mod data_dir;
 mod postgres;
+mod strangers;

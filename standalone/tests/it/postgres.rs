@@ -1,28 +1,27 @@
-//! Real servers on free ports. Their data stands below a folder of mode 0700, so a run as root also shows
-//! that the servers' user reaches a folder below one that is closed to it.
+//! Real servers on free ports.
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use sqlx::{Connection, PgConnection};
 use standalone::data_dir::DataDir;
-use standalone::postgres::{Database, Error, Servers};
+use standalone::postgres::{Database, Error, PASSWORD_FILE, Servers};
 
-const FOUR: [Database; 4] = [
-    database("order", "order_user", "order_pass", "order_db"),
-    database("payment", "payment_user", "payment_pass", "payment_db"),
-    database("inventory", "inventory_user", "inventory_pass", "inventory_db"),
-    database("orchestrator", "orchestrator_user", "orchestrator_pass", "orchestrator_db"),
+pub const FOUR: [Database; 4] = [
+    database("order", "order_user", "order_db"),
+    database("payment", "payment_user", "payment_db"),
+    database("inventory", "inventory_user", "inventory_db"),
+    database("orchestrator", "orchestrator_user", "orchestrator_db"),
 ];
 
-const fn database(name: &'static str, user: &'static str, password: &'static str, database: &'static str) -> Database {
-    Database { name, port: 0, user, password, database }
+const fn database(name: &'static str, user: &'static str, database: &'static str) -> Database {
+    Database { name, port: 0, user, database }
 }
 
-fn one() -> Vec<Database> {
+pub fn one() -> Vec<Database> {
     FOUR[..1].to_vec()
 }
 
@@ -37,20 +36,19 @@ fn on_own_ports() -> Vec<Database> {
     FOUR.into_iter().zip(free).map(|(database, port)| Database { port, ..database }).collect()
 }
 
-fn closed_folder() -> tempfile::TempDir {
-    let closed = fs::Permissions::from_mode(0o700);
-    tempfile::Builder::new().permissions(closed).tempdir().expect("a temporary folder")
+pub fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
 }
 
-async fn start(data_dir: &DataDir, databases: Vec<Database>) -> Result<Servers, Error> {
+pub async fn start(data_dir: &DataDir, databases: Vec<Database>) -> Result<Servers, Error> {
     let began = std::time::Instant::now();
     let servers = Servers::start(data_dir, databases, |line| println!("{:>8.0?} {line}", began.elapsed())).await;
     println!("{:>8.0?} started", began.elapsed());
     servers
 }
 
-async fn connect(servers: &Servers, name: &str) -> PgConnection {
-    let url = servers.server(name).expect("a server of that name").database().url();
+pub async fn connect(servers: &Servers, name: &str) -> PgConnection {
+    let url = servers.server(name).expect("a server of that name").url();
     PgConnection::connect(&url).await.expect("the database answers")
 }
 
@@ -67,14 +65,14 @@ async fn stored_row(servers: &Servers, name: &str) -> String {
 }
 
 /// The pid of the server that runs in the folder.
-fn server_pid(folder: &Path) -> Option<rustix::process::Pid> {
+pub fn server_pid(folder: &Path) -> Option<rustix::process::Pid> {
     let pid_file = fs::read_to_string(folder.join("postmaster.pid")).ok()?;
     rustix::process::Pid::from_raw(pid_file.lines().next()?.parse().ok()?)
 }
 
 #[tokio::test]
 async fn four_servers_answer_their_roles_and_keep_their_rows_over_a_restart() {
-    let dir = closed_folder();
+    let dir = folder();
     let data_dir = DataDir::open(dir.path()).unwrap();
     let servers = start(&data_dir, FOUR.to_vec()).await.unwrap();
     for database in FOUR {
@@ -102,7 +100,7 @@ async fn four_servers_answer_their_roles_and_keep_their_rows_over_a_restart() {
 
 #[tokio::test]
 async fn servers_left_behind_by_a_killed_run_make_way_and_their_rows_stay() {
-    let dir = closed_folder();
+    let dir = folder();
     let data_dir = DataDir::open(dir.path()).unwrap();
     let servers = start(&data_dir, on_own_ports()).await.unwrap();
     let same_ports: Vec<_> = servers.iter().map(|server| server.database().clone()).collect();
@@ -119,8 +117,26 @@ async fn servers_left_behind_by_a_killed_run_make_way_and_their_rows_stay() {
 }
 
 #[tokio::test]
+async fn servers_left_behind_make_way_in_a_data_directory_that_was_moved_meanwhile() {
+    let dir = folder();
+    let (before, after) = (dir.path().join("before"), dir.path().join("after"));
+    let data_dir = DataDir::open(&before).unwrap();
+    let servers = start(&data_dir, on_own_ports()[..1].to_vec()).await.unwrap();
+    let same_port: Vec<_> = servers.iter().map(|server| server.database().clone()).collect();
+    store_a_row(&servers, "order").await;
+    std::mem::forget(servers);
+    drop(data_dir);
+    fs::rename(&before, &after).unwrap();
+
+    let servers = start(&DataDir::open(&after).unwrap(), same_port).await.unwrap();
+
+    assert_eq!(stored_row(&servers, "order").await, "here");
+    servers.stop().await;
+}
+
+#[tokio::test]
 async fn one_server_can_be_killed_and_started_again_while_the_other_runs_on() {
-    let dir = closed_folder();
+    let dir = folder();
     let data_dir = DataDir::open(dir.path()).unwrap();
     let servers = start(&data_dir, on_own_ports()[..2].to_vec()).await.unwrap();
     store_a_row(&servers, "order").await;
@@ -131,12 +147,12 @@ async fn one_server_can_be_killed_and_started_again_while_the_other_runs_on() {
 
     order.kill().await;
 
-    assert!(PgConnection::connect(&order.database().url()).await.is_err());
+    assert!(PgConnection::connect(&order.url()).await.is_err());
     assert_eq!(stored_row(&servers, "payment").await, "here");
     order.start().await.unwrap();
     assert_eq!(stored_row(&servers, "order").await, "here");
     order.stop().await;
-    assert!(PgConnection::connect(&order.database().url()).await.is_err());
+    assert!(PgConnection::connect(&order.url()).await.is_err());
     order.start().await.unwrap();
     order.start().await.unwrap();
     assert_eq!(stored_row(&servers, "order").await, "here");
@@ -146,7 +162,7 @@ async fn one_server_can_be_killed_and_started_again_while_the_other_runs_on() {
 
 #[tokio::test]
 async fn a_dropped_set_of_servers_stops_by_itself() {
-    let dir = closed_folder();
+    let dir = folder();
     let data_dir = DataDir::open(dir.path()).unwrap();
     let servers = start(&data_dir, one()).await.unwrap();
     let folder = dir.path().join("order");
@@ -164,7 +180,7 @@ async fn a_dropped_set_of_servers_stops_by_itself() {
 
 #[tokio::test]
 async fn an_initialisation_that_was_cut_short_is_done_anew() {
-    let dir = closed_folder();
+    let dir = folder();
     let data_dir = DataDir::open(dir.path()).unwrap();
     let half = dir.path().join("order.new-1");
     fs::create_dir(&half).unwrap();
@@ -175,14 +191,13 @@ async fn an_initialisation_that_was_cut_short_is_done_anew() {
     let servers = start(&data_dir, one()).await.unwrap();
 
     assert!(!half.exists());
-    assert!(!dir.path().join("order.new-password").exists());
     store_a_row(&servers, "order").await;
     servers.stop().await;
 }
 
 #[tokio::test]
 async fn a_signal_to_the_terminals_process_group_does_not_reach_the_servers() {
-    let dir = closed_folder();
+    let dir = folder();
     let data_dir = DataDir::open(dir.path()).unwrap();
     let servers = start(&data_dir, one()).await.unwrap();
 
@@ -194,7 +209,7 @@ async fn a_signal_to_the_terminals_process_group_does_not_reach_the_servers() {
 
 #[tokio::test]
 async fn a_port_in_use_is_told_before_anything_is_initialised() {
-    let dir = closed_folder();
+    let dir = folder();
     let data_dir = DataDir::open(dir.path()).unwrap();
     let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = other.local_addr().unwrap().port();
@@ -209,7 +224,7 @@ async fn a_port_in_use_is_told_before_anything_is_initialised() {
 
 #[tokio::test]
 async fn data_of_another_major_version_is_refused_and_left_alone() {
-    let dir = closed_folder();
+    let dir = folder();
     let data_dir = DataDir::open(dir.path()).unwrap();
     let folder = dir.path().join("order");
     fs::create_dir(&folder).unwrap();
@@ -228,7 +243,7 @@ async fn data_of_another_major_version_is_refused_and_left_alone() {
 
 #[tokio::test]
 async fn a_folder_of_something_else_is_never_overwritten() {
-    let dir = closed_folder();
+    let dir = folder();
     let data_dir = DataDir::open(dir.path()).unwrap();
     let folder = dir.path().join("order");
     fs::create_dir(&folder).unwrap();
@@ -241,12 +256,73 @@ async fn a_folder_of_something_else_is_never_overwritten() {
 }
 
 #[tokio::test]
-async fn data_that_was_made_with_another_password_is_told_with_its_folder() {
-    let dir = closed_folder();
+async fn data_of_another_password_is_reported_with_its_folder_and_with_what_mends_it() {
+    let dir = folder();
     let data_dir = DataDir::open(dir.path()).unwrap();
     start(&data_dir, one()).await.unwrap().stop().await;
+    // As of a folder that was copied here.
+    let other = format!("localhost:1:order_db:order_user:{}\n", "0".repeat(48));
+    fs::write(dir.path().join(PASSWORD_FILE), other).unwrap();
 
-    let error = start(&data_dir, vec![Database { password: "other", ..FOUR[0].clone() }]).await.err().unwrap();
+    let error = start(&data_dir, one()).await.err().unwrap();
 
     assert!(matches!(error, Error::Login { .. }), "{error}");
+    assert!(error.to_string().contains("delete the file, and the next start makes new passwords"), "{error}");
+}
+
+#[tokio::test]
+async fn a_lost_password_is_replaced_and_the_rows_stay() {
+    let dir = folder();
+    let data_dir = DataDir::open(dir.path()).unwrap();
+    let servers = start(&data_dir, one()).await.unwrap();
+    store_a_row(&servers, "order").await;
+    let lost = servers.server("order").unwrap().url();
+    servers.stop().await;
+    fs::remove_file(dir.path().join(PASSWORD_FILE)).unwrap();
+    let hba = dir.path().join("order/pg_hba.conf");
+    let by_hand = format!("{}host all reader ::1/128 scram-sha-256\n", fs::read_to_string(&hba).unwrap());
+    fs::write(&hba, &by_hand).unwrap();
+
+    let servers = start(&data_dir, one()).await.unwrap();
+
+    assert_eq!(stored_row(&servers, "order").await, "here");
+    let password = |url: &str| url.split(['/', ':', '@']).nth(4).map(str::to_owned);
+    assert_ne!(password(&servers.server("order").unwrap().url()), password(&lost));
+    assert_eq!(fs::read_to_string(&hba).unwrap(), by_hand);
+    servers.stop().await;
+}
+
+#[tokio::test]
+async fn below_a_folder_that_is_closed_to_the_servers_account_the_error_names_it_and_the_flag() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root's servers run as another account");
+        return;
+    }
+    let closed = folder();
+    fs::set_permissions(closed.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    let data_dir = DataDir::open(&closed.path().join("data")).unwrap();
+
+    let error = start(&data_dir, one()).await.err().unwrap().to_string();
+
+    let path = closed.path().canonicalize().unwrap();
+    assert!(error.contains(&format!("because {} is closed to it: choose a --data-dir", path.display())), "{error}");
+    assert!(!closed.path().join("data/order").exists());
+}
+
+#[tokio::test]
+async fn a_folder_of_another_owner_is_not_taken_over() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can make a folder of another owner");
+        return;
+    }
+    let dir = folder();
+    let data_dir = DataDir::open(dir.path()).unwrap();
+    let folders = ["order", "payment"].map(|name| dir.path().join(name));
+    start(&data_dir, FOUR[..2].to_vec()).await.unwrap().stop().await;
+    std::os::unix::fs::chown(&folders[1], Some(54321), None).unwrap();
+
+    let error = start(&data_dir, FOUR[..2].to_vec()).await.err().unwrap();
+
+    assert!(matches!(error, Error::ForeignFolder { owner: 54321, .. }), "{error}");
+    assert_eq!(fs::metadata(&folders[1]).unwrap().uid(), 54321);
 }

@@ -64,9 +64,9 @@ impl Faults {
                 Ok(server.start().await?)
             }
             Victim::Kafka => {
-                dev_kafka("kill").await?;
+                dev_kafka(&["kill"]).await?;
                 tokio::time::sleep(fault.lasts).await;
-                dev_kafka("start").await
+                dev_kafka(&["start"]).await
             }
         }
     }

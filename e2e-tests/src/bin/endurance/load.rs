@@ -93,7 +93,7 @@ struct Clients {
 
 impl Clients {
     async fn serve(&self, who: &str, index: usize) {
-        let (began, user_id, key) = (Instant::now(), format!("{who}-{index}"), Some(format!("{who}-{index}")));
+        let (began, user_id, key) = (Instant::now(), format!("{who}-{index}"), Some(format!("checkout-{who}-{index}")));
         let request = Request { index, user_id, scenario: Scenario::Plain, key, reuse: Reuse::No, seed: 0 };
         let mut tries = Vec::new();
         for turn in index.. {

@@ -1,18 +1,22 @@
 //! Long trials of the whole platform, whose length is what they are about: dependencies that are away for half a
-//! minute, far more load than there is capacity, instances that are restarted or die one after the other, and minutes
+//! minute, others on the same Kafka, far more load than there is capacity, attacks, instances that are restarted or die one after the other, and minutes
 //! in which nothing happens. `dev/endurance` builds and runs it.
 //!
 //! Exit code 0: all is well; 1: something is wrong; 2: it could not run.
 
+mod attack;
+mod foreign;
 mod killed;
 mod load;
 mod memory;
 mod outages;
 mod overload;
+mod proxy;
 mod rolling;
 mod routing;
 mod several;
 mod steady;
+mod unknown_flow;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -55,6 +59,15 @@ enum Trial {
         #[arg(long, default_value_t = 4000)]
         rate: u32,
     },
+    /// Clients hold connections, bodies, heads and streams beside honest ones
+    Attack {
+        /// How long each attack lasts, in seconds
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Honest checkouts a second
+        #[arg(long, default_value_t = 20)]
+        rate: u32,
+    },
     /// Every process is restarted in turn
     Rolling {
         /// Of each service
@@ -78,6 +91,41 @@ enum Trial {
         /// How long each stays dead, in seconds
         #[arg(long, default_value_t = 20)]
         seconds: u64,
+    },
+    /// Others write records with header names that are not UTF-8
+    HeaderNames {
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Checkouts a second
+        #[arg(long, default_value_t = 200)]
+        rate: u32,
+    },
+    /// Others compress by each codec, then the topics by zstd, for a while
+    Codecs {
+        /// How long each of the six parts takes
+        #[arg(long, default_value_t = 15)]
+        seconds: u64,
+        /// Checkouts a second
+        #[arg(long, default_value_t = 200)]
+        rate: u32,
+    },
+    /// Kafka comes back empty, and its topics are created again some time later
+    Wiped {
+        /// How much later, in seconds, one time after the other
+        #[arg(long, value_delimiter = ',', default_values_t = [0, 2, 20, 45])]
+        delays: Vec<u64>,
+        /// Checkouts a second
+        #[arg(long, default_value_t = 200)]
+        rate: u32,
+    },
+    /// A newer release's sagas, of a definition that the older one does not know, meet the older one
+    UnknownFlow {
+        /// How long each release is looked at, in seconds
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Checkouts a second
+        #[arg(long, default_value_t = 200)]
+        rate: u32,
     },
     /// Nothing happens, for long
     Steady {
@@ -118,10 +166,15 @@ async fn run(trial: Trial) -> Result<Vec<String>> {
     match trial {
         Trial::Outages { seconds, rate } => outages::run(Duration::from_secs(seconds), rate).await,
         Trial::Overload { seconds, rate } => overload::run(Duration::from_secs(seconds), rate).await,
+        Trial::Attack { seconds, rate } => attack::run(Duration::from_secs(seconds), rate).await,
         Trial::Rolling { instances, rate, seconds } => {
             rolling::run(instances, Duration::from_secs(seconds), rate).await
         }
         Trial::Killed { instances, rate, seconds } => killed::run(instances, Duration::from_secs(seconds), rate).await,
+        Trial::HeaderNames { seconds, rate } => foreign::header_names(seconds, rate).await,
+        Trial::Codecs { seconds, rate } => foreign::codecs(seconds, rate).await,
+        Trial::Wiped { delays, rate } => foreign::wiped(&delays, rate).await,
+        Trial::UnknownFlow { seconds, rate } => unknown_flow::run(Duration::from_secs(seconds), rate).await,
         Trial::Steady { instances, rate, minutes } => steady::run(instances, minutes, rate).await,
     }
 }

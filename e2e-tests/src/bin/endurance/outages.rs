@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
-use e2e_tests::clients::{Driver, Got, Request, Sent, checks};
-use e2e_tests::{Service, Services, dev_kafka};
+use e2e_tests::clients::{Driver, Got, Request, Scenario, Sent, Try, checks};
+use e2e_tests::{Client, Service, Services, dev_kafka};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tokio::task::JoinSet;
@@ -61,8 +61,21 @@ pub async fn run(outage: Duration, rate: u32) -> Result<Vec<String>> {
             wrong.push(format!("{away:?}: serving again only after {back:?}"));
         }
     }
-    let sent = load.ended().await;
-    wrong.extend(disagreement(&client).await?);
+    wrong.extend(verdict(&client, load.ended().await).await?);
+    let after = memory.now();
+    println!("at the end: {}", in_words(&after));
+    for (instance, kib) in &after {
+        let peak = first.as_ref().and_then(|first| first.get(instance)).copied().unwrap_or_default();
+        if *kib > peak + GROWTH {
+            wrong.push(format!("{instance} grew from {peak} to {kib} KiB"));
+        }
+    }
+    Ok(wrong)
+}
+
+/// What is wrong with what the clients were told, once every saga has ended.
+pub async fn verdict(client: &Client, sent: Vec<Sent>) -> Result<Vec<String>> {
+    let mut wrong: Vec<String> = disagreement(client).await?.into_iter().collect();
     let mut sagas = checks::read(&client.databases).await?;
     sagas.retain(|saga| saga.user_id != "probe");
     let findings = checks::check(&sent, &sagas);
@@ -75,20 +88,12 @@ pub async fn run(outage: Duration, rate: u32) -> Result<Vec<String>> {
         findings.violations.len()
     );
     wrong.extend(findings.lost.into_iter().chain(findings.violations));
-    let after = memory.now();
-    println!("at the end: {}", in_words(&after));
-    for (instance, kib) in &after {
-        let peak = first.as_ref().and_then(|first| first.get(instance)).copied().unwrap_or_default();
-        if *kib > peak + GROWTH {
-            wrong.push(format!("{instance} grew from {peak} to {kib} KiB"));
-        }
-    }
     Ok(wrong)
 }
 
 async fn leave(services: &Services, away: Away) -> Result<()> {
     match away {
-        Away::Kafka => dev_kafka("stop").await,
+        Away::Kafka => dev_kafka(&["stop"]).await,
         Away::Database(service) => {
             services.database(service)?.stop().await;
             Ok(())
@@ -98,13 +103,13 @@ async fn leave(services: &Services, away: Away) -> Result<()> {
 
 async fn come_back(services: &Services, away: Away) -> Result<()> {
     match away {
-        Away::Kafka => dev_kafka("start").await,
+        Away::Kafka => dev_kafka(&["start"]).await,
         Away::Database(service) => Ok(services.database(service)?.start().await?),
     }
 }
 
 /// Clients at a steady rate, whatever becomes of them.
-struct Load {
+pub struct Load {
     driver: Arc<Driver>,
     every: Duration,
     dice: StdRng,
@@ -115,16 +120,24 @@ struct Load {
 }
 
 impl Load {
-    fn new(driver: Driver, rate: u32) -> Self {
+    pub fn new(driver: Driver, rate: u32) -> Self {
         let (every, dice) = (Duration::from_secs(1) / rate.max(1), StdRng::seed_from_u64(1));
         Self { driver: Arc::new(driver), every, dice, next: 0, clients: JoinSet::new(), done: Vec::new(), told: 0 }
     }
 
-    async fn during(&mut self, time: Duration) {
-        let began = Instant::now();
+    pub async fn during(&mut self, time: Duration) {
+        self.beside(tokio::time::sleep(time)).await;
+    }
+
+    /// Goes on until `work` is done.
+    pub async fn beside<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut ticks = tokio::time::interval(self.every);
-        while began.elapsed() < time {
-            ticks.tick().await;
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                _ = ticks.tick() => {}
+            }
             let request = Request::drawn("outages", self.next, 1, &mut self.dice);
             let driver = self.driver.clone();
             self.clients.spawn(async move { driver.send(request).await });
@@ -135,8 +148,16 @@ impl Load {
         }
     }
 
+    /// How many of the answers since the last call of [`Load::told`] were "not yet", though the client had not asked for
+    /// such an answer.
+    pub fn late(&self) -> usize {
+        let sent = self.done[self.told..].iter().filter(|sent| sent.request.scenario != Scenario::Async);
+        let is_late = |one: &Try| matches!(&one.got, Got::Answer(answer) if answer.status == 202);
+        sent.flat_map(|sent| &sent.tries).filter(|one| is_late(one)).count()
+    }
+
     /// The answers since the last call, by status.
-    fn told(&mut self) -> String {
+    pub fn told(&mut self) -> String {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         for one in self.done[self.told..].iter().flat_map(|sent| &sent.tries) {
             let what = match &one.got {
@@ -149,7 +170,7 @@ impl Load {
         format!("answers {counts:?}")
     }
 
-    async fn ended(mut self) -> Vec<Sent> {
+    pub async fn ended(mut self) -> Vec<Sent> {
         self.done.extend(self.clients.join_all().await);
         self.done.sort_by_key(|sent| sent.request.index);
         self.done

@@ -134,7 +134,7 @@ fn answered_and_stuck(served: &[Served], time: Range<Instant>) -> (Vec<Served>, 
 }
 
 /// How long after `event` the last checkout was begun that was not answered as on a good day.
-fn normal_after<'a>(served: impl IntoIterator<Item = &'a Served>, event: Instant) -> Duration {
+pub fn normal_after<'a>(served: impl IntoIterator<Item = &'a Served>, event: Instant) -> Duration {
     let unusual = served.into_iter().filter(|one| one.took > NORMAL || one.status() != Some(200));
     unusual.map(|one| one.began.saturating_duration_since(event)).max().unwrap_or_default()
 }

@@ -165,7 +165,10 @@ document.addEventListener("submit", async (event) => {
   try {
     const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
     const told = await answer.json();
-    if (!answer.ok && !(form.hasAttribute("data-checkout") && told.sagaId)) throw new Error(`${answer.status}: ${told.detail || told.title}`);
+    if (!answer.ok && !(form.hasAttribute("data-checkout") && told.sagaId)) {
+      const id = told.errorId ? ` (errorId ${told.errorId})` : "";
+      throw new Error(`${answer.status}: ${told.detail || told.title}${id}`);
+    }
     if (form.hasAttribute("data-checkout")) {
       location.href = `/dashboard/sagas/${told.sagaId}`;
       return;

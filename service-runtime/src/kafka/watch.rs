@@ -1,0 +1,248 @@
+//! Looks every few seconds whether a consumer gets on, by a client of its own: what the consumer itself believes may be
+//! what keeps it. (librdkafka ignores what it is told of a topic that was deleted and made anew, or of a Kafka that came
+//! back empty, as out of date: its leaders' epochs begin anew. It went on for minutes and longer without reading.)
+//!
+//! What it finds goes to the group's state, for readiness, and into the metrics. It asks for the consumer to be made anew
+//! where that helps: topics that were gone are back, a log is another one than before, records are there and none comes.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::KafkaError;
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tracing::{debug, info, warn};
+
+use super::group::GroupState;
+use super::heard::Heard;
+use super::offsets::{Offsets, Reached, TopicPartition};
+use super::progress::{Progress, Renewals, Standing, Standstill};
+use super::watermarks::marks;
+use super::{KafkaSettings, PartitionMarks};
+use crate::CancellationToken;
+use crate::metrics::PartitionGauges;
+
+/// How often it looks.
+const EVERY: Duration = Duration::from_secs(3);
+
+/// A consumer that is in no group is made anew after so many looks that Kafka has answered: a minute. To part the partitions
+/// anew takes as long as a dead member's session.
+const UNJOINED: u32 = 20;
+
+/// So many standstills are named one by one.
+const NAMED: usize = 3;
+
+/// What Kafka has of each topic; `None` where there is no such topic.
+type Found = Vec<Option<Vec<Result<PartitionMarks, KafkaError>>>>;
+
+/// The watch over one consumer.
+pub(super) struct Watch {
+    config: ClientConfig,
+    /// By their names on Kafka.
+    topics: Vec<String>,
+    topic_prefix: String,
+    service: &'static str,
+    state: Arc<GroupState>,
+    offsets: Arc<Offsets>,
+    gauges: PartitionGauges,
+    progress: Progress,
+    renewals: Renewals,
+    /// Topics were missing at the last look.
+    missing: bool,
+    /// So many looks were answered since the consumer was in its group.
+    unjoined: u32,
+    shown: HashSet<TopicPartition>,
+}
+
+impl Watch {
+    pub fn new(
+        settings: &KafkaSettings,
+        service: &'static str,
+        topics: Vec<String>,
+        (state, offsets): (Arc<GroupState>, Arc<Offsets>),
+        gauges: PartitionGauges,
+    ) -> Self {
+        let mut config = settings.client(service);
+        // The group whose offsets are asked for. It is not joined.
+        config.set("group.id", settings.prefixed(service)).set("enable.auto.commit", "false");
+        Self {
+            config,
+            topics,
+            topic_prefix: settings.kafka_topic_prefix.clone(),
+            service,
+            state,
+            offsets,
+            gauges,
+            progress: Progress::default(),
+            renewals: Renewals::default(),
+            missing: false,
+            unjoined: 0,
+            shown: HashSet::new(),
+        }
+    }
+
+    /// Looks until `stop`. Sends why the consumer has to be made anew.
+    pub async fn run(mut self, renew: mpsc::Sender<String>, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut client = None;
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            // Read before Kafka is asked: its ends are later then.
+            let received = self.offsets.reached();
+            let (config, topics) = (self.config.clone(), self.topics.clone());
+            let asked = tokio::task::spawn_blocking(move || ask(client, &config, &topics));
+            let Some(Ok((asked_by, found))) = stop.run_until_cancelled(asked).await else { break };
+            client = asked_by;
+            let found = match found {
+                Ok(found) => found,
+                // That no broker can be reached is noticed by the consumer.
+                Err(error) => {
+                    debug!(%error, group = self.service, "the watch got no answer");
+                    continue;
+                }
+            };
+            let why = self.judge(&found, &received);
+            if self.state.is_hindered() || why.is_some() {
+                // What it believes may be out of date too.
+                client = forget(client).await;
+            }
+            if why.is_some_and(|why| renew.try_send(why).is_err()) {
+                debug!(group = self.service, "the consumer is being made anew already");
+            }
+        }
+    }
+
+    /// What this look says to the state and the metrics, and why the consumer has to be made anew, if it has to.
+    fn judge(&mut self, found: &Found, received: &HashMap<TopicPartition, Reached>) -> Option<String> {
+        let now = Instant::now();
+        let missing: Vec<&str> = self
+            .topics
+            .iter()
+            .zip(found)
+            .filter(|(_, found)| found.is_none())
+            .map(|(topic, _)| topic.as_str())
+            .collect();
+        if !missing.is_empty() {
+            let text = format!("Kafka has no topic {}; `kafka-init` creates it", missing.join(", "));
+            self.missing = true;
+            self.hinder(Some(text));
+            return None;
+        }
+        let counts: BTreeSet<usize> = found.iter().flatten().map(Vec::len).collect();
+        if let Some(count) = counts.first().filter(|_| counts.len() == 1) {
+            self.state.set_partitions(*count as u32);
+        }
+        let standings = self.standings(found, received);
+        let still = self.progress.look(&standings, now);
+        self.show(&standings, &still);
+        if std::mem::take(&mut self.missing) {
+            self.hinder(None);
+            return Some("the topics that were gone are back".to_owned());
+        }
+        if let Some(((topic, partition), _)) = standings.iter().find(|(_, standing)| standing.is_another_log()) {
+            return self.renewals.due(now).then(|| format!("{topic} [{partition}] ends before what was read of it"));
+        }
+        self.unjoined = if self.state.is_joined() { 0 } else { self.unjoined + 1 };
+        if self.unjoined > UNJOINED && self.renewals.due(now) {
+            self.unjoined = 0;
+            return Some("it does not get into its group".to_owned());
+        }
+        if still.is_empty() {
+            self.renewals.all_well(now);
+            self.hinder((counts.len() > 1).then(|| {
+                format!(
+                    "the topics have different partition counts {counts:?}; `kafka-init --grow` adds what is missing"
+                )
+            }));
+            return None;
+        }
+        let text = self.in_words(&still);
+        self.hinder(Some(text.clone()));
+        self.renewals.due(now).then_some(text)
+    }
+
+    /// Says what keeps the consumer, once, and once that nothing does any more.
+    fn hinder(&self, why: Option<String>) {
+        match (&why, self.state.is_hindered()) {
+            (Some(why), false) => warn!(group = self.service, "{why}"),
+            (None, true) => info!(group = self.service, "nothing keeps the consumer any more"),
+            _ => {}
+        }
+        self.state.set_hindrance(why);
+    }
+
+    /// The partitions that are this consumer's.
+    fn standings(&self, found: &Found, received: &HashMap<TopicPartition, Reached>) -> Vec<(TopicPartition, Standing)> {
+        let all_paused = self.offsets.all_paused();
+        let marks = self.topics.iter().zip(found).flat_map(|(topic, found)| {
+            let known = found.iter().flatten().filter_map(|marks| marks.as_ref().ok());
+            known.map(move |marks| ((topic.clone(), marks.partition), *marks))
+        });
+        let assigned = self.state.fetched();
+        let standings = marks.filter_map(|(partition, marks)| {
+            let fetched = *assigned.get(&partition)?;
+            let reached = received.get(&partition);
+            let standing = Standing {
+                marks,
+                fetched,
+                received: reached.map(|reached| reached.received),
+                done: reached.map(|reached| reached.done),
+                paused: all_paused || reached.is_some_and(|reached| reached.is_held),
+            };
+            Some((partition, standing))
+        });
+        standings.collect()
+    }
+
+    fn show(&mut self, standings: &[(TopicPartition, Standing)], still: &[Standstill]) {
+        let now: HashSet<TopicPartition> = standings.iter().map(|(partition, _)| partition.clone()).collect();
+        for (topic, partition) in self.shown.difference(&now) {
+            self.gauges.show_no_more(self.contract_name(topic), *partition);
+        }
+        for (of, standing) in standings {
+            let stands_still = still.iter().any(|one| one.partition == *of);
+            self.gauges.show(self.contract_name(&of.0), of.1, standing.lag(), stands_still);
+        }
+        self.shown = now;
+    }
+
+    fn in_words(&self, still: &[Standstill]) -> String {
+        let mut words: Vec<String> = still.iter().take(NAMED).map(Standstill::to_string).collect();
+        if still.len() > NAMED {
+            words.push(format!("{} more partitions likewise", still.len() - NAMED));
+        }
+        let why = self.state.refusal().map_or_else(String::new, |why| format!(" ({why})"));
+        words.join("; ") + &why
+    }
+
+    /// A topic's name without the installation's prefix.
+    fn contract_name<'a>(&self, topic: &'a str) -> &'a str {
+        topic.strip_prefix(&self.topic_prefix).unwrap_or(topic)
+    }
+}
+
+/// Asks what Kafka has, by the client of the last time if there is one. It is given back while it gets answers.
+fn ask(
+    client: Option<BaseConsumer<Heard>>,
+    config: &ClientConfig,
+    topics: &[String],
+) -> (Option<BaseConsumer<Heard>>, Result<Found, KafkaError>) {
+    let client = match client.map_or_else(|| config.create_with_context(Heard::default()), Ok) {
+        Ok(client) => client,
+        Err(error) => return (None, Err(error)),
+    };
+    let found = topics.iter().map(|topic| marks(&client, topic, true)).collect();
+    match found {
+        Ok(found) => (Some(client), Ok(found)),
+        Err(error) => (None, Err(error)),
+    }
+}
+
+/// Closes a client, which may wait for a broker.
+async fn forget(client: Option<BaseConsumer<Heard>>) -> Option<BaseConsumer<Heard>> {
+    let _ = tokio::task::spawn_blocking(move || drop(client)).await;
+    None
+}
