@@ -8,8 +8,8 @@
 //! `<data-dir>/order/server.log`, the passwords of all roles `<data-dir>/pgpass`, and
 //! `<data-dir>/postgres-<version>/` if the binaries were fetched.
 //!
-//! Other users of this machine can reach the servers' ports. Who may log in, and what then: [`roles`]. What
-//! a root user's servers may do, and what root does for them: [`account`].
+//! Other users of this machine can reach the servers' ports. Who may log in, and what then: `roles.rs`. What
+//! a root user's servers may do, and what root does for them: `account.rs`.
 
 mod account;
 mod binaries;
