@@ -1,6 +1,6 @@
 //! `sagactl`, the operators' program: it tells where a customer's money is and what happens next ([`show`], [`sagas`]),
 //! steps in ([`acts`]), tells how full the topics are ([`topics`]), proves that the four databases agree about everybody's money ([`audit`]), and looks through, and
-//! sends back, what was set aside on the dead-letter topics ([`dlq`]).
+//! sends back, what was set aside on the dead-letter topics ([`dlq`]). Flow files are checked and drawn offline ([`flow`]).
 //!
 //! A library first, so that the end-to-end tests judge by the very same invariants.
 
@@ -9,6 +9,7 @@ pub mod api;
 pub mod audit;
 pub mod databases;
 pub mod dlq;
+pub mod flow;
 pub mod paint;
 pub mod sagas;
 pub mod show;

@@ -13,6 +13,7 @@ use sagactl::databases::{Database, DatabaseUrls, Databases, OrchestratorUrl, Unr
 use sagactl::dlq::Mailbox;
 use sagactl::dlq::look::{list, show};
 use sagactl::dlq::redrive::{Outcome, Sending};
+use sagactl::flow::{self, FlowCommand};
 use sagactl::paint::{Color, Paint};
 use sagactl::sagas::{self, Wanted};
 use sagactl::show::show as show_saga;
@@ -130,6 +131,8 @@ enum Command {
     },
     Audit(AuditArguments),
     Dlq(DlqArguments),
+    #[command(subcommand)]
+    Flow(FlowCommand),
     /// Print completions for a shell: sagactl completions bash > /etc/bash_completion.d/sagactl
     Completions {
         shell: Shell,
@@ -226,6 +229,7 @@ async fn main() -> ExitCode {
             topics(&kafka, json, Paint::new(color), &mut std::io::stdout()).await.map(|()| 0)
         }
         Command::Dlq(arguments) => run_dlq(arguments.command).await.map(code),
+        Command::Flow(command) => flow::run(command, Paint::new(color), &mut std::io::stdout()).map(code),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "sagactl", &mut std::io::stdout());
             Ok(0)
@@ -277,7 +281,11 @@ async fn ask(orchestrator: &OrchestratorAddress, paint: Paint, command: Command)
             acts::intake(&api, change, json, out).await.map(|()| 0)
         }
         // Those are answered without the orchestrator.
-        Command::Audit(_) | Command::Topics { .. } | Command::Dlq(_) | Command::Completions { .. } => Ok(0),
+        Command::Audit(_)
+        | Command::Topics { .. }
+        | Command::Dlq(_)
+        | Command::Flow(_)
+        | Command::Completions { .. } => Ok(0),
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 const MOST_LINES: usize = 450;
 
 /// The members that may be used by a member. Members that are not named may use any.
-const MAY_USE: [(&str, &[&str]); 8] = [
+const MAY_USE: [(&str, &[&str]); 9] = [
     ("messages", &[]),
     ("faults", &[]),
     ("service-runtime", &["messages", "faults"]),
@@ -19,6 +19,7 @@ const MAY_USE: [(&str, &[&str]); 8] = [
     ("inventory-service", &["messages", "faults", "service-runtime"]),
     ("saga-orchestrator", &["messages", "faults", "service-runtime", "dead-letters"]),
     ("dead-letters", &["messages", "service-runtime"]),
+    ("flow", &[]),
 ];
 
 /// What the pure core must not know of: tasks, SQL, Kafka, HTTP, clocks, randomness.

@@ -1,0 +1,125 @@
+//! Names: what is taken, what is reserved, and what means two things.
+
+use std::collections::HashMap;
+
+use super::Origin;
+use crate::file::{Ask, At, FlowFile, Step, Undo};
+use crate::finding::Findings;
+use crate::rule::Rule;
+
+/// First words of topics, and names of flows, that are the platform's own.
+const RESERVED: [&str; 14] = [
+    "saga",
+    "sagas",
+    "flow",
+    "flows",
+    "signal",
+    "signals",
+    "order",
+    "payment",
+    "inventory",
+    "fraud",
+    "fulfilment",
+    "notification",
+    "pay-first",
+    "reserve-first",
+];
+
+/// Those of them whose commands a user's flow may send: the participants that come with the platform.
+const OUR_PARTICIPANTS: [&str; 5] = ["payment", "inventory", "fraud", "fulfilment", "notification"];
+
+/// What the order service does by an HTTP call.
+const ACTIONS: [&str; 5] = ["order.create", "order.confirm", "order.cancel", "order.close", "order.in-transit"];
+
+/// What stands in `sagas.step` besides steps.
+const ENDS: [&str; 3] = ["COMPLETED", "TIMED_OUT", "CANCELLED"];
+
+pub fn check(file: &FlowFile, origin: Origin, findings: &mut Findings) {
+    step_names(file, findings);
+    file.steps.iter().for_each(|step| events(step, findings));
+    for ask in asks(file) {
+        match (&ask.topic, &ask.action) {
+            (Some(_), None) => {}
+            (None, Some(action)) if ACTIONS.contains(&action.as_str()) => {}
+            (None, Some(action)) => {
+                let message = format!("`{}` is no built-in action: {}", action.value, ACTIONS.join(", "));
+                findings.report(action.at, Rule::Name, message);
+            }
+            _ => findings.report(ask.at, Rule::Choice, "`ask` has either `topic` or `action`"),
+        }
+    }
+    if origin == Origin::User {
+        reserved(file, findings);
+    }
+}
+
+fn step_names(file: &FlowFile, findings: &mut Findings) {
+    let mut lines = HashMap::new();
+    for name in file.steps.iter().flat_map(|step| [Some(&step.name), undo_name(step)]).flatten() {
+        if ENDS.contains(&name.as_str()) {
+            let message = format!("`{}` is how a saga ends: choose another name", name.value);
+            findings.report(name.at, Rule::Reserved, message);
+        }
+        if let Some(line) = lines.insert(name.as_str(), name.at.line) {
+            let message =
+                format!("`{}` names a step in line {line} already: each step and undo has its own", name.value);
+            findings.report(name.at, Rule::DuplicateStep, message);
+        }
+    }
+}
+
+fn undo_name(step: &Step) -> Option<&At<String>> {
+    if let Undo::By(undo) = &step.undo { Some(&undo.name) } else { None }
+}
+
+/// Within a step, its undo included, an event means one thing.
+fn events(step: &Step, findings: &mut Findings) {
+    let forward = step.done.iter().map(|(event, _)| (event, "done"));
+    let refused = step.refused.iter().map(|(event, _)| (event, "refused"));
+    let progress = step.progress.iter().map(|(event, _)| (event, "progress"));
+    let undone = match &step.undo {
+        Undo::By(undo) => undo.done.as_slice(),
+        _ => &[],
+    };
+    let undone = undone.iter().map(|(event, _)| (event, "undo: done"));
+    let mut meanings = HashMap::new();
+    for (event, meaning) in forward.chain(refused).chain(progress).chain(undone) {
+        if let Some(first) = meanings.insert(event.as_str(), meaning) {
+            let message = format!("`{}` means `{first}` and `{meaning}` in step {}", event.value, step.name.value);
+            findings.report(event.at, Rule::AmbiguousEvent, message);
+        }
+    }
+}
+
+/// All that is asked of anybody, forward and back.
+pub fn asks(file: &FlowFile) -> impl Iterator<Item = &At<Ask>> {
+    file.steps.iter().flat_map(|step| {
+        let undo = if let Undo::By(undo) = &step.undo { Some(&undo.ask) } else { None };
+        step.ask.iter().chain(undo)
+    })
+}
+
+fn reserved(file: &FlowFile, findings: &mut Findings) {
+    let flow = file.flow.as_str();
+    if RESERVED.contains(&flow) {
+        findings.report(file.flow.at, Rule::Reserved, format!("`{flow}` is a name of the platform's: choose another"));
+    }
+    if let Some(route) = &file.start.route {
+        let message = format!("only built-in flows have a route of their own; this one starts by `POST /flows/{flow}`");
+        findings.report(route.at, Rule::Reserved, message);
+    }
+    let may_ask = |topic: &str| first_word(topic) == flow || OUR_PARTICIPANTS.contains(&first_word(topic));
+    let topics = file.start.topic.iter().chain(asks(file).filter_map(|ask| ask.topic.as_ref()));
+    for topic in topics.filter(|topic| !may_ask(topic)) {
+        let message = format!(
+            "`{}` is another flow's topic: a topic of this flow begins with `{flow}.`, one of the platform's participants with {}",
+            topic.value,
+            OUR_PARTICIPANTS.map(|name| format!("`{name}.`")).join(", ")
+        );
+        findings.report(topic.at, Rule::Reserved, message);
+    }
+}
+
+fn first_word(topic: &str) -> &str {
+    topic.split('.').next().unwrap_or_default()
+}

@@ -1,0 +1,160 @@
+//! Each rule, broken alone in a flow that keeps all others.
+
+use std::collections::BTreeSet;
+
+use flow::{Origin, Rule, check};
+
+const TRIP: &str = include_str!("flows/trip.v1.yaml");
+
+/// The rules that are broken once `old` is replaced by `new` in the trip; and the text at the first finding's place.
+fn broken(old: &str, new: &str) -> (BTreeSet<&'static str>, String) {
+    assert!(TRIP.contains(old), "the trip has no {old:?}");
+    let text = TRIP.replacen(old, new, 1);
+    let findings = check(&text, Origin::User).expect_err(new);
+    let at = findings[0].at;
+    let line = text.lines().nth(at.line - 1).unwrap_or_default();
+    let rest = line.chars().skip(at.column - 1).collect();
+    (findings.iter().map(|finding| finding.rule.name()).collect(), rest)
+}
+
+#[track_caller]
+fn breaks(rule: Rule, old: &str, new: &str, place: &str) {
+    let (rules, rest) = broken(old, new);
+    assert_eq!(rules, BTreeSet::from([rule.name()]), "{new}");
+    assert!(rest.starts_with(place), "the finding stands at {rest:?}, not at {place:?}");
+}
+
+#[test]
+fn keys_and_types() {
+    breaks(Rule::UnknownKey, "pivot: FLIGHT_TICKET", "pivot: FLIGHT_TICKET\npivots: A", "pivots");
+    breaks(Rule::UnknownKey, "{ cause: HOTEL_FULL,", "{ cause: HOTEL_FULL, couse: A,", "couse");
+    breaks(Rule::MissingKey, "version: 1\n", "", "format: 1");
+    breaks(Rule::Type, "version: 1", "version: one", "one");
+    breaks(Rule::Type, "version: 1", "version: \"1\"", "\"1\"");
+    breaks(Rule::Type, "within: 60s", "within: 60", "60");
+    breaks(Rule::Type, "within: 60s", "within:", "");
+    breaks(Rule::Type, "keep: [bookingRef] ", "keep: bookingRef ", "bookingRef");
+    breaks(Rule::Bounds, "version: 1", "version: 0", "0");
+    breaks(Rule::Bounds, "format: 1", "format: 2", "2");
+    breaks(Rule::Bounds, "within: 60s", "within: 0s", "0s");
+    breaks(Rule::Bounds, "done: 201", "done: 99", "99");
+    breaks(Rule::Name, "step: HOTEL_BOOK", "step: \"HOTEL'; DROP TABLE sagas\"", "\"HOTEL");
+    breaks(Rule::Name, "trip.hotel.book.command", "trip.Hotel", "trip.Hotel");
+}
+
+#[test]
+fn names() {
+    breaks(Rule::DuplicateStep, "step: CAR_RETURN", "step: CAR_RENT", "CAR_RENT");
+    breaks(Rule::Reserved, "step: CAR_RETURN", "step: TIMED_OUT", "TIMED_OUT");
+    breaks(Rule::Reserved, "subject: tripId", "route: /trips\n  subject: tripId", "/trips");
+    breaks(Rule::Reserved, "topic: trip.car.rent.command", "topic: travel.car.rent.command", "travel.car");
+    breaks(Rule::Reserved, "topic: trip.car.rent.command", "topic: order.confirm.command", "order.confirm");
+    breaks(Rule::AmbiguousEvent, "trip.hotel.full: {", "trip.hotel.booked: {", "trip.hotel.booked");
+    breaks(Rule::UnknownStep, "pivot: FLIGHT_TICKET", "pivot: FLIGHT", "FLIGHT");
+    breaks(Rule::UnknownStep, "until: FLIGHT_TICKET", "until: FLIGHT", "FLIGHT");
+    breaks(Rule::UnknownStep, "  after: FLIGHT_TICKET", "  after: FLIGHT", "FLIGHT");
+    breaks(
+        Rule::Choice,
+        "topic: trip.car.rent.command",
+        "action: order.create, topic: trip.car.rent.command",
+        "{ action",
+    );
+    breaks(Rule::Name, "topic: trip.car.rent.command", "action: order.burn", "order.burn");
+}
+
+#[test]
+fn a_user_can_not_take_a_name_of_the_platforms() {
+    let (rules, _) = broken("flow: trip", "flow: payment");
+    // Its own topics are another flow's then.
+    assert_eq!(rules, BTreeSet::from(["reserved"]));
+}
+
+#[test]
+fn slots() {
+    let city = "city: $input.to, arrive";
+    breaks(Rule::Slot, city, "city: $input.town, arrive", "$input.town");
+    breaks(Rule::Slot, city, "city: $CAR_RENT.bookingRef, arrive", "$CAR_RENT");
+    breaks(Rule::Slot, city, "city: $HOTEL_BOOK.bookingRef, arrive", "$HOTEL_BOOK");
+    breaks(Rule::Slot, city, "city: $cause, arrive", "$cause");
+    breaks(Rule::Slot, city, "city: $reply.reason, arrive", "$reply");
+    breaks(Rule::Slot, city, "city: $input.to + 1, arrive", "$input.to + 1");
+    breaks(Rule::Slot, "driver: $input.traveller", "driver: $HOTEL_BOOK.price", "$HOTEL_BOOK.price");
+    breaks(Rule::Slot, "keep: [bookingRef] ", "keep: [bookingRef, stars] ", "stars");
+    breaks(Rule::Slot, "owner: $input.traveller", "owner: $input.out", "$input.out");
+    breaks(Rule::Optional, "\"$HOTEL_BOOK.bookingRef?\"", "$HOTEL_BOOK.bookingRef", "$HOTEL_BOOK");
+    breaks(
+        Rule::Optional,
+        "reply: { bookingRef: { type: text, max: 40 }, price",
+        "reply: { bookingRef: { type: text, max: 40, optional: true }, price",
+        "$HOTEL_BOOK",
+    );
+}
+
+#[test]
+fn the_three_zones() {
+    breaks(Rule::Undo, "    undo: { step: CAR_RETURN", "    # { step: CAR_RETURN", "CAR_RENT");
+    breaks(Rule::Within, "  - step: CAR_RENT\n    within: 60s", "  - step: CAR_RENT", "CAR_RENT");
+    breaks(Rule::Pivot, "  - step: FLIGHT_TICKET\n", "  - step: FLIGHT_TICKET\n    within: 60s\n", "60s");
+    breaks(Rule::Pivot, "  - step: FLIGHT_TICKET\n", "  - step: FLIGHT_TICKET\n    undo: none\n", "none");
+    breaks(Rule::Answer, "  after: FLIGHT_TICKET", "  final: false\n  after: FLIGHT_TICKET", "FLIGHT_TICKET");
+    breaks(
+        Rule::Answer,
+        "  after: FLIGHT_TICKET\n  done: 201\n  failed: { TIMED_OUT: 504, otherwise: 409 }\n  body: { hotel: $HOTEL_BOOK.bookingRef, car: $CAR_RENT.bookingRef, ticket: $FLIGHT_TICKET.ticketNumber }",
+        "  after: CAR_RENT\n  done: 201\n  failed: { otherwise: 409 }",
+        "CAR_RENT",
+    );
+    let talk = "  - step: TALK\n    wait: { signal: trip.talked, match: $start.subject }\n    late: attention\n    undo: none\n";
+    let flight = "  - step: FLIGHT_TICKET\n";
+    breaks(Rule::Within, flight, &format!("{talk}{flight}"), "TALK");
+    let car = "  - step: CAR_RENT\n";
+    breaks(
+        Rule::Choice,
+        car,
+        &format!("{car}    wait: {{ signal: trip.talked, match: $start.subject }}\n"),
+        "CAR_RENT",
+    );
+}
+
+#[test]
+fn causes_and_answers() {
+    breaks(Rule::Cause, "failed: { TIMED_OUT: 504,", "failed: { TIMED_OUT: 504, NO_TRAIN: 404,", "NO_TRAIN");
+    breaks(Rule::Cause, "failed: { TIMED_OUT: 504, otherwise: 409 }", "failed: { TIMED_OUT: 504 }", "after");
+}
+
+#[test]
+fn shapes() {
+    let from = "from:      { type: text, pattern: \"[A-Z]{3}\" }";
+    breaks(Rule::Type, from, "from: { type: text, pattern: \"[A-Z\" }", "{ type");
+    breaks(Rule::Choice, from, "from: { type: date, pattern: \"[A-Z]\" }", "{ type");
+    breaks(Rule::Choice, from, "from: { type: text, optional: false, most: 3 }", "{ type");
+    breaks(
+        Rule::MissingKey,
+        "out:       { type: date }",
+        "out: { type: date }\n    bags: { type: list, of: { kg: { type: count } } }",
+        "{ type: list",
+    );
+    breaks(Rule::Type, "default: EUR", "default: 5", "{ type: currency");
+}
+
+#[test]
+fn all_findings_of_a_file_are_reported_in_its_order() {
+    let text = TRIP.replace("step: CAR_RETURN", "step: CAR_RENT").replace("until: FLIGHT_TICKET", "until: NOWHERE");
+    let text = text.replace("city: $input.to, arrive", "city: $input.town, arrive");
+
+    let findings = check(&text, Origin::User).unwrap_err();
+
+    let rules: Vec<_> = findings.iter().map(|finding| finding.rule).collect();
+    assert_eq!(rules, [Rule::UnknownStep, Rule::Slot, Rule::DuplicateStep]);
+}
+
+#[test]
+fn a_test_of_the_file_that_fails_is_a_finding() {
+    breaks(Rule::Test, "FAILED/NO_SEAT]", "FAILED/NO_CAR]", "HOTEL_BOOK");
+    breaks(Rule::Test, "answer: 409", "answer: 504", "no seat");
+    breaks(
+        Rule::Test,
+        "replies: [trip.hotel.booked, trip.car.rented,",
+        "replies: [trip.car.rented,",
+        "trip.car.rented",
+    );
+}
