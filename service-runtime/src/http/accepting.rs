@@ -131,7 +131,8 @@ async fn refuse(Refused { mut stream, why }: Refused) -> std::io::Result<()> {
         format!(r#"{{"type":"about:blank","title":"{title}","status":{},"detail":"{detail}"}}"#, status.as_u16());
     let answer = format!(
         "HTTP/1.1 {} {title}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\nRetry-After: 1\r\n\
-         Connection: close\r\n\r\n{body}",
+         Connection: close\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n\
+         Cross-Origin-Resource-Policy: same-origin\r\n\r\n{body}",
         status.as_u16(),
         body.len()
     );
