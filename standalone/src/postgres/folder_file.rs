@@ -28,6 +28,12 @@ impl FolderFiles<'_> {
         self.text_from(name, 0)
     }
 
+    /// Whether there is such a file, with nothing in it.
+    pub fn is_empty(&self, name: &str) -> Result<bool, Error> {
+        let path = self.folder.join(name);
+        self.account.act(|| fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file() && meta.len() == 0))
+    }
+
     /// A file's text from `offset` on; likewise.
     pub fn text_from(&self, name: &str, offset: u64) -> Result<String, Error> {
         let path = self.folder.join(name);

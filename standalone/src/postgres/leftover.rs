@@ -17,6 +17,9 @@ use super::folder_file::FolderFiles;
 /// Where a running server has its number.
 pub(super) const PID_FILE: &str = "postmaster.pid";
 
+/// How long a server that is starting may take to write the file that it has made.
+const WRITTEN_LIMIT: Duration = Duration::from_millis(500);
+
 /// Postgres' names for its signals (<https://www.postgresql.org/docs/current/server-shutdown.html>), and how
 /// long each gets before the next. SIGQUIT skips the checkpoint; the next start replays the log instead.
 pub(super) const ESCALATION: [(Signal, Duration); 3] = [
@@ -27,6 +30,7 @@ pub(super) const ESCALATION: [(Signal, Duration); 3] = [
 
 /// Stops the server that runs in the folder, if there is one; returns whether there was.
 pub(super) async fn stop(files: FolderFiles<'_>) -> Result<bool, Error> {
+    remove_empty_file(files).await?;
     let Some(pid) = recorded_pid(files)? else { return Ok(false) };
     let found = is_server_of(pid, files)?;
     if found {
@@ -34,6 +38,19 @@ pub(super) async fn stop(files: FolderFiles<'_>) -> Result<bool, Error> {
     }
     remove_misleading_file(files)?;
     Ok(found)
+}
+
+/// Removes a pid file that has no line. Postgres takes it for one that another server is just writing, and refuses to
+/// start; a server that was killed between making its file and writing it leaves one behind.
+async fn remove_empty_file(files: FolderFiles<'_>) -> Result<(), Error> {
+    let give_up = Instant::now() + WRITTEN_LIMIT;
+    while files.is_empty(PID_FILE)? {
+        if Instant::now() > give_up {
+            return files.remove(PID_FILE);
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
 }
 
 async fn end(pid: Pid, files: FolderFiles<'_>) -> Result<(), Error> {
@@ -132,6 +149,16 @@ mod tests {
         assert!(!stop_in(&folder).await);
 
         assert!(!folder.path().join("postmaster.pid").exists());
+    }
+
+    #[tokio::test]
+    async fn an_empty_file_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(PID_FILE), "").unwrap();
+
+        assert!(!stop_in(&folder).await);
+
+        assert!(!folder.path().join(PID_FILE).exists());
     }
 
     #[tokio::test]
