@@ -296,6 +296,10 @@ fn not_told(error: ApplyError) -> Problem {
         ApplyError::UnknownDefinition { saga_id, .. } => {
             problem.with_saga(saga_id).with_header(header::LOCATION, format!("/sagas/{saga_id}"))
         }
+        ApplyError::Store(error @ StoreError::Refused(_)) => {
+            let detail = format!("{NOT_STORED}: {INTERNAL}");
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail).with_cause(error.cause())
+        }
         ApplyError::Store(error) => problem.with_cause(error.cause()),
         ApplyError::UnknownSaga(_) | ApplyError::Contradiction(_) => problem,
     }

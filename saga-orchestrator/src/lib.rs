@@ -43,7 +43,7 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use service_runtime::database::{self, DatabaseClock, DatabaseSettings, Session};
-use service_runtime::http::{Check, Health, HttpServer, HttpSettings};
+use service_runtime::http::{Check, Health, HttpServer, HttpSettings, client};
 use service_runtime::kafka::{Consumer, KafkaSettings, Producer, require_topics};
 use service_runtime::metrics::Metrics;
 use service_runtime::program::stop_when_done;
@@ -102,6 +102,20 @@ struct SagaSettings {
     allow_forced_failures: ForcedFailures,
 }
 
+impl SagaSettings {
+    /// Whether the other services' URLs can be used: wrong ones end the start before anything is opened.
+    fn check_urls(&self) -> Result<(), Fatal> {
+        for (variable, url) in [
+            ("ORDER_SERVICE_URL", &self.order_service_url),
+            ("PAYMENT_SERVICE_URL", &self.payment_service_url),
+            ("INVENTORY_SERVICE_URL", &self.inventory_service_url),
+        ] {
+            drop(client(variable, url.get(), "")?);
+        }
+        Ok(())
+    }
+}
+
 impl TryFrom<&Settings> for Config {
     type Error = SettingsError;
 
@@ -154,6 +168,7 @@ impl SagaSettings {
 
 /// Serves until `shutdown`.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
+    config.saga.check_urls()?;
     let metrics = Metrics::of(NAME);
     let server = HttpServer::bind(&config.http, &metrics, &shutdown).await?;
     let stop = server.drained();
