@@ -10,6 +10,8 @@ use axum::response::IntoResponse as _;
 use axum::routing::get;
 use serde_json::json;
 use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::path::Parameter;
+use utoipa::openapi::schema::{Schema, SchemaType};
 use utoipa::openapi::{ContentBuilder, ObjectBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder, Type};
 use utoipa::{IntoResponses, OpenApi as _};
 
@@ -28,7 +30,26 @@ struct Common;
 
 /// A service's own routes, with those that all services have.
 pub fn complete(service: OpenApi) -> OpenApi {
-    service.merge_from(Common::openapi())
+    let mut document = service.merge_from(Common::openapi());
+    for item in document.paths.paths.values_mut() {
+        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete];
+        let parameters = operations.into_iter().flatten().filter_map(|operation| operation.parameters.as_mut());
+        parameters.flatten().for_each(without_null);
+    }
+    document
+}
+
+/// A parameter that may be left out is described as one that may be null, which no query and no header can be.
+fn without_null(parameter: &mut RefOr<Parameter>) {
+    if let RefOr::T(parameter) = parameter
+        && let Some(RefOr::T(Schema::Object(object))) = &mut parameter.schema
+        && let SchemaType::Array(types) = &mut object.schema_type
+    {
+        types.retain(|kind| *kind != Type::Null);
+        if let [only] = types.as_slice() {
+            object.schema_type = SchemaType::Type(only.clone());
+        }
+    }
 }
 
 /// `/openapi.json` and `/docs`. Both are made when they are first asked for.
