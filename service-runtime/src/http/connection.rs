@@ -88,6 +88,7 @@ impl Connection {
     pub(super) fn phase(&self) -> (Phase, Instant) {
         let packed = self.phase.load(Ordering::Relaxed);
         let phase = match packed % 4 {
+            0 if self.requests.load(Ordering::Relaxed) > 0 => Phase::Busy,
             0 => Phase::Idle,
             1 => Phase::Head,
             2 => Phase::Body,

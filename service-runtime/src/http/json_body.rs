@@ -49,7 +49,7 @@ impl<S: Send + Sync, const LIMIT: usize> FromRequest<S> for JsonText<LIMIT> {
             (None, StatusCode::PAYLOAD_TOO_LARGE) => {
                 Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {LIMIT} bytes"))
             }
-            (None, status) => Problem::new(status, rejection.body_text()),
+            (None, status) => Problem::new(status, "the body could not be read: it broke off, or is malformed"),
         })
     }
 }
