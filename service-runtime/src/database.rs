@@ -233,7 +233,7 @@ where
     let began = Instant::now();
     match work().await {
         Err(StoreError::Unavailable(cause)) if began.elapsed() < LOST_WITHIN => match work().await {
-            Err(StoreError::NotSent(_)) => Err(StoreError::Unavailable(cause)),
+            Err(StoreError::NotSent(_) | StoreError::Locked(_)) => Err(StoreError::Unavailable(cause)),
             outcome => outcome,
         },
         outcome => outcome,
