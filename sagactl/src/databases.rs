@@ -119,7 +119,8 @@ impl Database {
     async fn connect(name: &'static str, url: &str) -> Result<Self, Unreadable> {
         let unreadable = |place: String, why: String| Unreadable { database: name, place, why };
         let wrong = |error: UrlError| unreadable(String::new(), format!("its URL {error}"));
-        let (file, wanted) = (PasswordFile::from_environment(), !has_password(url));
+        let wanted = !has_password(url) && std::env::var_os("PGPASSWORD").is_none();
+        let file = PasswordFile::from_environment();
         let servers = Servers::of_url(url).map_err(wrong)?;
         let servers = servers.with(|options| {
             let options = match file.password(&options) {
