@@ -7,6 +7,7 @@ use anyhow::{Result, bail, ensure};
 use e2e_tests::{KafkaTopics, Ran, kafka_init, real_kafka};
 use service_runtime::kafka::{KafkaSettings, Producer, existing_topics};
 use service_runtime::metrics::Metrics;
+use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings};
 use standalone::broker::EmbeddedBroker;
 
 const CHARGES: &str = "payment.charge.command";
@@ -33,7 +34,9 @@ fn fails(ran: &Ran, words: &[&str]) -> Result<()> {
 async fn a_topic_that_is_not_there_is_not_made_by_producing() -> Result<()> {
     // It creates what a client asks for that wants it, as brokers do by default (auto.create.topics.enable).
     let broker = EmbeddedBroker::start(&["there".to_owned()], 2)?;
-    let settings = KafkaSettings::at(broker.bootstrap_servers(), "")?;
+    // Not the environment's, which may be about a Kafka with TLS and a password.
+    let settings = Settings::load(&[SERVICE_DEFAULTS, KAFKA_DEFAULTS], None, std::iter::empty())?;
+    let settings = KafkaSettings::try_from(&settings.with("kafka_bootstrap_servers", broker.bootstrap_servers())?)?;
     let producer = Producer::open(&settings, "e2e-producer", &Metrics::of("e2e-producer"))?;
     producer.produce("there", None, b"{}", std::iter::empty()).acknowledged().await.map_err(anyhow::Error::msg)?;
 

@@ -110,9 +110,15 @@ async fn begin(client: &Client) -> Result<()> {
     .await
 }
 
-/// As a release stores them that knows another version of the flow.
+/// As a release stores them that knows another version of the flow. Their deadlines are put off: they stand still while
+/// the older release runs, for longer than a step may take.
 async fn run_by_version(client: &Client, version: i32) -> Result<()> {
-    let update = sqlx::query("UPDATE sagas SET definition_version = $1 WHERE user_id = $2").bind(version).bind(NEWER);
+    let update = sqlx::query(
+        "UPDATE sagas SET definition_version = $1, deadline_at = deadline_at + interval '1 hour',
+                          expires_at = expires_at + interval '1 hour'
+         WHERE user_id = $2",
+    );
+    let update = update.bind(version).bind(NEWER);
     let updated = update.execute(&client.databases.orchestrator).await?.rows_affected();
     ensure!(updated == u64::from(OF_THE_NEWER), "{updated} sagas are the newer release's");
     Ok(())
