@@ -152,7 +152,7 @@ pub enum Undo {
     Unsaid,
     /// `undo: none`
     Nothing(Position),
-    By(UndoStep),
+    By(Box<UndoStep>),
 }
 
 #[derive(Debug, Clone)]
@@ -253,11 +253,11 @@ fn step(node: &Node) -> Step {
         undo: match node.get("undo") {
             None => Undo::Unsaid,
             Some(undo) if undo.get("step").is_none() => Undo::Nothing(undo.at),
-            Some(undo) => Undo::By(UndoStep {
+            Some(undo) => Undo::By(Box::new(UndoStep {
                 name: undo.sub("step").word(),
                 ask: ask(undo.sub("ask")),
                 done: done(undo.sub("done")),
-            }),
+            })),
         },
         words: ["done", "refused", "undone", "undone_unknown"]
             .into_iter()
