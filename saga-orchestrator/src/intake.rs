@@ -42,9 +42,6 @@ pub struct Intake {
 /// How much sooner than the server gives up a request has to give its answer.
 const TO_ANSWER: Duration = Duration::from_millis(500);
 
-/// Beyond this share of the places, readiness reports it.
-const NEARLY: f64 = 0.9;
-
 /// A request's place among those that wait, or why it gets none.
 pub enum Place {
     Taken(OwnedSemaphorePermit),
@@ -80,10 +77,8 @@ impl Places {
 
     /// For readiness: whether nearly all are taken.
     pub fn check(&self) -> Check {
-        match self.taken() as f64 >= self.max as f64 * NEARLY {
-            true => Check::Degraded(format!("{} of {} places for waiting checkouts are taken", self.taken(), self.max)),
-            false => Check::Ok,
-        }
+        let (taken, max) = (self.taken(), self.max);
+        Check::unless_nearly_full(taken, max, || format!("{taken} of {max} places for waiting checkouts are taken"))
     }
 }
 

@@ -12,9 +12,6 @@ use service_runtime::metrics::{Count, Gauge, Metrics};
 /// The most streams on one connection, which HTTP/2 allows: its other requests need room.
 const PER_CONNECTION: usize = 8;
 
-/// Beyond this share of what there may be, readiness reports it.
-const NEARLY: f64 = 0.9;
-
 /// The places. Clones share them.
 #[derive(Clone)]
 pub struct Places(Arc<Shared>);
@@ -87,10 +84,7 @@ impl Places {
     /// For readiness: whether nearly all are taken.
     pub fn check(&self) -> Check {
         let (all, max) = (self.taken().all, self.0.max);
-        match all as f64 >= max as f64 * NEARLY {
-            true => Check::Degraded(format!("{all} of {max} streams of events are open")),
-            false => Check::Ok,
-        }
+        Check::unless_nearly_full(all, max, || format!("{all} of {max} streams of events are open"))
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {

@@ -35,9 +35,6 @@ const KEPT_FOR_OTHERS: usize = 4;
 /// Of all connections, one in so many is closed at a time: looking for them costs more than closing them.
 const EVICTED_AT_ONCE: usize = 64;
 
-/// Beyond this share of what there may be, readiness reports it.
-const NEARLY: f64 = 0.9;
-
 /// How often the log reports that connections are closed to make room.
 const REPORTED: Duration = Duration::from_secs(60);
 
@@ -153,14 +150,14 @@ impl Connections {
     /// For readiness: whether the connections or the bodies that are waited for are nearly all there may be.
     pub(super) fn check(&self) -> Check {
         let (open, most) = (self.open().connections.len(), self.most());
-        if open as f64 >= most as f64 * NEARLY {
-            return Check::Degraded(format!("{open} of {most} connections are open"));
+        let connections = Check::unless_nearly_full(open, most, || format!("{open} of {most} connections are open"));
+        if connections != Check::Ok {
+            return connections;
         }
-        let ((bodies, bytes), max_bytes) = (self.bodies.standing(), self.bodies.max_bytes());
-        if bytes as f64 >= max_bytes as f64 * NEARLY {
-            return Check::Degraded(format!("{bodies} requests' bodies are waited for (HTTP_BODIES_MAX_BYTES)"));
-        }
-        Check::Ok
+        let (bodies, bytes) = self.bodies.standing();
+        Check::unless_nearly_full(bytes, self.bodies.max_bytes(), || {
+            format!("{bodies} requests' bodies are waited for (HTTP_BODIES_MAX_BYTES)")
+        })
     }
 
     /// Closes some of those that do nothing for anybody; answers whether there were any.

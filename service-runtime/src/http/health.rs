@@ -36,6 +36,16 @@ pub enum Check {
     Failed(String),
 }
 
+/// From this share of a limit on, readiness reports it.
+const NEARLY: f64 = 0.9;
+
+impl Check {
+    /// Degraded, for the reason that `why` gives, where nearly all of `max` are taken.
+    pub fn unless_nearly_full(taken: usize, max: usize, why: impl FnOnce() -> String) -> Self {
+        if taken as f64 >= max as f64 * NEARLY { Self::Degraded(why()) } else { Self::Ok }
+    }
+}
+
 const READY: &str = "ready";
 const DEGRADED: &str = "degraded";
 const CLOSED: &str = "closed";
