@@ -12,6 +12,8 @@ use standalone::platform::Ports;
 use standalone::postgres::{Database, PASSWORD_FILE};
 use uuid::Uuid;
 
+use crate::Service;
+
 /// A connection pool to each. They connect when they are used, and again when a server was gone.
 #[derive(Clone)]
 pub struct Databases {
@@ -22,6 +24,16 @@ pub struct Databases {
 }
 
 impl Databases {
+    /// A service's database.
+    pub const fn of(&self, service: Service) -> &PgPool {
+        match service {
+            Service::Order => &self.order,
+            Service::Payment => &self.payment,
+            Service::Inventory => &self.inventory,
+            Service::Orchestrator => &self.orchestrator,
+        }
+    }
+
     pub fn at(urls: &[(&'static str, String)]) -> Result<Self> {
         let mut pools = Vec::new();
         for (_, url) in urls {

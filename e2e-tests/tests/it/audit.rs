@@ -130,7 +130,7 @@ async fn a_platform_after_mixed_checkouts_passes_and_each_planted_fault_is_named
     for fault in faults() {
         let (order_id, saga_id) = completed(&client).await?;
         let sql = fault.sql.replace("$order", &order_id.to_string()).replace("$saga", &saga_id.to_string());
-        run(pool(&client, fault.database), sql).await?;
+        run(client.databases.of(fault.database), sql).await?;
         planted.push((order_id.to_string(), fault));
     }
     // A payment of nobody, with nothing else about it.
@@ -177,15 +177,6 @@ async fn a_platform_after_mixed_checkouts_passes_and_each_planted_fault_is_named
         }
     }
     Ok(())
-}
-
-fn pool(client: &Client, service: Service) -> &PgPool {
-    match service {
-        Service::Order => &client.databases.order,
-        Service::Payment => &client.databases.payment,
-        Service::Inventory => &client.databases.inventory,
-        Service::Orchestrator => &client.databases.orchestrator,
-    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use e2e_tests::{Answer, Client, Outsider, Service, Services, eventually, id};
 use reqwest::Method;
 use serde_json::json;
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 /// What a trigger says, as one may that quotes the row.
@@ -23,17 +23,8 @@ const TABLES: [(Service, &str); 4] = [
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-fn pool(client: &Client, service: Service) -> &PgPool {
-    match service {
-        Service::Order => &client.databases.order,
-        Service::Payment => &client.databases.payment,
-        Service::Inventory => &client.databases.inventory,
-        Service::Orchestrator => &client.databases.orchestrator,
-    }
-}
-
 async fn run(client: &Client, service: Service, sql: String) -> Result<()> {
-    sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool(client, service)).await?;
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(client.databases.of(service)).await?;
     Ok(())
 }
 

@@ -26,21 +26,12 @@ const TABLES: [(Service, &str); 6] = [
     (Service::Orchestrator, "sagas"),
 ];
 
-fn pool(client: &Client, service: Service) -> &PgPool {
-    match service {
-        Service::Order => &client.databases.order,
-        Service::Payment => &client.databases.payment,
-        Service::Inventory => &client.databases.inventory,
-        Service::Orchestrator => &client.databases.orchestrator,
-    }
-}
-
 /// The tables that have rows about the order.
 async fn kept_in(client: &Client, order_id: Uuid) -> Result<Vec<&'static str>> {
     let mut kept = Vec::new();
     for (service, table) in TABLES {
         let sql = format!("SELECT count(*) FROM {table} WHERE order_id = '{order_id}'");
-        let count: i64 = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(pool(client, service)).await?;
+        let count: i64 = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(client.databases.of(service)).await?;
         kept.extend((count > 0).then_some(table));
     }
     Ok(kept)
@@ -238,7 +229,7 @@ async fn an_unfinished_saga_keeps_itself_and_what_came_later_and_money_that_is_n
     client.end_of(&location, LIMIT).await?;
     for (service, table) in [(Service::Orchestrator, "sagas"), (Service::Order, "orders")] {
         let sql = format!("UPDATE {table} SET updated_at = now() - interval '3 days' WHERE order_id = '{stuck}'");
-        run(pool(&client, service), sql).await?;
+        run(client.databases.of(service), sql).await?;
     }
     restart_orchestrator(&mut services).await?;
     goes(&client, later).await?;
@@ -385,7 +376,7 @@ async fn the_audit_looks_at_no_row_below_the_horizon_and_at_each_above() -> Resu
             (Service::Orchestrator, "DELETE FROM sagas"),
         ] {
             let (order_id, _) = ended(&client, days_ago, json!({})).await?;
-            run(pool(&client, service), format!("{sql} WHERE order_id = '{order_id}'")).await?;
+            run(client.databases.of(service), format!("{sql} WHERE order_id = '{order_id}'")).await?;
             orders.push(order_id);
         }
         Ok(orders)
