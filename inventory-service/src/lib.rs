@@ -86,6 +86,8 @@ pub fn openapi() -> OpenApi {
 
 /// Serves until `shutdown`.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
+    // A wrong URL ends the start before anything is opened.
+    let orchestrator = Orchestrator::connect(&config.orchestrator)?;
     let metrics = Metrics::of(NAME);
     let server = HttpServer::bind(&config.http, &metrics, &shutdown).await?;
     let tracer = Tracer::open(&config.trace, NAME)?;
@@ -99,7 +101,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         .with_clock(&clock)
         .with("kafka", move || Box::pin(std::future::ready(group.check())));
     let old = retention::Reservations(pool.clone());
-    let orchestrator = Orchestrator::connect(&config.orchestrator)?;
     let routes =
         router("/reservations", old.clone(), config.retention, orchestrator).merge(reading::router(pool.clone()));
     let handler = handler::Reservations {

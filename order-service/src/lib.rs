@@ -58,6 +58,8 @@ pub fn openapi() -> OpenApi {
 
 /// Serves until `shutdown`.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
+    // A wrong URL ends the start before anything is opened.
+    let orchestrator = Orchestrator::connect(&config.orchestrator)?;
     let metrics = Metrics::of("order-service");
     let server = HttpServer::bind(&config.http, &metrics, &shutdown).await?;
     let stop = server.drained();
@@ -71,7 +73,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         ),
         pool: pool.clone(),
     };
-    let orchestrator = Orchestrator::connect(&config.orchestrator)?;
     let removal = router("/orders", retention::Orders(pool.clone()), config.retention, orchestrator);
     let routes = routes::router(orders, tracer.clone()).merge(removal);
     let clock = DatabaseClock::start(&pool, &metrics, shutdown.clone()).await;

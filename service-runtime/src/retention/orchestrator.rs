@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use messages::object::Object;
 use reqwest::{Client, Url};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -12,14 +13,15 @@ use uuid::Uuid;
 
 use crate::Fatal;
 use crate::http::{Problem, client};
+use crate::settings::Secret;
 
 /// How long the answer may take.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// `ORCHESTRATOR_URL`.
+/// `ORCHESTRATOR_URL`. It may hold a password.
 #[derive(Debug, Clone, Deserialize)]
 pub struct OrchestratorSettings {
-    orchestrator_url: String,
+    orchestrator_url: Secret,
 }
 
 /// What the orchestrator answers to `GET /retention`.
@@ -42,7 +44,7 @@ impl Orchestrator {
     /// # Errors
     /// When `ORCHESTRATOR_URL` is no URL of HTTP.
     pub fn connect(settings: &OrchestratorSettings) -> Result<Self, Fatal> {
-        let (builder, url) = client("ORCHESTRATOR_URL", &settings.orchestrator_url, "retention")?;
+        let (builder, url) = client("ORCHESTRATOR_URL", settings.orchestrator_url.get(), "retention")?;
         let client = builder.timeout(LIMIT).build();
         let client = client.map_err(|error| Fatal::new(format!("the HTTP client can't be made: {error}")))?;
         Ok(Self { client, url })
@@ -61,7 +63,7 @@ impl Orchestrator {
         let without_url = |error: reqwest::Error| error.without_url().to_string();
         let answer = self.client.get(self.url.clone()).send().await.map_err(without_url)?;
         match answer.status() {
-            reqwest::StatusCode::OK => answer.json().await.map_err(without_url),
+            reqwest::StatusCode::OK => answer.json().await.map(|Object(horizon)| horizon).map_err(without_url),
             reqwest::StatusCode::NOT_FOUND => Err("it is of an older release, which does not know".to_owned()),
             status => Err(format!("it answers {status}")),
         }
