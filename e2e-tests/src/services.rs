@@ -192,6 +192,11 @@ impl Services {
         Ok(self.process(instance)?.has_ended())
     }
 
+    /// All that an instance has logged, over all its starts.
+    pub fn log(&mut self, instance: impl Into<Instance>) -> Result<String> {
+        Ok(self.process(instance)?.output())
+    }
+
     /// SIGTERM, and the end that it leads to.
     pub async fn stop(&mut self, instance: impl Into<Instance>) -> Result<Ended> {
         self.process(instance)?.end_with(Signal::TERM, STOP_LIMIT).await

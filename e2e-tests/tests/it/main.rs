@@ -18,6 +18,7 @@ mod idempotency;
 mod kafka_init;
 mod locked_rows;
 mod lost_connections;
+mod membership;
 mod metrics;
 mod operator;
 mod orders;

@@ -24,7 +24,7 @@ use tracing::{debug, info, warn};
 use super::closing::ClosesOnThread;
 use super::group::GroupState;
 use super::letters::Letters;
-use super::member::{Member, Membership};
+use super::member::{Member, Membership, Name, Renewal};
 use super::processing::{Place, Shared, process};
 use super::producer::Producer;
 use super::watch::Watch;
@@ -40,6 +40,9 @@ const CLOSE_LIMIT: Duration = Duration::from_millis(1000);
 /// How long the loop waits for room before it pauses its partitions. A pause is expensive: librdkafka forgets what it has
 /// fetched, and a partition that is resumed waits for the fetch under way, up to `fetch.wait.max.ms`.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Two instances of one name shut each other out again within this time.
+const RIVALRY: Duration = Duration::from_secs(30);
 
 /// A refusal has ended when records came for so long without another one.
 const REFUSAL_ENDS: Duration = Duration::from_secs(10);
@@ -83,7 +86,7 @@ pub struct Consumer {
 enum End {
     Shutdown,
     /// Another one has to take its place.
-    Renew(String),
+    Renew(Renewal),
     /// The group has shut it out.
     ShutOut(RDKafkaErrorCode),
 }
@@ -130,8 +133,7 @@ impl Consumer {
     /// Consumes until `shutdown`; then finishes the records in hand, commits, and leaves the group.
     ///
     /// # Errors
-    /// When the group has fenced this instance: another one carries the same `kafka_group_instance_id`, or Kafka was
-    /// restarted after this instance was, and remembers its predecessor (seen with Kafka 4.1.1, by `dev/chaos`).
+    /// When the group has fenced this instance twice: another one carries the same `kafka_group_instance_id`.
     pub async fn run<H: Handler>(
         self,
         handler: H,
@@ -154,24 +156,28 @@ impl Consumer {
         tokio::spawn(self.watch.run(renew, watching.clone()));
         let mut consuming =
             Consuming { shared, tasks: TaskTracker::new(), settings: &self.settings, renewed: &mut renewed };
+        let mut shut_outs = ShutOuts::default();
         let outcome = loop {
             let Some(member) = membership.current() else { break Ok(()) };
-            match consuming.consume(&member).await {
+            let Renewal { why, name } = match consuming.consume(&member).await {
                 End::Shutdown => break Ok(()),
-                End::Renew(why) => {
-                    warn!(group = self.service, %why, "the consumer is made anew");
-                    self.renewals.inc();
-                    drop(member);
-                    if let Err(error) = membership.renew() {
-                        break Err(error);
-                    }
+                End::Renew(renewal) => renewal,
+                End::ShutOut(code) if shut_outs.is_first(Instant::now()) => {
+                    let why = format!("its group has shut it out ({code}), as it does after a restart of Kafka");
+                    Renewal { why, name: Name::Same }
                 }
                 End::ShutOut(code) => {
                     break Err(Fatal::new(format!(
-                        "the consumer group {} has shut this instance out ({code}): does another instance run with the same KAFKA_GROUP_INSTANCE_ID? If none does, Kafka was restarted and remembers this one's predecessor: start it again",
+                        "the consumer group {} has shut this instance out twice ({code}): does another instance run with the same KAFKA_GROUP_INSTANCE_ID?",
                         self.settings.prefixed(self.service)
                     )));
                 }
+            };
+            warn!(group = self.service, %why, "the consumer is made anew");
+            self.renewals.inc();
+            drop(member);
+            if let Err(error) = membership.renew(name) {
+                break Err(error);
             }
         };
         watching.cancel();
@@ -198,7 +204,7 @@ struct Consuming<'a, H> {
     shared: Arc<Shared<H>>,
     tasks: TaskTracker,
     settings: &'a KafkaSettings,
-    renewed: &'a mut mpsc::Receiver<String>,
+    renewed: &'a mut mpsc::Receiver<Renewal>,
 }
 
 impl<H: Handler> Consuming<'_, H> {
@@ -215,7 +221,7 @@ impl<H: Handler> Consuming<'_, H> {
                 // Looked at first: a stream of records must not put it off.
                 biased;
                 () = shared.shutdown.cancelled() => return End::Shutdown,
-                Some(why) = renewed.recv() => return End::Renew(why),
+                Some(renewal) = renewed.recv() => return End::Renew(renewal),
                 _ = looks.tick(), if offsets.all_paused() => {
                     if in_hand() <= limit / 2 {
                         shared.resume_all();
@@ -261,6 +267,21 @@ impl<H: Handler> Consuming<'_, H> {
                 shared.pause_all();
             }
         }
+    }
+}
+
+/// When the group has shut this instance out. Kafka does so after a restart too, if it remembers an earlier member of this
+/// name (seen with Kafka 4.1.1: an offset is committed while the member joins again); then it helps to join anew. Two
+/// instances of one name shut each other out in turns, as soon as they have joined.
+#[derive(Default)]
+struct ShutOuts {
+    last: Option<Instant>,
+}
+
+impl ShutOuts {
+    /// Notes one. Whether it may be Kafka's own doing.
+    fn is_first(&mut self, now: Instant) -> bool {
+        self.last.replace(now).is_none_or(|last| now.duration_since(last) > RIVALRY)
     }
 }
 

@@ -1,7 +1,7 @@
 //! librdkafka's consumer: a member of the group that is named as its service. Where it does not get on, another one takes
 //! its place.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
@@ -15,6 +15,24 @@ use crate::metrics::Metrics;
 
 pub(super) type Member = ClosesOnThread<GroupContext>;
 
+/// Why another member takes the place of the one that there is.
+#[derive(Debug)]
+pub(super) struct Renewal {
+    pub why: String,
+    pub name: Name,
+}
+
+/// The name of a static member (`kafka_group_instance_id`) that takes the place of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Name {
+    /// It gets the other's partitions at once.
+    Same,
+    /// The partitions are parted anew, once the other's session has ended. A group that has parted them while topics were
+    /// missing would leave it at that: it answers a known name with what it had (seen with Kafka 4.1.1: a member without
+    /// partitions, for as long as it ran).
+    New,
+}
+
 /// What is needed to make a member, and the one that there is.
 pub(super) struct Membership {
     settings: KafkaSettings,
@@ -24,6 +42,8 @@ pub(super) struct Membership {
     pub offsets: Arc<Offsets>,
     pub state: Arc<GroupState>,
     metrics: Metrics,
+    /// Counts the members that got a name of their own.
+    names: AtomicU32,
     /// Whoever takes it from here gives it back at once: the last one closes it.
     current: RwLock<Option<Arc<Member>>>,
 }
@@ -44,9 +64,10 @@ impl Membership {
             offsets: Arc::default(),
             state: Arc::new(state),
             metrics: metrics.clone(),
+            names: AtomicU32::new(0),
             current: RwLock::default(),
         };
-        membership.renew()?;
+        membership.renew(Name::Same)?;
         Ok(membership)
     }
 
@@ -62,7 +83,8 @@ impl Membership {
 
     /// Has another member take the place of the one that there is, which leaves the group behind our back. What it had in
     /// hand comes again.
-    pub fn renew(&self) -> Result<(), Fatal> {
+    pub fn renew(&self, name: Name) -> Result<(), Fatal> {
+        self.names.fetch_add((name == Name::New).into(), Ordering::Relaxed);
         let generation = self.state.begin_generation();
         self.offsets.all_revoked();
         drop(self.take());
@@ -100,7 +122,11 @@ impl Membership {
             // For readiness: whether a broker is up and the group is joined, and what is fetched. And for the metrics.
             .set("statistics.interval.ms", "2000");
         if !settings.kafka_group_instance_id.is_empty() {
-            config.set("group.instance.id", format!("{}-{service}", settings.kafka_group_instance_id));
+            let number = match self.names.load(Ordering::Relaxed) {
+                0 => String::new(),
+                number => format!("-{number}"),
+            };
+            config.set("group.instance.id", format!("{}-{service}{number}", settings.kafka_group_instance_id));
         }
         let member: StreamConsumer<GroupContext> = config
             .create_with_context(context)

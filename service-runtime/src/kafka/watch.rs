@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::group::GroupState;
 use super::heard::Heard;
+use super::member::{Name, Renewal};
 use super::offsets::{Offsets, Reached, TopicPartition};
 use super::progress::{Progress, Renewals, Standing, Standstill};
 use super::watermarks::marks;
@@ -85,7 +86,7 @@ impl Watch {
     }
 
     /// Looks until `stop`. Sends why the consumer has to be made anew.
-    pub async fn run(mut self, renew: mpsc::Sender<String>, stop: CancellationToken) {
+    pub async fn run(mut self, renew: mpsc::Sender<Renewal>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut client = None;
@@ -116,8 +117,8 @@ impl Watch {
     }
 
     /// What this look says to the state and the metrics, and why the consumer has to be made anew, if it has to.
-    fn judge(&mut self, found: &Found, received: &HashMap<TopicPartition, Reached>) -> Option<String> {
-        let now = Instant::now();
+    fn judge(&mut self, found: &Found, received: &HashMap<TopicPartition, Reached>) -> Option<Renewal> {
+        let (now, afresh) = (Instant::now(), |why| Renewal { why, name: Name::New });
         let missing: Vec<&str> = self
             .topics
             .iter()
@@ -140,15 +141,17 @@ impl Watch {
         self.show(&standings, &still);
         if std::mem::take(&mut self.missing) {
             self.hinder(None);
-            return Some("the topics that were gone are back".to_owned());
+            return Some(afresh("the topics that were gone are back".to_owned()));
         }
         if let Some(((topic, partition), _)) = standings.iter().find(|(_, standing)| standing.is_another_log()) {
-            return self.renewals.due(now).then(|| format!("{topic} [{partition}] ends before what was read of it"));
+            let text = format!("{topic} [{partition}] ends before what was read of it");
+            self.hinder(Some(text.clone()));
+            return self.renewals.due(now).then(|| afresh(text));
         }
         self.unjoined = if self.state.is_joined() { 0 } else { self.unjoined + 1 };
         if self.unjoined > UNJOINED && self.renewals.due(now) {
             self.unjoined = 0;
-            return Some("it does not get into its group".to_owned());
+            return Some(afresh("it does not get into its group".to_owned()));
         }
         if still.is_empty() {
             self.renewals.all_well(now);
@@ -161,7 +164,7 @@ impl Watch {
         }
         let text = self.in_words(&still);
         self.hinder(Some(text.clone()));
-        self.renewals.due(now).then_some(text)
+        self.renewals.due(now).then_some(Renewal { why: text, name: Name::Same })
     }
 
     /// Says what keeps the consumer, once, and once that nothing does any more.
