@@ -67,8 +67,8 @@ impl<B: Batch> Batcher<B> {
     /// Has one item done, with whatever else is waiting.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] means that this very item failed: a refused batch is halved until the culprit
-    /// stands alone, so that it takes nobody with it. The queue is bounded by its callers' number in flight.
+    /// [`StoreError::Refused`] and [`StoreError::Locked`] mean that this very item failed: such a batch is halved until
+    /// the culprit stands alone, so that it takes nobody with it. The queue is bounded by its callers' number in flight.
     pub async fn submit(&self, item: B::Item) -> Result<B::Answer, StoreError> {
         let name = || if B::KIND == "read" { format!("read {}", B::NAME).into() } else { B::NAME.into() };
         let span = if B::IS_STATEMENT { trace::child(trace::Kind::Client, name) } else { Span::none() };
@@ -123,15 +123,17 @@ async fn work<B: Batch>(batch: B, mut submissions: mpsc::UnboundedReceiver<Submi
     }
 }
 
-/// Runs the batch; one that is refused is halved.
+/// Runs the batch; one that is refused, or that met a row which another transaction holds, is halved.
 async fn answer_each<B: Batch>(batch: &B, items: &[B::Item]) -> Vec<Result<B::Answer, StoreError>> {
     match run_guarded(batch, items).await {
         Ok(answers) => {
             debug_assert_eq!(answers.len(), items.len(), "one answer an item");
             answers
         }
-        Err(StoreError::Refused(cause)) if items.len() > 1 => {
-            error!(batch = B::NAME, items = items.len(), why = cause.text(), "a batch was refused: halving it");
+        Err(error @ (StoreError::Refused(_) | StoreError::Locked(_))) if items.len() > 1 => {
+            if let StoreError::Refused(cause) = error {
+                error!(batch = B::NAME, items = items.len(), why = cause.text(), "a batch was refused: halving it");
+            }
             let (left, right) = items.split_at(items.len() / 2);
             let mut answers = Box::pin(answer_each(batch, left)).await;
             answers.extend(Box::pin(answer_each(batch, right)).await);
@@ -222,7 +224,7 @@ mod tests {
         }
     }
 
-    /// Doubles numbers; refuses any batch with a 13 in it; counts its runs.
+    /// Doubles numbers; refuses any batch with a 13 in it, finds the row of 14 held; counts its runs.
     struct Double {
         runs: Arc<AtomicUsize>,
         gate: Arc<tokio::sync::Semaphore>,
@@ -238,6 +240,9 @@ mod tests {
             self.runs.fetch_add(1, Ordering::SeqCst);
             if items.contains(&13) {
                 return Err(StoreError::Refused("13".into()));
+            }
+            if items.contains(&14) {
+                return Err(StoreError::Locked("14".into()));
             }
             assert!(!items.contains(&666), "the devil's number");
             Ok(items.iter().map(|n| Ok(n * 2)).collect())
@@ -258,11 +263,11 @@ mod tests {
             async move { batcher.submit(1).await }
         });
         tokio::task::yield_now().await;
-        let rest = futures::future::join_all((2..100).map(|n| batcher.submit(n)));
+        let rest = futures::future::join_all((2..100).filter(|n| *n != 14).map(|n| batcher.submit(n)));
         let open = async { gate.add_permits(ENOUGH) };
         let (rest, ()) = tokio::join!(rest, open);
         assert_eq!(first.await.unwrap().unwrap(), 2);
-        assert_eq!(rest.len(), 98);
+        assert_eq!(rest.len(), 97);
         assert!(runs.load(Ordering::SeqCst) <= 16, "13 is among them, so one run is halved: {runs:?}");
     }
 
@@ -276,12 +281,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refused_item_fails_alone() {
+    async fn an_item_that_is_refused_or_whose_row_is_held_fails_alone() {
         let (batcher, ..) = double(ENOUGH);
         let answers = futures::future::join_all((10..16).map(|n| batcher.submit(n))).await;
         for (n, answer) in (10..16).zip(answers) {
             match answer {
                 Ok(doubled) => assert_eq!(doubled, 2 * n),
+                Err(error @ StoreError::Locked(_)) => assert_eq!((n, error.cause().text()), (14, "14")),
                 Err(error) => assert_eq!((n, error.cause().text()), (13, "13")),
             }
         }
