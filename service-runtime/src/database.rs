@@ -71,6 +71,17 @@ struct Section {
     pgdatabase: Option<String>,
 }
 
+impl Section {
+    /// What libpq's variables put in place of parts of the URL, by the names of a URL's parameters.
+    fn overrides(&self) -> Vec<(&'static str, String)> {
+        let port = self.pgport.map(|port| port.to_string());
+        let Self { pghost, pguser, pgpassword, pgdatabase, .. } = self;
+        let all =
+            [("host", pghost), ("port", &port), ("user", pguser), ("password", pgpassword), ("dbname", pgdatabase)];
+        all.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect()
+    }
+}
+
 impl TryFrom<&Settings> for DatabaseSettings {
     type Error = SettingsError;
 
@@ -78,28 +89,12 @@ impl TryFrom<&Settings> for DatabaseSettings {
         let section: Section = settings.section()?;
         require_within("database_max_connections", section.database_max_connections, 1..=1000)?;
         require_within("startup_timeout_ms", section.startup_timeout_ms, 0..=HOUR_MS)?;
-        let servers = Servers::of_url(&section.database_url)
-            .map_err(|error| SettingsError::Invalid { key: "database_url", problem: error.to_string() })?;
         let is_one = section.pghost.as_ref().is_none_or(|host| !host.contains(','));
         require("pghost", is_one, "must be one host: DATABASE_URL takes several, as in postgres://h1:5432,h2:5432/db")?;
-        let servers = servers.with(|mut options| {
-            if let Some(host) = &section.pghost {
-                options = options.host(host);
-            }
-            if let Some(port) = section.pgport {
-                options = options.port(port);
-            }
-            if let Some(user) = &section.pguser {
-                options = options.username(user);
-            }
-            if let Some(password) = &section.pgpassword {
-                options = options.password(password);
-            }
-            if let Some(database) = &section.pgdatabase {
-                options = options.database(database);
-            }
-            options.disable_statement_logging().options(PLANNING).options([STATEMENT_LIMIT])
-        });
+        let servers = Servers::of_url_with(&section.database_url, &section.overrides())
+            .map_err(|error| SettingsError::Invalid { key: "database_url", problem: error.to_string() })?;
+        let servers =
+            servers.with(|options| options.disable_statement_logging().options(PLANNING).options([STATEMENT_LIMIT]));
         Ok(Self {
             servers,
             max_connections: section.database_max_connections,

@@ -207,6 +207,33 @@ async fn a_database_that_cannot_be_reached_is_named_without_its_password() -> Re
     fails("order-service", &[], &environment, &["password authentication failed", "DATABASE_URL"]).await
 }
 
+#[tokio::test]
+async fn a_password_file_is_searched_for_the_database_that_the_environment_names() -> Result<()> {
+    let client = shared().await?;
+    let url = client.database_url(Service::Order)?;
+    let password = url.split(['/', ':', '@']).nth(4).context("a password")?;
+    let (db_port, port) = (client.ports.order_db, free_port()?);
+    let scratch = Scratch::new()?;
+    let file = scratch.path().join("pgpass");
+    // The first line is for the place that the embedded defaults name.
+    let lines =
+        format!("localhost:5433:order_db:order_user:another\n127.0.0.1:{db_port}:order_db:order_user:{password}\n");
+    std::fs::write(&file, lines)?;
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))?;
+    let environment = [
+        ("PORT", port.to_string()),
+        ("PGHOST", "127.0.0.1".to_owned()),
+        ("PGPORT", db_port.to_string()),
+        ("PGPASSFILE", file.display().to_string()),
+        ("STARTUP_TIMEOUT_MS", "500".to_owned()),
+    ];
+    let environment = environment.map(|(key, value)| (key.to_owned(), value));
+    let mut process = Process::start(&scratch, "order-service", &[], &environment)?;
+    let ready = format!("http://127.0.0.1:{port}/health/ready");
+
+    process.until("is ready", LIMIT, async |_| client.get_url(&ready).await.is_ok_and(|a| a.status == 200)).await
+}
+
 /// Starts a program that is to fail, and checks that it shows none of `secrets`, anywhere.
 async fn fails_silent_about(
     name: &str,

@@ -29,7 +29,16 @@ impl Servers {
     /// # Errors
     /// [`UrlError`] for a URL that is wrong or ambiguous, or has an unknown parameter. It repeats no secret.
     pub fn of_url(url: &str) -> Result<Self, UrlError> {
-        url::read(url).map(Self)
+        Self::of_url_with(url, &[])
+    }
+
+    /// Those that a URL names, with these parameters in place of its own parts: a password file is searched for what
+    /// comes of both.
+    ///
+    /// # Errors
+    /// As with [`Self::of_url`].
+    pub fn of_url_with(url: &str, overrides: &[(&'static str, String)]) -> Result<Self, UrlError> {
+        url::read(url, overrides).map(Self)
     }
 
     /// The same servers with other options.

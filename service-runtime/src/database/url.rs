@@ -66,8 +66,9 @@ fn named(parameter: Option<&str>) -> String {
 }
 
 /// How to connect to each of the hosts that a URL names; one unless there are commas. What it leaves out is taken from
-/// libpq's environment variables (PGPASSWORD, PGSSLMODE, PGSSLROOTCERT, ...) and password file.
-pub(super) fn read(url: &str) -> Result<Vec<PgConnectOptions>, UrlError> {
+/// libpq's environment variables (PGPASSWORD, PGSSLMODE, PGSSLROOTCERT, ...) and password file. `overrides` are parameters
+/// that count more than what the URL has.
+pub(super) fn read(url: &str, overrides: &[(&'static str, String)]) -> Result<Vec<PgConnectOptions>, UrlError> {
     // sqlx would take another value for none.
     if std::env::var_os("PGSSLMODE").is_some_and(|mode| mode.to_str().is_none_or(|mode| !is_ssl_mode(mode))) {
         return Err(UrlError::Value("PGSSLMODE, of the environment,", SSL_MODES));
@@ -98,7 +99,11 @@ pub(super) fn read(url: &str) -> Result<Vec<PgConnectOptions>, UrlError> {
     for host in &hosts {
         check_host(host, several)?;
     }
-    let parameters = parameters(query, several)?;
+    let mut parameters = parameters(query, several)?;
+    for (name, value) in overrides {
+        // The last one counts.
+        parameters += &format!("&{name}={}", percent_encoded(value));
+    }
     let at = if authority.contains('@') { "@" } else { "" };
     let one = |host: &&str| {
         PgConnectOptions::from_str(&format!("postgres://{user}{at}{host}{path}?{parameters}"))
@@ -184,6 +189,11 @@ fn parameters(query: &str, several_hosts: bool) -> Result<String, UrlError> {
     Ok(kept.join("&"))
 }
 
+fn percent_encoded(value: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    value.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
 fn is_ssl_mode(mode: &str) -> bool {
     PgSslMode::from_str(mode).is_ok()
 }
@@ -193,7 +203,7 @@ mod tests {
     use super::*;
 
     fn refused(url: &str) -> String {
-        read(url).map(|_| ()).expect_err(url).to_string()
+        read(url, &[]).map(|_| ()).expect_err(url).to_string()
     }
 
     #[test]
@@ -221,7 +231,7 @@ mod tests {
         }
         assert!(refused("postgres://u:p@ss/w:rd#1@h/d").contains("Percent-encode"));
         assert!(refused("postgres://u:p@ss/w:rd#1@h/d").contains("PGPASSWORD"));
-        let encoded = read("postgres://u:p%40ss%2Fw%3Ard%231@db.example:5433/orders").unwrap();
+        let encoded = read("postgres://u:p%40ss%2Fw%3Ard%231@db.example:5433/orders", &[]).unwrap();
         assert_eq!((encoded[0].get_host(), encoded[0].get_port()), ("db.example", 5433));
     }
 
@@ -261,19 +271,38 @@ mod tests {
             "postgres://h/d?options=-c%20work_mem%3D8MB&options[jit]=off&options[search_path]=x",
             " postgres://u:p@h/d\n",
         ] {
-            assert_eq!(read(url).expect(url).len(), 1, "{url}");
+            assert_eq!(read(url, &[]).expect(url).len(), 1, "{url}");
         }
+    }
+
+    #[test]
+    fn what_takes_the_place_of_a_part_counts_whatever_characters_it_has() {
+        let overrides = [
+            ("host", "db.example"),
+            ("port", "6000"),
+            ("user", "a b&c=é"),
+            ("dbname", "d#1"),
+            ("password", "p@ss/w:rd"),
+        ];
+        let overrides = overrides.map(|(name, value)| (name, value.to_owned()));
+        for url in ["postgres://u@localhost:5433/order_db", "postgres://u@localhost/order_db?user=x&sslmode=disable"] {
+            let options = &read(url, &overrides).unwrap()[0];
+            assert_eq!((options.get_host(), options.get_port()), ("db.example", 6000), "{url}");
+            assert_eq!((options.get_username(), options.get_database()), ("a b&c=é", Some("d#1")), "{url}");
+        }
+        let socket = &read("postgres://u@localhost:5433/d", &[("host", "/run/postgresql".to_owned())]).unwrap()[0];
+        assert_eq!(socket.get_socket().map(|path| path.as_path()), Some(std::path::Path::new("/run/postgresql")));
     }
 
     #[test]
     fn several_hosts_share_everything_else() {
         let url = "postgres://u:p@h1:5432,[::1]:5433,h3/d?target_session_attrs=read-write&application_name=a";
-        let options = read(url).unwrap();
+        let options = read(url, &[]).unwrap();
         let places: Vec<_> = options.iter().map(|o| (o.get_host(), o.get_port(), o.get_database())).collect();
         assert_eq!(places, [("h1", 5432, Some("d")), ("[::1]", 5433, Some("d")), ("h3", 5432, Some("d"))]);
         assert!(options.iter().all(|o| o.get_username() == "u" && o.get_application_name() == Some("a")));
         for url in ["postgres://u:p@h1,,h2/d", "postgres://u:p@h1,/d", "postgres://u:p@h1:x,h2/d"] {
-            assert!(matches!(read(url), Err(UrlError::Ambiguous(_))), "{url}");
+            assert!(matches!(read(url, &[]), Err(UrlError::Ambiguous(_))), "{url}");
         }
         assert!(refused("postgres://u:p@h1,h2/d?port=5433").contains("`port`"));
     }
