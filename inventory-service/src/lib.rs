@@ -92,10 +92,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let server = HttpServer::bind(&config.http, &metrics, &shutdown).await?;
     let tracer = Tracer::open(&config.trace, NAME)?;
     let pool = database::open(&config.database, &sqlx::migrate!(), &metrics).await?;
+    let clock = DatabaseClock::start(&pool, &metrics, shutdown.clone()).await;
     let consumer = Consumer::open(&config.kafka, NAME, &messages::InventoryCommand::TOPICS, &metrics, &tracer).await?;
     let producer = Producer::open(&config.kafka, NAME, &metrics)?;
     let group = consumer.state();
-    let clock = DatabaseClock::start(&pool, &metrics, shutdown.clone()).await;
     let health = Health::default()
         .with_database(&pool)
         .with_clock(&clock)

@@ -65,6 +65,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let stop = server.drained();
     let tracer = Tracer::open(&config.trace, "order-service")?;
     let pool = database::open(&config.database, &sqlx::migrate!(), &metrics).await?;
+    let clock = DatabaseClock::start(&pool, &metrics, shutdown.clone()).await;
     let orders = routes::Orders {
         creates: Batcher::start(ConditionalWrites::to(store::Creates(Session::beside(&pool))), &metrics),
         transitions: Batcher::start(
@@ -75,7 +76,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     };
     let removal = router("/orders", retention::Orders(pool.clone()), config.retention, orchestrator);
     let routes = routes::router(orders, tracer.clone()).merge(removal);
-    let clock = DatabaseClock::start(&pool, &metrics, shutdown.clone()).await;
     let health = Health::default().with_database(&pool).with_clock(&clock);
     let served = server.serve(routes, openapi, health, metrics, tracer.clone(), stop).await;
     database::close(pool).await;

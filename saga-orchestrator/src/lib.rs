@@ -174,6 +174,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let stop = server.drained();
     let tracer = Tracer::open(&config.trace, NAME)?;
     let pool = database::open(&config.database, &sqlx::migrate!(), &metrics).await?;
+    let clock = DatabaseClock::start(&pool, &metrics, stop.clone()).await;
     store::definitions::check_unchanged(&pool).await?;
     require_topics(&config.kafka, NAME, &messages::TOPICS.map(str::to_owned)).await?;
     let consumer = Consumer::open(&config.kafka, NAME, &messages::Event::TOPICS, &metrics, &tracer).await?;
@@ -181,7 +182,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let group = consumer.state();
     metrics::standing::show(&metrics, pool.clone());
 
-    let clock = DatabaseClock::start(&pool, &metrics, stop.clone()).await;
     let gate = gate::Gate::at(Session::beside(&pool), config.saga.checkout_max_unfinished, &metrics).await;
     let gate = Arc::new(gate.map_err(|error| Fatal::new(error.to_string()))?);
     let orders = orders::OrderService::connect(&config.saga, &metrics)?;
