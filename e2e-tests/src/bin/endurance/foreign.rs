@@ -42,6 +42,7 @@ struct Trial {
 impl Trial {
     async fn begin(rate: u32) -> Result<Self> {
         let mut services = Services::launch_none(&[("CHECKOUT_WAIT_MS", "10000")]).await?;
+        println!("logs and databases, kept unless all is well: {}", services.keep_files(true)?.display());
         services.start_all().await?;
         let load = Load::new(Driver::new(vec![services.address(Service::Orchestrator.into())?])?, rate);
         let mut trial = Self { client: services.quiet_client()?, services, load, wrong: Vec::new() };
@@ -82,8 +83,9 @@ impl Trial {
             let stalled = samples.sum("kafka_consumer_stalled");
             self.must(stalled == 0.0, || format!("{service:?} says that {stalled} partitions stand still"));
         }
-        let Self { client, load, mut wrong, services: _services } = self;
+        let Self { client, load, mut wrong, services } = self;
         wrong.extend(verdict(&client, load.ended().await).await?);
+        services.keep_files(!wrong.is_empty())?;
         Ok(wrong)
     }
 }
