@@ -2,9 +2,9 @@
 //! a release, smaller; `dev/endurance attack` has them in full.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use e2e_tests::attackers::{Attack, Hold, connect, exchange, http_from};
 use e2e_tests::{Client, Samples, Service, Services, eventually};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
@@ -61,6 +61,48 @@ async fn bodies_that_do_not_come_take_no_place_among_the_waiting() -> Result<()>
     is_served(ATTACKER, orchestrator, 5).await?;
 
     until_shown(&client, r#"http_shed_total{reason="slow_body"}"#, 20.0).await
+}
+
+#[tokio::test]
+async fn a_body_that_comes_byte_by_byte_takes_little_more_memory_than_its_bytes() -> Result<()> {
+    const BODIES: usize = 20;
+    const BYTES: usize = 3000;
+    let services = Services::start(&[]).await?;
+    let orchestrator = services.address(Service::Orchestrator.into())?;
+    let process = services.process_ids().into_iter().find(|(instance, _)| instance.service == Service::Orchestrator);
+    let process = process.context("an orchestrator")?.1;
+    is_served(HONEST, orchestrator, 5).await?;
+    let before = resident_kib(process)?;
+    let head = format!(
+        "POST /checkout HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        BYTES + 1
+    );
+    let mut connections = Vec::new();
+    for _ in 0..BODIES {
+        let mut connection = connect(ATTACKER, orchestrator).await?;
+        connection.write_all(head.as_bytes()).await?;
+        connections.push(connection);
+    }
+    // Slowly enough that most bytes are read one by one, and within the time that a body may take.
+    let began = Instant::now();
+    for _ in (0..BYTES).take_while(|_| began.elapsed() < Duration::from_secs(8)) {
+        for connection in &mut connections {
+            connection.write_all(b" ").await?;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let grown = resident_kib(process)?.saturating_sub(before);
+
+    // As pieces of their buffers they would be 480 MB.
+    ensure!(grown < 64 * 1024, "{BODIES} bodies of {BYTES} bytes take {grown} KiB");
+    is_served(HONEST, orchestrator, 5).await
+}
+
+/// What a process has in memory, in KiB.
+fn resident_kib(process: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a process has memory")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
 #[tokio::test]

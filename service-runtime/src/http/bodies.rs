@@ -27,6 +27,9 @@ use super::limits::{BODY_LIMIT, Shed, ShedCounts};
 /// What a body counts for beside its bytes: the connection's buffers, and the request that waits.
 const OVERHEAD: usize = 8 * 1024;
 
+/// What a piece of a body counts for beside its bytes: it is kept as a buffer of its own.
+const PIECE: usize = 64;
+
 /// A client's share of all bytes is one of so many.
 const SHARES: usize = 4;
 
@@ -219,6 +222,15 @@ pub(super) struct TrackedBody {
 }
 
 impl TrackedBody {
+    /// Counts a piece. One that was waited for is copied: as it comes it holds a buffer of 8 KiB, however small it is, and
+    /// who sends byte by byte would have all of them kept.
+    fn received(&mut self, data: Bytes) -> Bytes {
+        self.bytes += data.len();
+        let Some(awaited) = &self.awaited else { return data };
+        self.bodies.received(awaited.number, data.len() + PIECE);
+        Bytes::copy_from_slice(&data)
+    }
+
     fn end_waiting(&mut self) {
         if self.awaited.take().is_some() {
             self.connection.has_body();
@@ -245,18 +257,11 @@ impl Body for TrackedBody {
         if let Some(why) = body.awaited.as_ref().and_then(|awaited| awaited.fate.given_up()) {
             return Poll::Ready(Some(Err(why.into())));
         }
-        let frame = std::task::ready!(polled);
-        match frame.as_ref().map(|frame| frame.as_ref().ok().and_then(Frame::data_ref)) {
-            Some(Some(data)) => {
-                body.bytes += data.len();
-                if let Some(awaited) = &body.awaited {
-                    body.bodies.received(awaited.number, data.len());
-                }
-            }
-            Some(None) => {}
-            None => body.end_waiting(),
-        }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        let Some(frame) = std::task::ready!(polled) else {
+            body.end_waiting();
+            return Poll::Ready(None);
+        };
+        Poll::Ready(Some(frame.map(|frame| frame.map_data(|data| body.received(data))).map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
