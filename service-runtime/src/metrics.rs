@@ -192,7 +192,7 @@ impl Metrics {
 
     /// Whether a consumer gets on.
     pub(crate) fn kafka_consumer(&self) -> ConsumerMetrics {
-        self.kafka.consumer()
+        self.kafka.consumer(&self.registry)
     }
 }
 

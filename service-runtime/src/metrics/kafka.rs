@@ -16,8 +16,6 @@ pub(super) struct KafkaMetrics {
     retries: Counts,
     lag: Gauges,
     still: Gauges,
-    renewals: Count,
-    ok: Gauge,
 }
 
 /// What one Kafka client has exchanged with its brokers.
@@ -61,8 +59,6 @@ impl KafkaMetrics {
         let retries = "Attempts to handle a record that failed and were repeated.";
         let lag = "Records of a partition of this consumer whose handling has not ended.";
         let still = "1 where a partition of this consumer has records and none is read, else 0.";
-        let ok = "1: partitions are read as readiness wants it. 0: /health/ready says why not.";
-        let renewals = "How often the consumer was made anew, since it did not get on.";
         Self {
             requests: by_client("kafka_requests_total", "Requests sent to Kafka."),
             sent_bytes: by_client("kafka_sent_bytes_total", "Bytes sent to Kafka."),
@@ -71,8 +67,6 @@ impl KafkaMetrics {
             retries: registered(registry, counts("kafka_record_retries_total", retries, &["topic"])),
             lag: registered(registry, gauges("kafka_consumer_lag", lag, &["topic", "partition"])),
             still: registered(registry, gauges("kafka_consumer_stalled", still, &["topic", "partition"])),
-            ok: registered(registry, Gauge::new("kafka_consumer_ok", ok).expect(VALID)),
-            renewals: registered(registry, Count::new("kafka_consumer_renewals_total", renewals).expect(VALID)),
         }
     }
 
@@ -93,11 +87,14 @@ impl KafkaMetrics {
         }
     }
 
-    pub(super) fn consumer(&self) -> ConsumerMetrics {
+    /// Those of a consumer, which a service without one does not show. To be called once.
+    pub(super) fn consumer(&self, registry: &Registry) -> ConsumerMetrics {
+        let ok = "1: partitions are read as readiness wants it. 0: /health/ready says why not.";
+        let renewals = "How often the consumer was made anew, since it made no progress.";
         ConsumerMetrics {
             partitions: PartitionGauges { lag: self.lag.clone(), still: self.still.clone() },
-            renewals: self.renewals.clone(),
-            ok: self.ok.clone(),
+            renewals: registered(registry, Count::new("kafka_consumer_renewals_total", renewals).expect(VALID)),
+            ok: registered(registry, Gauge::new("kafka_consumer_ok", ok).expect(VALID)),
         }
     }
 }
@@ -146,6 +143,14 @@ impl PartitionGauges {
 #[cfg(test)]
 mod tests {
     use super::super::Metrics;
+
+    #[tokio::test]
+    async fn a_service_without_a_consumer_shows_no_health_of_one() {
+        let metrics = Metrics::of("test");
+        assert!(!metrics.text().await.contains("kafka_consumer_ok"));
+        metrics.kafka_consumer().ok.set(1);
+        assert!(metrics.text().await.contains("\nkafka_consumer_ok 1\n"));
+    }
 
     #[tokio::test]
     async fn kafka_traffic_is_counted_from_its_running_totals() {
