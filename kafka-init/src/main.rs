@@ -64,7 +64,7 @@ async fn run(arguments: Arguments) -> Result<(), Fatal> {
         return Ok(());
     }
     Err(Fatal::new(format!(
-        "{}. `kafka-configs.sh --alter --entity-type topics --entity-name TOPIC --add-config KEY=VALUE` changes a setting",
+        "{}. `kafka-configs.sh --bootstrap-server HOST:PORT --alter --entity-type topics --entity-name TOPIC --add-config KEY=VALUE` changes a setting",
         differences.join("; ")
     )))
 }

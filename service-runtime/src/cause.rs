@@ -61,7 +61,7 @@ impl From<&str> for Cause {
     }
 }
 
-/// `SQLSTATE 23514, constraint payments_amount_check; error 5f3a0c91d2e4`.
+/// `SQLSTATE 23514, constraint above_zero; error 5f3a0c91d2e4`.
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(hint) = &self.0.hint {
