@@ -84,6 +84,11 @@ impl Letter {
         record.header(REDRIVEN).is_none().then_some(Self { topic, place, record })
     }
 
+    /// How many bytes its record had, where that was too large to be kept whole.
+    pub fn cut_from(&self) -> Option<&str> {
+        self.record.header("dlq_cut_from")
+    }
+
     /// Why it was set aside, as the service said.
     pub fn error(&self) -> &str {
         self.record.header("dlq_error").unwrap_or_default()

@@ -93,6 +93,9 @@ impl Rules {
             let says = letter.record.header("dlq_topic").unwrap_or_default();
             return Verdict::Refuse(format!("its headers say that it came from {says:?}"));
         }
+        if let Some(bytes) = letter.cut_from() {
+            return Verdict::Refuse(format!("it was cut: its record had {bytes} bytes, more than a topic takes"));
+        }
         match (letter.belongs(), is_command(letter)) {
             (Belongs::To(saga_id), true) => match standing {
                 Some(standing) => match standing.objection_to(letter.topic) {

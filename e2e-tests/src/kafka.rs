@@ -100,6 +100,8 @@ impl KafkaClient {
     pub async fn publish_compressed(&self, codec: &str, topic: &str, records: &[(String, Vec<u8>)]) -> Result<()> {
         let mut config = broker::client(&self.address)?;
         config.set("partitioner", "murmur2_random").set("compression.type", codec).set("linger.ms", "50");
+        // Before they are compressed; the broker looks at what comes of it.
+        config.set("message.max.bytes", "16000000");
         self.send_all(&config.create()?, topic, records).await
     }
 

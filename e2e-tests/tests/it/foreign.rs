@@ -133,6 +133,28 @@ async fn records_are_read_whatever_codec_their_producer_has_chosen() -> Result<(
 }
 
 #[tokio::test]
+async fn a_record_that_is_too_large_to_be_set_aside_whole_is_cut_and_what_comes_after_it_goes_on() -> Result<()> {
+    let mut services = Services::launch_none(&[]).await?;
+    services.start_again(Service::Payment).await?;
+    let client = services.client()?;
+    // Compressed it is small enough for every topic.
+    let large = vec![b'a'; 3 * 1024 * 1024];
+    let partition = messages::partition_for_key(b"large", 2) as i32;
+
+    client.kafka.publish_compressed("zstd", CHARGES, &[("large".to_owned(), large)]).await?;
+
+    let cut = letter(&client, CHARGES, (partition, 0)).await?;
+    assert_eq!(cut.header("dlq_cut_from"), Some("3145728"));
+    ensure!(cut.key.is_none() && (1..1_000_000).contains(&cut.body.len()), "{} bytes", cut.body.len());
+    let next = charge_on(&client, partition);
+    next.publish(CHARGES).await?;
+    next.replies("payment.charged", 1).await?;
+    let redrive = client.sagactl(&["dlq", "redrive"]).await?;
+    ensure!(redrive.code == 1 && redrive.stdout.contains("it was cut"), "{redrive:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_batch_that_no_codec_can_read_is_told_of_and_holds_no_other_partition_up() -> Result<()> {
     if real_kafka().is_some() {
         println!("left out: a real broker takes no such batch, which has to be damaged on its disk");

@@ -10,11 +10,38 @@ use super::Record;
 /// An error in a dead letter's header is cut to so many characters: it may quote the record.
 const MAX_ERROR: usize = 1024;
 
+/// The most that a letter's key, body and foreign headers may have together, in bytes: a dead-letter topic takes records of
+/// 2 MiB. Compressed, a record may be larger than that when it is read.
+const MAX_LETTER: usize = 2 * 1024 * 1024 - 64 * 1024;
+
+/// What is kept of the body of one that has more, and then nothing else of it, in bytes.
+const CUT: usize = 256 * 1024;
+
 /// So many letters are remembered, some 500 kB; then none is.
 const REMEMBERED: usize = 10_000;
 
 /// And for so long: the letter may have been removed since.
 const ANEW: Duration = Duration::from_secs(3600);
+
+/// A record as it is set aside: as it came, unless no topic would take it.
+pub(super) struct Copy<'a> {
+    pub key: Option<&'a [u8]>,
+    pub body: &'a [u8],
+    pub headers: &'a [(Vec<u8>, Vec<u8>)],
+    /// How many bytes its body had, where it was cut. Such a letter can't be sent back.
+    pub cut_from: Option<usize>,
+}
+
+impl<'a> Copy<'a> {
+    pub(super) fn of(record: &'a Record) -> Self {
+        let (key, body) = (record.key.as_deref(), record.body.as_slice());
+        let headers: usize = record.headers.iter().map(|(name, value)| name.len() + value.len() + 16).sum();
+        if key.map_or(0, <[u8]>::len) + body.len() + headers <= MAX_LETTER {
+            return Self { key, body, headers: &record.headers, cut_from: None };
+        }
+        Self { key: None, body: &body[..body.len().min(CUT)], headers: &[], cut_from: Some(body.len()) }
+    }
+}
 
 /// The headers that say where a record came from and why it was set aside.
 pub(super) fn added_headers(record: &Record, why: &str, service: &str) -> [(&'static str, String); 7] {
@@ -99,6 +126,21 @@ mod tests {
         letters.note(&without_id, now);
         assert!(!letters.has(&without_id, now), "what has no id may be anything");
         assert!(!letters.has(&first, now + ANEW), "its letter may be gone");
+    }
+
+    #[test]
+    fn a_record_that_no_dead_letter_topic_would_take_is_cut() {
+        let whole = record(&[("ce_id", "1")], &"x".repeat(MAX_LETTER - 100));
+        let copy = Copy::of(&whole);
+        assert_eq!((copy.body.len(), copy.headers.len(), copy.cut_from), (MAX_LETTER - 100, 1, None));
+        let large_body = record(&[("ce_id", "1")], &"x".repeat(3 * 1024 * 1024));
+        let large_header = record(&[("note", &"x".repeat(3 * 1024 * 1024))], "{}");
+        let large_key = Record { key: Some(vec![b'k'; 3 * 1024 * 1024]), ..record(&[], "{}") };
+        for (large, kept) in [(large_body, CUT), (large_header, 2), (large_key, 2)] {
+            let copy = Copy::of(&large);
+            assert_eq!((copy.key, copy.body.len(), copy.headers.len()), (None, kept, 0));
+            assert_eq!(copy.cut_from, Some(large.body.len()));
+        }
     }
 
     #[test]

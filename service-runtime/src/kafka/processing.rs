@@ -13,7 +13,7 @@ use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaResult;
 use tracing::{debug, error, info, warn};
 
-use super::letters::{Letters, added_headers};
+use super::letters::{Copy, Letters, added_headers};
 use super::member::{Member, Membership};
 use super::offsets::TopicPartition;
 use super::producer::{Delivery, Producer};
@@ -226,11 +226,13 @@ impl<H: Handler> Shared<H> {
         });
     }
 
-    /// The record as it came, with headers that say where from and why.
+    /// The record as it came, if a topic takes it, with headers that say where from and why.
     fn dead_letter(&self, record: &Record, why: &str) -> Delivery {
-        let added = added_headers(record, why, self.service);
-        let original = record.headers.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
+        let Copy { key, body, headers, cut_from } = Copy::of(record);
+        let mut added = added_headers(record, why, self.service).to_vec();
+        added.extend(cut_from.map(|bytes| ("dlq_cut_from", bytes.to_string())));
+        let original = headers.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
         let headers = original.chain(added.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
-        self.producer.produce(&dead_letter_topic(&record.topic), record.key.as_deref(), &record.body, headers)
+        self.producer.produce(&dead_letter_topic(&record.topic), key, body, headers)
     }
 }
