@@ -335,3 +335,15 @@ fn is_of_the_network(code: RDKafkaErrorCode) -> bool {
         AllBrokersDown | BrokerTransportFailure | MessageTimedOut | OperationTimedOut | PartitionEOF | Resolve
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_fence_within_half_a_minute_is_another_instances_doing() {
+        let (mut shut_outs, begin) = (ShutOuts::default(), Instant::now());
+        let after = [0, 3, 40, 60, 100].map(|second| shut_outs.is_first(begin + Duration::from_secs(second)));
+        assert_eq!(after, [true, false, true, false, true]);
+    }
+}

@@ -41,9 +41,13 @@ pub(super) struct Standstill {
     pub since: Duration,
 }
 
-/// What was found at the last looks, by partition.
+/// What was found at the last looks.
 #[derive(Default)]
-pub(super) struct Progress(HashMap<TopicPartition, Found>);
+pub(super) struct Progress {
+    partitions: HashMap<TopicPartition, Found>,
+    /// The offsets after the last records that had come, of all partitions together.
+    received: i64,
+}
 
 struct Found {
     at: i64,
@@ -72,6 +76,13 @@ impl Standing {
         if done > high { high - low } else { high - done }
     }
 
+    /// Whether records were fetched that have not come yet: those of all partitions stand in one queue, and while it is
+    /// full nothing more is fetched.
+    fn is_queued(&self) -> bool {
+        let come = self.received.or(self.marks.committed).unwrap_or(self.marks.low);
+        self.fetched.is_some_and(|fetched| fetched > come)
+    }
+
     fn at(&self) -> i64 {
         self.fetched.or(self.received).or(self.marks.committed).unwrap_or(self.marks.low)
     }
@@ -86,13 +97,16 @@ impl Standing {
 impl Progress {
     /// Notes a look at all partitions of the consumer. Returns those that stand still.
     pub fn look(&mut self, standings: &[(TopicPartition, Standing)], now: Instant) -> Vec<Standstill> {
-        self.0.retain(|known, _| standings.iter().any(|(partition, _)| partition == known));
+        self.partitions.retain(|known, _| standings.iter().any(|(partition, _)| partition == known));
+        let received = standings.iter().filter_map(|(_, standing)| standing.received).sum();
+        let queue_moves = std::mem::replace(&mut self.received, received) != received;
         let mut still = Vec::new();
         for (partition, standing) in standings {
             let at = standing.at();
-            let before = self.0.get_mut(partition).filter(|found| found.at == at);
-            let Some(found) = before.filter(|_| !standing.paused && standing.unread() > 0) else {
-                self.0.insert(partition.clone(), Found { at, looks: 0, since: now });
+            let before = self.partitions.get_mut(partition).filter(|found| found.at == at);
+            let waits_in_queue = queue_moves && standing.is_queued();
+            let Some(found) = before.filter(|_| !standing.paused && !waits_in_queue && standing.unread() > 0) else {
+                self.partitions.insert(partition.clone(), Found { at, looks: 0, since: now });
                 continue;
             };
             found.looks += 1;
@@ -172,6 +186,15 @@ mod tests {
         assert_eq!(after(resumed), []);
         let empty = Standing { marks: PartitionMarks { low: 57, ..standing(0, 57).marks }, ..standing(12, 57) };
         assert_eq!(after(vec![empty; 9]), [], "what was there was removed");
+    }
+
+    #[test]
+    fn a_partition_whose_records_wait_in_a_queue_that_moves_does_not_stand_still() {
+        // librdkafka has fetched up to 40 and fetches nothing, since its queue is full.
+        let at = |received| Standing { received: Some(received), ..standing(40, 60) };
+        assert_eq!(after((0..9).map(at).collect()), []);
+        assert_eq!(after(vec![at(9); 6]).len(), 1, "the queue does not move either");
+        assert_eq!(after(vec![at(40); 6]).len(), 1, "all that was fetched has come");
     }
 
     #[test]

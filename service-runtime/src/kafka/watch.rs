@@ -29,9 +29,12 @@ use crate::metrics::PartitionGauges;
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(3);
 
-/// A consumer that is in no group is made anew after so many looks that Kafka has answered: a minute. To part the partitions
-/// anew takes as long as a dead member's session.
-const UNJOINED: u32 = 20;
+/// A consumer that is in no group is made anew after so long beyond two sessions, while Kafka answers. To part the
+/// partitions anew takes as long as a dead member's session.
+const UNJOINED: Duration = Duration::from_secs(48);
+
+/// What is reported has been so for so many looks in a row.
+const LASTING: u32 = 4;
 
 /// So many standstills are named one by one.
 const NAMED: usize = 3;
@@ -53,8 +56,11 @@ pub(super) struct Watch {
     renewals: Renewals,
     /// Topics were missing at the last look.
     missing: bool,
-    /// So many looks were answered since the consumer was in its group.
+    /// So many looks were answered since the consumer was in its group; and how many are too many.
     unjoined: u32,
+    max_unjoined: u32,
+    /// For so many looks in a row these waited for a dead letter to be taken.
+    held: HashMap<TopicPartition, u32>,
     shown: HashSet<TopicPartition>,
 }
 
@@ -81,6 +87,8 @@ impl Watch {
             renewals: Renewals::default(),
             missing: false,
             unjoined: 0,
+            max_unjoined: max_unjoined(settings.kafka_session_timeout_ms),
+            held: HashMap::new(),
             shown: HashSet::new(),
         }
     }
@@ -149,22 +157,34 @@ impl Watch {
             return self.renewals.due(now).then(|| afresh(text));
         }
         self.unjoined = if self.state.is_joined() { 0 } else { self.unjoined + 1 };
-        if self.unjoined > UNJOINED && self.renewals.due(now) {
+        if self.unjoined > self.max_unjoined && self.renewals.due(now) {
             self.unjoined = 0;
-            return Some(afresh("it does not get into its group".to_owned()));
+            return Some(Renewal { why: "it does not get into its group".to_owned(), name: Name::Same });
         }
+        let held = self.held(received);
         if still.is_empty() {
             self.renewals.all_well(now);
-            self.hinder((counts.len() > 1).then(|| {
+            let differ = (counts.len() > 1).then(|| {
                 format!(
                     "the topics have different partition counts {counts:?}; `kafka-init --grow` adds what is missing"
                 )
-            }));
+            });
+            self.hinder(held.or(differ));
             return None;
         }
         let text = self.in_words(&still);
         self.hinder(Some(text.clone()));
         self.renewals.due(now).then_some(Renewal { why: text, name: Name::Same })
+    }
+
+    /// A partition that has waited for long until a dead letter of its is taken.
+    fn held(&mut self, received: &HashMap<TopicPartition, Reached>) -> Option<String> {
+        let held = received.iter().filter(|(_, reached)| reached.is_held);
+        let looks =
+            held.map(|(partition, _)| (partition.clone(), self.held.get(partition).map_or(1, |looks| looks + 1)));
+        self.held = looks.collect();
+        let ((topic, partition), _) = self.held.iter().find(|(_, looks)| **looks >= LASTING)?;
+        Some(format!("{topic} [{partition}] waits until Kafka takes a dead letter of its"))
     }
 
     /// Says what keeps the consumer, once, and once that nothing does any more.
@@ -225,6 +245,11 @@ impl Watch {
     fn contract_name<'a>(&self, topic: &'a str) -> &'a str {
         topic.strip_prefix(&self.topic_prefix).unwrap_or(topic)
     }
+}
+
+fn max_unjoined(session_timeout_ms: u32) -> u32 {
+    let looks = (2 * u64::from(session_timeout_ms) + UNJOINED.as_millis() as u64) / EVERY.as_millis() as u64;
+    looks.try_into().unwrap_or(u32::MAX)
 }
 
 /// Asks what Kafka has, by the client of the last time if there is one. It is given back while it gets answers.
