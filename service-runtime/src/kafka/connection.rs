@@ -114,22 +114,26 @@ impl Connection {
 
 /// Polls the producer as long as somebody else has it too. Here it is closed as well, which may take its time.
 fn poll(connection: &Weak<Connection>) {
-    let (mut kept, mut renewals, mut was_there) = (None, Renewals::default(), false);
+    let (mut kept, mut renewals, mut were_there) = (None, Renewals::default(), Vec::new());
     while let Some(client) = connection.upgrade().map(|connection| connection.client()) {
         client.poll(LOOKS);
-        if let Some(topic) = client.context().refusing.stuck() {
-            // Twice in a row: what fails after the first time was sent, or could have been, when Kafka was back already.
-            let is_there = is_there(&client, &topic);
-            if let Some(connection) =
-                connection.upgrade().filter(|_| is_there && was_there && renewals.due(Instant::now()))
-            {
-                connection.renew(&topic);
-            }
-            was_there = is_there;
-            client.context().refusing.count_anew();
-        } else {
+        let stuck = client.context().refusing.stuck();
+        if stuck.is_empty() {
             renewals.all_well(Instant::now());
-            was_there &= !client.context().refusing.lock().is_empty();
+            if client.context().refusing.lock().is_empty() {
+                were_there.clear();
+            }
+        } else {
+            let are_there: Vec<String> = stuck.into_iter().filter(|topic| is_there(&client, topic)).collect();
+            // Twice in a row: what fails after the first time was sent, or could have been, when Kafka was back already.
+            if let Some(topic) = are_there.iter().find(|topic| were_there.contains(*topic))
+                && renewals.due(Instant::now())
+                && let Some(connection) = connection.upgrade()
+            {
+                connection.renew(topic);
+            }
+            were_there = are_there;
+            client.context().refusing.count_anew();
         }
         // The last one who has it closes it: here, and at the latest a round after it was replaced.
         kept = Some(client);
@@ -200,10 +204,10 @@ impl Refusing {
         }
     }
 
-    /// A topic whose records have failed for long, for a reason that may be this side's.
-    fn stuck(&self) -> Option<String> {
+    /// The topics whose records have failed for long, for a reason that may be this side's.
+    fn stuck(&self) -> Vec<String> {
         let is_stuck = |refusal: &Refusal| refusal.seems_unknown && refusal.last.duration_since(refusal.since) >= STUCK;
-        self.lock().iter().find(|(_, refusal)| is_stuck(refusal)).map(|(topic, _)| topic.clone())
+        self.lock().iter().filter(|(_, refusal)| is_stuck(refusal)).map(|(topic, _)| topic.clone()).collect()
     }
 
     /// Only what fails from now on counts.
@@ -287,11 +291,11 @@ mod tests {
         note("forbidden", RDKafkaErrorCode::TopicAuthorizationFailed);
         note("back", RDKafkaErrorCode::UnknownTopic);
         refusing.note("back", Ok(()));
-        assert_eq!(refusing.stuck(), None, "not for long");
+        assert_eq!(refusing.stuck(), Vec::<String>::new(), "not for long");
         let long_ago = Instant::now().checked_sub(2 * STUCK).unwrap();
         refusing.lock().values_mut().for_each(|refusal| refusal.since = long_ago);
-        assert_eq!(refusing.stuck().as_deref(), Some("gone"));
+        assert_eq!(refusing.stuck(), ["gone"]);
         refusing.count_anew();
-        assert_eq!(refusing.stuck(), None, "nothing has failed since");
+        assert_eq!(refusing.stuck(), Vec::<String>::new(), "nothing has failed since");
     }
 }
