@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
@@ -15,6 +15,7 @@ use serde_json::Value;
 use sqlx::PgPool;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 use utoipa::ToSchema;
 use utoipa::openapi::ObjectBuilder;
 
@@ -23,6 +24,9 @@ use crate::database::{DatabaseClock, Session, StoreError, again_if_lost};
 
 /// How long a check may take before it counts as failed.
 const CHECK_LIMIT: Duration = Duration::from_secs(1);
+
+/// All who ask within this time share one answer of the database.
+const SHARED_FOR: Duration = Duration::from_millis(250);
 
 /// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,9 +44,9 @@ pub enum Check {
 const NEARLY: f64 = 0.9;
 
 impl Check {
-    /// Degraded, for the reason that `why` gives, where nearly all of `max` are taken.
+    /// Degraded, for the reason that `why` gives, where nearly all of `max` are taken. Not where none are wanted.
     pub fn unless_nearly_full(taken: usize, max: usize, why: impl FnOnce() -> String) -> Self {
-        if taken as f64 >= max as f64 * NEARLY { Self::Degraded(why()) } else { Self::Ok }
+        if max > 0 && taken as f64 >= max as f64 * NEARLY { Self::Degraded(why()) } else { Self::Ok }
     }
 }
 
@@ -95,31 +99,33 @@ impl Health {
     pub fn with_database(self, pool: &PgPool) -> Self {
         // So that it says what is wrong, and not only that there is no answer.
         let session = Arc::new(Session::beside(pool).impatient(CHECK_LIMIT * 4 / 5));
-        let trouble = Arc::new(Mutex::new(None));
+        let last = Arc::new(Mutex::new(LastAnswer::default()));
         self.with("database", move || {
-            let (session, trouble) = (session.clone(), trouble.clone());
+            let (session, last) = (session.clone(), last.clone());
             Box::pin(async move {
-                let outcome = again_if_lost(|| session.rows(sqlx::query("SELECT 1"))).await;
-                let mut trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner);
-                match outcome {
-                    Ok(_) => {
-                        *trouble = None;
-                        Check::Ok
-                    }
-                    Err(error) => Check::Failed(same_or(error, &mut trouble).reported()),
+                // Who waits here shares what the one before is answered.
+                let mut last = last.lock().await;
+                if last.at.is_none_or(|at| at.elapsed() >= SHARED_FOR) {
+                    let outcome = again_if_lost(|| session.rows(sqlx::query("SELECT 1"))).await;
+                    last.trouble = outcome.err().map(|error| same_or(error, last.trouble.take()));
+                    last.at = Some(Instant::now());
                 }
+                last.trouble.as_ref().map_or(Check::Ok, |error| Check::Failed(error.reported()))
             })
         })
     }
 }
 
+/// What the database has answered last.
+#[derive(Default)]
+struct LastAnswer {
+    at: Option<Instant>,
+    trouble: Option<StoreError>,
+}
+
 /// The trouble that there was before, if it is the same: everybody may ask, and the log has it once.
-fn same_or(error: StoreError, before: &mut Option<StoreError>) -> StoreError {
-    let is_same = before.as_ref().is_some_and(|before| before.cause().text() == error.cause().text());
-    if !is_same {
-        *before = Some(error.clone());
-    }
-    before.clone().unwrap_or(error)
+fn same_or(error: StoreError, before: Option<StoreError>) -> StoreError {
+    before.filter(|before| before.cause().text() == error.cause().text()).unwrap_or(error)
 }
 
 /// Whether the service can do its work now, and what each check says.
