@@ -21,7 +21,7 @@ use service_runtime::http::description::{BodyProblems, DatabaseProblems, NotFoun
 use service_runtime::http::{JsonBody, PathText, Problem};
 use service_runtime::kafka::{KafkaSettings, Producer};
 use sqlx::PgPool;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
 use tracing::warn;
 use utoipa::openapi::{ObjectBuilder, Type};
@@ -34,6 +34,9 @@ const CLIENT: &str = "saga-orchestrator-dead-letters";
 
 /// How long reading the topics may take, those who read before included.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// So many may read the topics, or wait for it, at a time: an operator who sends a letter back waits behind no more.
+const MAX_READERS: usize = 4;
 
 /// How far back each partition is looked through, in records. `sagactl dlq` looks through all.
 const LOOKED_THROUGH: i64 = 500;
@@ -49,6 +52,8 @@ pub struct DeadLetters {
     pool: PgPool,
     /// One looks at a time: to read topics through is dear, and two must not send the same letter.
     reading: Arc<Mutex<()>>,
+    /// Who reads or waits for it.
+    readers: Arc<Semaphore>,
 }
 
 /// The query of `GET /dead-letters`.
@@ -141,13 +146,13 @@ fn place() -> ObjectBuilder {
 
 impl DeadLetters {
     pub fn new(kafka: KafkaSettings, producer: Producer, pool: PgPool) -> Self {
-        Self { kafka, producer, pool, reading: Arc::default() }
+        Self { kafka, producer, pool, reading: Arc::default(), readers: Arc::new(Semaphore::new(MAX_READERS)) }
     }
 
     /// The letters that `query` asks for.
     ///
     /// # Errors
-    /// 400 naming the parameter that is wrong; 503 when Kafka can't be read.
+    /// 400 naming the parameter that is wrong; 429 while too many others read; 503 when Kafka can't be read.
     pub async fn newest(&self, query: &LettersQuery) -> Result<LettersBody, Problem> {
         let limit = query.limit.unwrap_or(LETTERS.0);
         if !(1..=LETTERS.1).contains(&limit) {
@@ -158,6 +163,7 @@ impl DeadLetters {
             |why| Problem::new(StatusCode::BAD_REQUEST, format!("`topic` is unknown: {why}")).with_field("topic");
         let topic = query.topic.as_deref().map(topic).transpose().map_err(wrong)?;
         let filter = Filter { topic, saga: query.saga_id, ..Filter::default() };
+        let _reader = self.readers.try_acquire().map_err(|_| too_many_readers())?;
         let letters = timeout(LIMIT, async {
             let _reading = self.reading.lock().await;
             mailbox::newest(&self.kafka, CLIENT, &filter, LOOKED_THROUGH, limit).await
@@ -195,6 +201,11 @@ impl DeadLetters {
     }
 }
 
+fn too_many_readers() -> Problem {
+    let why = "too many others read the dead-letter topics now";
+    Problem::new(StatusCode::TOO_MANY_REQUESTS, why).retry_after(1)
+}
+
 fn out_of_time() -> Problem {
     Problem::unavailable(
         format!("the dead-letter topics could not be read within {LIMIT:?}; `sagactl dlq` has no limit"),
@@ -218,10 +229,11 @@ pub fn router(letters: DeadLetters) -> Router {
     params(LettersQuery),
     responses(
         (status = 200, description = "The newest first, of the last 500 records of each partition; fewer than `limit` where their bodies are more than 4 MiB", body = LettersBody), QueryProblems,
+        (status = 429, description = "Too many others read the topics now", body = Problem, content_type = PROBLEM_JSON, headers(("retry-after" = i64, description = "In how many seconds to try again"))),
         (status = 503, description = "Kafka can't be read", body = Problem, content_type = PROBLEM_JSON, headers(("retry-after" = i64, description = "In how many seconds to try again"))),
     ),
 )]
-/// 200 with the newest letters; 400 for a query that makes no sense; 503 while Kafka can't be read.
+/// 200 with the newest letters; 400 for a query that makes no sense; 429 while four others read; 503 while Kafka can't be read.
 async fn list(
     State(letters): State<DeadLetters>,
     query: Result<Query<LettersQuery>, QueryRejection>,
