@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use faults::Bug;
-use messages::InventoryCommand;
+use messages::{InventoryCommand, Timestamp};
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::{ConditionalWrites, Outcome};
+use service_runtime::database::DatabaseClock;
 use service_runtime::kafka::{Handled, Handler, Record, Retry};
 use service_runtime::retention::may_be_removed;
 use service_runtime::settings::Share;
@@ -21,6 +22,7 @@ pub struct Reservations {
     pub failure_rate: Share,
     pub processing: Duration,
     pub old: retention::Reservations,
+    pub clock: DatabaseClock,
 }
 
 impl Handler for Reservations {
@@ -30,7 +32,7 @@ impl Handler for Reservations {
             Err(error) => return Ok(Handled::DeadLetter(error.to_string())),
         };
         let order_id = command.order_id();
-        let is_old = may_be_removed(order_id.into(), service_runtime::now());
+        let is_old = may_be_removed(order_id.into(), self.clock.now());
         if is_old && self.old.were_removed(order_id).await? {
             let why = format!("order {order_id} is below the retention horizon: its saga has ended, its rows are gone");
             return Ok(Handled::DeadLetter(why));
@@ -43,7 +45,7 @@ impl Handler for Reservations {
         // Mostly the order has no row yet; where it has one, the first write tells.
         let mut stored: Option<Reservation> = None;
         loop {
-            match decide(&command, stored.as_ref(), stock, service_runtime::now()) {
+            match decide(&command, stored.as_ref(), stock, self.clock.now()) {
                 Next::Write(row) => {
                     let status = row.status.as_str();
                     faults::reached("inventory.storing", status);
@@ -62,7 +64,11 @@ impl Handler for Reservations {
                     };
                 }
                 // The question above may have been too early: the rows went after it, and what stands now is a new one.
-                Next::Reply(_) if is_old && is_new(stored.as_ref()) && self.old.is_below_horizon(order_id).await? => {
+                Next::Reply(_)
+                    if is_old
+                        && is_new(stored.as_ref(), self.clock.now())
+                        && self.old.is_below_horizon(order_id).await? =>
+                {
                     self.give_back(stored).await?;
                     return Ok(Handled::DeadLetter(format!(
                         "order {order_id} is below the retention horizon: nothing is set aside for it again"
@@ -79,15 +85,15 @@ impl Handler for Reservations {
 
 /// Whether a row was made lately. One that stood when its order fell below the horizon is older: its saga has ended a day
 /// ago at least, the shortest retention.
-fn is_new(row: Option<&Reservation>) -> bool {
-    row.is_some_and(|row| (service_runtime::now() - row.created_at).num_hours() < 12)
+fn is_new(row: Option<&Reservation>, now: Timestamp) -> bool {
+    row.is_some_and(|row| (now - row.created_at).num_hours() < 12)
 }
 
 impl Reservations {
     /// Releases what stands for an order that nobody will ask about again.
     async fn give_back(&self, stored: Option<Reservation>) -> Result<(), Retry> {
         let Some(row) = stored.filter(|row| row.status == Status::Reserved) else { return Ok(()) };
-        let (expected, updated_at) = (row.status, service_runtime::now());
+        let (expected, updated_at) = (row.status, self.clock.now());
         self.moves.submit(Move { expected, row: Reservation { status: Status::Released, updated_at, ..row } }).await?;
         Ok(())
     }

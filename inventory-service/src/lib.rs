@@ -101,8 +101,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         .with_clock(&clock)
         .with("kafka", move || Box::pin(std::future::ready(group.check())));
     let old = retention::Reservations(pool.clone());
-    let routes =
-        router("/reservations", old.clone(), config.retention, orchestrator).merge(reading::router(pool.clone()));
+    let routes = router("/reservations", old.clone(), config.retention, orchestrator, clock.clone())
+        .merge(reading::router(pool.clone()));
     let handler = handler::Reservations {
         new: Batcher::start(ConditionalWrites::to(store::NewReservations(Session::beside(&pool))), &metrics),
         moves: Batcher::start(
@@ -112,6 +112,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         failure_rate: config.stock.inventory_failure_rate,
         processing: Duration::from_millis(config.stock.inventory_processing_ms),
         old,
+        clock,
     };
 
     let stop = shutdown.child_token();

@@ -67,14 +67,15 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let pool = database::open(&config.database, &sqlx::migrate!(), &metrics).await?;
     let clock = DatabaseClock::start(&pool, &metrics, shutdown.clone()).await;
     let orders = routes::Orders {
-        creates: Batcher::start(ConditionalWrites::to(store::Creates(Session::beside(&pool))), &metrics),
+        creates: Batcher::start(ConditionalWrites::to(store::Creates(Session::beside(&pool), clock.clone())), &metrics),
         transitions: Batcher::start(
-            ConditionalWrites::to(store::Transitions(Session::beside(&pool).impatient_of_locks())),
+            ConditionalWrites::to(store::Transitions(Session::beside(&pool).impatient_of_locks(), clock.clone())),
             &metrics,
         ),
         pool: pool.clone(),
+        clock: clock.clone(),
     };
-    let removal = router("/orders", retention::Orders(pool.clone()), config.retention, orchestrator);
+    let removal = router("/orders", retention::Orders(pool.clone()), config.retention, orchestrator, clock.clone());
     let routes = routes::router(orders, tracer.clone()).merge(removal);
     let health = Health::default().with_database(&pool).with_clock(&clock);
     let served = server.serve(routes, openapi, health, metrics, tracer.clone(), stop).await;

@@ -10,7 +10,7 @@ use messages::{AmountText, Currency, Money, OrderId, SagaId, UserId};
 use serde::Deserialize;
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::{ConditionalWrites, Outcome};
-use service_runtime::database::{StoreError, again_if_lost};
+use service_runtime::database::{DatabaseClock, StoreError, again_if_lost};
 use service_runtime::http::batch::batched;
 use service_runtime::http::description::{BodyProblems, DatabaseProblems, IdProblems, NotFound, PROBLEM_JSON};
 use service_runtime::http::{JsonBody, PathText, Problem};
@@ -29,6 +29,7 @@ pub struct Orders {
     pub creates: Batcher<ConditionalWrites<Creates>>,
     pub transitions: Batcher<ConditionalWrites<Transitions>>,
     pub pool: PgPool,
+    pub clock: DatabaseClock,
 }
 
 /// Describes the service's routes.
@@ -192,7 +193,7 @@ async fn transition(
             // Someone was quicker, in between: look again.
             (Move::Store | Move::Nothing, _) => {}
             (Move::LeaveTombstone, _) => {
-                again_if_lost(|| store::leave_tombstone(&orders.pool, &wanted)).await?;
+                again_if_lost(|| store::leave_tombstone(&orders.pool, &wanted, orders.clock.now())).await?;
                 faults::reached("order.stored", "TOMBSTONE");
             }
         }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use messages::{Money, OrderId, Timestamp, UserId};
 use rust_decimal::Decimal;
 use service_runtime::conditional::Table;
-use service_runtime::database::{Session, StoreError};
+use service_runtime::database::{DatabaseClock, Session, StoreError};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{PgPool, Postgres, Row as _};
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::order::{Contents, Create, Order, Transition};
 
 /// Creates: an order that is not there yet.
-pub struct Creates(pub Session);
+pub struct Creates(pub Session, pub DatabaseClock);
 
 impl Table for Creates {
     type Key = OrderId;
@@ -27,7 +27,7 @@ impl Table for Creates {
     }
 
     async fn compare_and_set(&self, creates: &[&Create]) -> Result<HashMap<OrderId, Order>, StoreError> {
-        let now = service_runtime::now();
+        let now = self.1.now();
         let inserted = insert(&self.0, creates, now).await?;
         let stored = creates.iter().filter(|create| inserted.contains(&create.order_id));
         Ok(stored.map(|create| (create.order_id, create.to_order(now))).collect())
@@ -39,7 +39,7 @@ impl Table for Creates {
 }
 
 /// Moves of orders, assuming what is nearly always so: the order is PENDING, and of the saga that asks.
-pub struct Transitions(pub Session);
+pub struct Transitions(pub Session, pub DatabaseClock);
 
 impl Table for Transitions {
     type Key = OrderId;
@@ -52,7 +52,7 @@ impl Table for Transitions {
     }
 
     async fn compare_and_set(&self, transitions: &[&Transition]) -> Result<HashMap<OrderId, Order>, StoreError> {
-        update(&self.0, transitions, service_runtime::now()).await
+        update(&self.0, transitions, self.1.now()).await
     }
 
     async fn read(&self, orders: Vec<OrderId>) -> Result<HashMap<OrderId, Order>, StoreError> {
@@ -120,14 +120,14 @@ async fn update(
 }
 
 /// Leaves the CANCELLED row of a cancel that came before its create, unless the create was quicker after all.
-pub async fn leave_tombstone(pool: &PgPool, cancel: &Transition) -> Result<(), StoreError> {
+pub async fn leave_tombstone(pool: &PgPool, cancel: &Transition, now: Timestamp) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO orders (order_id, saga_id, status, created_at, updated_at) VALUES ($1, $2, 'CANCELLED', $3, $3)
          ON CONFLICT (order_id) DO NOTHING",
     )
     .bind(cancel.order_id.as_uuid())
     .bind(cancel.saga_id.map(Uuid::from))
-    .bind(service_runtime::now())
+    .bind(now)
     .execute(pool)
     .await?;
     Ok(())

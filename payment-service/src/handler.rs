@@ -4,7 +4,7 @@ use faults::Bug;
 use messages::PaymentCommand;
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::{ConditionalWrites, Outcome};
-use service_runtime::database::StoreError;
+use service_runtime::database::{DatabaseClock, StoreError};
 use service_runtime::kafka::{Handled, Handler, Record, Retry};
 use service_runtime::retention::may_be_removed;
 use tracing::{debug, warn};
@@ -18,6 +18,7 @@ pub struct Payments {
     pub writes: Writes,
     pub gateway: SimulatedGateway,
     pub old: retention::Payments,
+    pub clock: DatabaseClock,
 }
 
 /// How rows are written. New ones and moves apart: each statement does one thing, and does it sooner.
@@ -34,7 +35,7 @@ impl Handler for Payments {
             Err(error) => return Ok(Handled::DeadLetter(error.to_string())),
         };
         let order_id = command.order_id();
-        let is_old = may_be_removed(order_id.into(), service_runtime::now());
+        let is_old = may_be_removed(order_id.into(), self.clock.now());
         if is_old && self.old.were_removed(order_id).await? {
             let why = format!("order {order_id} is below the retention horizon: its saga has ended, its rows are gone");
             return Ok(Handled::DeadLetter(why));
@@ -42,7 +43,7 @@ impl Handler for Payments {
         // Mostly the order has no row yet; where it has one, the first write tells.
         let mut stored: Option<Payment> = None;
         loop {
-            match decide(&command, stored.as_ref(), service_runtime::now()) {
+            match decide(&command, stored.as_ref(), self.clock.now()) {
                 Next::Write(row) => stored = self.write(stored, row).await?,
                 // The question above may have been too early: the rows went after it, and what stands now is a new one.
                 Next::Ask { .. } if is_old && self.old.is_below_horizon(order_id).await? => {
@@ -60,7 +61,7 @@ impl Handler for Payments {
                             return Ok(Handled::Done);
                         }
                     };
-                    let row = settle(&announced, answer, service_runtime::now());
+                    let row = settle(&announced, answer, self.clock.now());
                     let refused = row.status == announced.status;
                     stored = self.write(stored, row).await?;
                     if let (true, Some(row)) = (refused, &stored) {

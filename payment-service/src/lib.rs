@@ -82,7 +82,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         .with("kafka", move || Box::pin(std::future::ready(group.check())));
     let gateway = gateway::SimulatedGateway::start(Session::beside(&pool), config.gateway, &metrics);
     let old = retention::Payments(pool.clone());
-    let routes = router("/payments", old.clone(), config.retention, orchestrator).merge(reading::router(pool.clone()));
+    let routes = router("/payments", old.clone(), config.retention, orchestrator, clock.clone())
+        .merge(reading::router(pool.clone()));
     let handler = handler::Payments {
         writes: handler::Writes {
             new: Batcher::start(ConditionalWrites::to(store::NewPayments(Session::beside(&pool))), &metrics),
@@ -93,6 +94,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         },
         gateway,
         old,
+        clock,
     };
 
     // Whichever ends first, by the signal or by an error, ends the other.

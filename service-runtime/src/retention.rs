@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, OpenApi, ToSchema, openapi};
 use uuid::{Builder, Uuid};
 
-use crate::database::StoreError;
+use crate::database::{DatabaseClock, StoreError};
 use crate::http::description::{DatabaseProblems, PROBLEM_JSON, QueryProblems};
 use crate::http::{Problem, refuse_idempotency_key};
 use crate::settings::{Settings, SettingsError, require};
@@ -133,8 +133,14 @@ pub trait Rows: Clone + Send + Sync + 'static {
 /// `DELETE <path>?before=<id>&after=<id>`: removes one batch. 200 with [`Removed`]; 409 when this service's own
 /// `RETENTION_DAYS` does not permit it, or sagas below `before` may not have ended, so that a mistaken call removes
 /// nothing.
-pub fn router<R: Rows>(path: &str, rows: R, retention: Retention, orchestrator: Orchestrator) -> Router {
-    Router::new().route(path, delete(remove::<R>)).with_state((rows, retention, orchestrator))
+pub fn router<R: Rows>(
+    path: &str,
+    rows: R,
+    retention: Retention,
+    orchestrator: Orchestrator,
+    clock: DatabaseClock,
+) -> Router {
+    Router::new().route(path, delete(remove::<R>)).with_state((rows, retention, orchestrator, clock))
 }
 
 /// The query of a removal.
@@ -172,14 +178,14 @@ pub fn described(path: &str) -> openapi::OpenApi {
     ),
 )]
 async fn remove<R: Rows>(
-    State((rows, retention, orchestrator)): State<(R, Retention, Orchestrator)>,
+    State((rows, retention, orchestrator, clock)): State<(R, Retention, Orchestrator, DatabaseClock)>,
     headers: HeaderMap,
     batch: Result<Query<Batch>, QueryRejection>,
 ) -> Result<Json<Removed>, Problem> {
     refuse_idempotency_key(&headers)?;
     let Query(Batch { before, after }) =
         batch.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
-    let unchanged_since = retention.permit(before, crate::now())?;
+    let unchanged_since = retention.permit(before, clock.now())?;
     orchestrator.permits(before).await?;
     Ok(Json(rows.remove(&Removal { before, after, unchanged_since }).await?))
 }
