@@ -38,6 +38,7 @@ pub struct Calling {
 impl World {
     /// `Coordinator::perform`, of a call: one that hangs is not joined by its own repetitions.
     pub fn begin_call(&mut self, process: ProcessId, saga: usize, call: OrderCall) {
+        self.fingerprint.called(&call);
         let kind = discriminant(&call);
         let caller = &mut self.processes[process];
         if !caller.calling.iter().any(|other| other.saga == saga && other.kind == kind) {

@@ -73,6 +73,9 @@ impl World {
         if statement != Statement::Fails {
             let next_attempt_at = self.now + RESEND_FIRST;
             let stored = self.databases.insert_saga(index, (*new).clone(), next_attempt_at);
+            if stored {
+                self.fingerprint.moved(&new);
+            }
             self.trace(|| format!("orchestrator {process}: saga {index} is stored: {stored}"));
             self.wake_sweepers(next_attempt_at);
             match (statement, stored) {
@@ -188,6 +191,7 @@ impl World {
         let stored = self.databases.move_saga(saga, transition, next_attempt_at);
         let input = transition.entry.input;
         if stored {
+            self.fingerprint.moved(transition);
             self.trace(|| format!("orchestrator {process}: saga {saga}: {input}: {}", transition.saga));
             self.check_move(saga, before, transition);
             self.wake_sweepers(next_attempt_at);
@@ -247,6 +251,7 @@ impl World {
 
     /// A command leaves; nobody waits for its acknowledgement.
     pub fn send(&mut self, record: OutgoingRecord) {
+        self.fingerprint.sent(&record);
         if self.dice.chance(self.rates.command_lost) {
             self.saw(Seen::CommandLost);
             return self.trace(|| format!("{} is lost", record.topic));
