@@ -24,12 +24,12 @@ impl Fingerprint {
             parts.push(entry.seq.to_string());
             parts.push(entry.input.to_string());
             parts.push(entry.event_id.map(|id| id.to_string()).unwrap_or_default());
-            parts.push(entry.status.to_string());
-            parts.push(entry.step.to_string());
+            parts.push(entry.state.status().to_string());
+            parts.push(entry.state.step_name(&saga.flow).to_string());
             parts.push(entry.reason.clone().unwrap_or_default());
-            if let Some(Operator { by, settled }) = &entry.operator {
+            if let Some(Operator { by, act, .. }) = &entry.operator {
                 parts.push(by.clone());
-                parts.extend(settled.iter().flat_map(|settled| [settled.step.clone(), settled.evidence.clone()]));
+                parts.extend(act.settled().iter().flat_map(|settled| [settled.step.clone(), settled.evidence.clone()]));
             }
             parts.push(text(Some(entry.at)));
             parts.push(format!("{} {:?} {}", saga.version, saga.reason, saga.resolved_by_hand));
