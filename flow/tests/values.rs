@@ -21,8 +21,8 @@ fn trip() -> Arc<Flow> {
 fn with_field(shape: &str) -> Arc<Flow> {
     let text =
         include_str!("flows/trip.v1.yaml").replacen("traveller: {", &format!("x: {shape}\n    traveller: {{"), 1);
-    let (text, _its_tests) = text.split_once("\ntests:").unwrap();
-    flow(text)
+    let without_its_tests = text.split("\ntests:").next().unwrap_or_default();
+    flow(without_its_tests)
 }
 
 /// A field of this shape, read of a request: as it is written again, or what is wrong.
@@ -40,7 +40,7 @@ fn reads(shape: &str, json: &str, written: &str) {
 
 #[track_caller]
 fn refuses(shape: &str, json: &str, why: &str) {
-    assert_eq!(read_again(shape, json).unwrap_err(), why);
+    assert_eq!(read_again(shape, json), Err(why.to_owned()));
 }
 
 #[test]
