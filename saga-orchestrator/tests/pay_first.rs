@@ -50,7 +50,7 @@ fn after(place: usize, inputs: &[&'static str]) -> Saga {
         user_id: users[place % users.len()].to_owned().try_into().unwrap(),
         money: Money::parse(amount, currency.parse::<Currency>().unwrap()).unwrap(),
         force_payment_fail: place % 3 == 1,
-        force_inventory_fail: place % 2 == 0,
+        force_inventory_fail: place.is_multiple_of(2),
     };
     let id = |last: usize| format!("0198f5a0-0000-7000-8000-0000000000{:02x}", 2 * place + last);
     let now = DateTime::from_timestamp_micros(1_800_000_000_123_456).unwrap();
