@@ -1,5 +1,8 @@
 //! The envelope around every payload, and the headers beside it.
 
+use std::borrow::Cow;
+use std::io::Write as _;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -65,24 +68,69 @@ impl<T: Message> Envelope<T> {
     /// Kafka protocol binding 1.0.2). `source` is the sending service; `traceparent` a W3C trace context.
     pub fn to_record(&self, source: &'static str, traceparent: Option<&str>) -> OutgoingRecord {
         let topic = T::TOPIC.name();
-        let mut headers = vec![
-            ("content-type", "application/json".to_owned()),
-            ("ce_specversion", "1.0".to_owned()),
-            ("ce_id", self.event_id.to_string()),
-            ("ce_type", topic.to_owned()),
-            ("ce_source", format!("/{source}")),
-            ("ce_time", TimestampText(self.timestamp).to_string()),
-        ];
-        if let Some(traceparent) = traceparent {
-            headers.push(("traceparent", traceparent.to_owned()));
-        }
         OutgoingRecord {
-            topic,
+            topic: topic.into(),
             key: self.saga_id.to_string(),
             body: serde_json::to_vec(self).expect("a message of plain fields always has a JSON form"),
-            headers,
+            headers: headers(self.event_id, topic, self.timestamp, source, traceparent),
         }
     }
+}
+
+/// A command of any flow: what stands around a payload that has no type here. Its bytes are those of an [`Envelope`].
+#[derive(Debug, Clone, Copy)]
+pub struct Command<'a> {
+    pub event_id: EventId,
+    pub saga_id: SagaId,
+    /// What the saga is about: the field's name, of letters and digits, and the id. `orderId` in a checkout.
+    pub subject: (&'a str, OrderId),
+    pub timestamp: Timestamp,
+}
+
+impl Command<'_> {
+    /// The record to produce, as [`Envelope::to_record`] makes it; `payload` writes the payload's JSON.
+    pub fn to_record(
+        &self,
+        topic: Cow<'static, str>,
+        source: &'static str,
+        traceparent: Option<&str>,
+        payload: impl FnOnce(&mut Vec<u8>),
+    ) -> OutgoingRecord {
+        let Self { event_id, saga_id, subject: (name, subject), timestamp } = *self;
+        // The envelope and a small payload.
+        let mut body = Vec::with_capacity(384);
+        let timestamp_text = TimestampText(timestamp);
+        // A vector takes whatever is written.
+        let _ = write!(
+            body,
+            r#"{{"eventId":"{event_id}","sagaId":"{saga_id}","{name}":"{subject}","timestamp":"{timestamp_text}","payload":"#
+        );
+        payload(&mut body);
+        body.push(b'}');
+        let headers = headers(event_id, &topic, timestamp, source, traceparent);
+        OutgoingRecord { topic, key: saga_id.to_string(), body, headers }
+    }
+}
+
+fn headers(
+    event_id: EventId,
+    topic: &str,
+    timestamp: Timestamp,
+    source: &'static str,
+    traceparent: Option<&str>,
+) -> Vec<(&'static str, String)> {
+    let mut headers = vec![
+        ("content-type", "application/json".to_owned()),
+        ("ce_specversion", "1.0".to_owned()),
+        ("ce_id", event_id.to_string()),
+        ("ce_type", topic.to_owned()),
+        ("ce_source", format!("/{source}")),
+        ("ce_time", TimestampText(timestamp).to_string()),
+    ];
+    if let Some(traceparent) = traceparent {
+        headers.push(("traceparent", traceparent.to_owned()));
+    }
+    headers
 }
 
 #[cfg(test)]
@@ -107,6 +155,18 @@ mod tests {
             let body = CHARGED.replace(object, array);
             let error = Envelope::<PaymentCharged>::decode(body.as_bytes()).unwrap_err().to_string();
             assert!(error.contains("expected a JSON object"), "{body}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_command_without_a_type_has_the_bytes_of_one_that_has() {
+        let charged = Envelope::<PaymentCharged>::decode(CHARGED.as_bytes()).unwrap();
+        let Envelope { event_id, saga_id, order_id, timestamp, .. } = charged;
+        let command = Command { event_id, saga_id, subject: ("orderId", order_id), timestamp };
+        let payload = |body: &mut Vec<u8>| body.extend_from_slice(&serde_json::to_vec(&charged.payload).unwrap());
+        for traceparent in [None, Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")] {
+            let typed = charged.to_record("orchestrator", traceparent);
+            assert_eq!(command.to_record(typed.topic.clone(), "orchestrator", traceparent, payload), typed);
         }
     }
 

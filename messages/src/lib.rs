@@ -21,7 +21,7 @@ mod user;
 pub use commands::{
     ChargePayment, InventoryCommand, PaymentCommand, RefundPayment, ReleaseInventory, ReserveInventory,
 };
-pub use envelope::{DecodeError, Envelope};
+pub use envelope::{Command, DecodeError, Envelope};
 pub use events::{
     Event, InventoryFailed, InventoryReleased, InventoryReserved, PaymentCharged, PaymentFailed, PaymentRefunded,
 };

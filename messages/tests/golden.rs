@@ -38,12 +38,12 @@ fn golden<T: Message>(message: Envelope<T>) {
     }
     text.push_str(std::str::from_utf8(&record.body).unwrap());
     insta::assert_snapshot!(T::TOPIC.name(), text);
-    assert!(TOPICS.contains(&record.topic));
+    assert!(TOPICS.contains(&&*record.topic));
     let body = &record.body;
     assert!(
-        PaymentCommand::decode(record.topic, body).is_ok()
-            || InventoryCommand::decode(record.topic, body).is_ok()
-            || Event::decode(record.topic, body).is_ok(),
+        PaymentCommand::decode(&record.topic, body).is_ok()
+            || InventoryCommand::decode(&record.topic, body).is_ok()
+            || Event::decode(&record.topic, body).is_ok(),
         "what is written can be read"
     );
 }

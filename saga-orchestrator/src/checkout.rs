@@ -26,8 +26,7 @@ use crate::idempotency::{IdempotencyKey, TakenKey};
 use crate::intake::{Intake, NOT_STORED, Place};
 use crate::outcome::Outcome;
 use crate::prefer::Preferences;
-use crate::saga::definition::PAY_FIRST;
-use crate::saga::{Cause, Checkout, Saga, State as SagaState, start};
+use crate::saga::{Checkout, Saga, State as SagaState, flows, start};
 use crate::store::NewSaga;
 use crate::waiters::Waiter;
 
@@ -173,7 +172,8 @@ async fn checkout(
     let now = intake.coordinator.clock.now();
     let (saga_id, trace) = (intake.mint(), traceparent(&headers));
     let expires_at = now + intake.saga_timeout;
-    let transition = start(&PAY_FIRST, saga_id, OrderId::new(), checkout.clone(), expires_at, Some(trace), now);
+    let flow = flows::pay_first();
+    let transition = start(flow, saga_id, OrderId::new(), checkout.clone(), expires_at, Some(trace), now);
     let started = transition.saga.clone();
     trace::set("saga.id", || saga_id.to_string().into());
     let waiter = intake.coordinator.waiters.register(saga_id);
@@ -347,11 +347,12 @@ async fn poll(intake: &Intake, saga_id: SagaId) -> Saga {
 
 fn answer(saga: &Saga, preferences: Preferences, limit: Duration) -> Response {
     let status = match saga.state {
-        SagaState::Completed => StatusCode::OK,
-        SagaState::Failed { cause: Cause::PaymentFailed } => StatusCode::PAYMENT_REQUIRED,
-        SagaState::Failed { .. } => StatusCode::CONFLICT,
-        SagaState::Running { .. } | SagaState::Compensating { .. } => StatusCode::ACCEPTED,
+        SagaState::Completed => saga.flow.answer.done,
+        SagaState::Failed { cause } => saga.flow.failed_status(&saga.flow.causes[cause]),
+        SagaState::Running { .. } | SagaState::Compensating { .. } => 202,
     };
+    // A flow's statuses are 200 to 599.
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::ACCEPTED);
     let location = [(header::LOCATION, format!("/sagas/{}", saga.saga_id))];
     let retry_after = (status == StatusCode::ACCEPTED).then_some([(header::RETRY_AFTER, "1")]);
     let body = Json(Outcome::from(saga));

@@ -173,7 +173,7 @@ impl Coordinator {
                     continue;
                 }
                 Err(NoMove::Ignored(ignored)) => {
-                    let by = input.operator.as_ref().map(|operator| operator.by.as_str());
+                    let by = input.operator().map(|operator| operator.by.as_str());
                     info!(%saga_id, trace_id = saga.trace_id(), by, %ignored, "input ignored");
                     self.ignored.submit((saga_id, ignored.clone())).await?;
                     return Ok(Applied::Ignored(ignored));
@@ -236,7 +236,7 @@ impl Coordinator {
             return Span::none();
         };
         let name = || match is_repetition {
-            false => saga.step_name().into(),
+            false => saga.step_name().to_owned().into(),
             true => format!("repeat {}", saga.step_name()).into(),
         };
         let first = TraceContext { span_id: trace::known_id(saga.saga_id.into(), saga.version), ..request };
@@ -286,7 +286,8 @@ impl Coordinator {
 
     /// Calls the order service and applies its answer. Without an answer nothing happens: the sweeper calls again.
     async fn call(self: &Arc<Self>, saga_id: SagaId, call: OrderCall) {
-        let Some(input) = self.orders.call(&call).await else { return };
+        let Some(reply) = self.orders.call(&call).await else { return };
+        let input = Input::from(reply);
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         for _ in 0..5 {
             match self.apply(saga_id, &input, self.clock.now()).await {

@@ -35,5 +35,5 @@ pub fn statuses() -> ObjectBuilder {
 
 /// What a saga's step may be.
 pub fn steps() -> ObjectBuilder {
-    messages::schema::one_of(known_steps().into_iter().map(|(step, _)| step))
+    messages::schema::one_of(known_steps().iter().map(|(step, _)| step.as_str()))
 }

@@ -7,11 +7,11 @@
 
 pub mod standing;
 
+use flow::Name;
 use messages::Timestamp;
 use service_runtime::metrics::{Count, Histogram, Metrics};
 
-use crate::saga::definition::DEFINITIONS;
-use crate::saga::{Cause, Saga, State};
+use crate::saga::{Saga, State, flows};
 
 /// The upper bounds of the buckets: from a few statements to what is past `SAGA_TIMEOUT_MS`.
 const SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
@@ -21,12 +21,12 @@ pub struct SagaMetrics {
     started: Count,
     steps: Vec<Step>,
     completed: Ended,
-    failed: Vec<(Cause, Failed)>,
+    failed: Vec<(Name, Failed)>,
 }
 
 /// A forward step or a compensation, as in `sagas.step`.
 struct Step {
-    name: &'static str,
+    name: Name,
     duration: Histogram,
     retries: Count,
 }
@@ -52,15 +52,16 @@ impl SagaMetrics {
         };
         let help = "Sagas that turned back, by why. They are compensated, as far as there is something to undo.";
         let turned_back = metrics.counts_by("saga_compensations_total", help, "cause");
-        let failed = Cause::ALL.map(|cause| {
-            let name = word(cause.as_str());
-            (cause, Failed { turned_back: turned_back.with_label_values(&[&name]), ended: ended(&name) })
+        let causes = flows::built_in().iter().flat_map(|flow| &flow.causes);
+        let failed = causes.map(|cause| {
+            let name = word(cause);
+            (cause.clone(), Failed { turned_back: turned_back.with_label_values(&[&name]), ended: ended(&name) })
         });
         Self {
             started: metrics.count("sagas_started_total", "Sagas that were stored."),
             steps: steps(metrics),
             completed: ended("completed"),
-            failed: failed.into(),
+            failed: failed.collect(),
         }
     }
 
@@ -78,7 +79,7 @@ impl SagaMetrics {
         if let Some(step) = self.step(from) {
             step.duration.observe(seconds(from.updated_at, to.updated_at));
         }
-        let failed = to.state.cause().and_then(|cause| self.failed.iter().find(|(of, _)| *of == cause));
+        let failed = to.cause().and_then(|cause| self.failed.iter().find(|(of, _)| of == cause));
         let failed = failed.map(|(_, failed)| failed);
         if let (State::Running { .. }, Some(failed)) = (from.state, failed) {
             failed.turned_back.inc();
@@ -99,7 +100,7 @@ impl SagaMetrics {
 
     fn step(&self, saga: &Saga) -> Option<&Step> {
         let name = saga.step_name();
-        self.steps.iter().find(|step| step.name == name)
+        self.steps.iter().find(|step| step.name == *name)
     }
 }
 
@@ -108,22 +109,21 @@ fn steps(metrics: &Metrics) -> Vec<Step> {
     let durations = metrics.durations_by("saga_step_duration_seconds", help, &SECONDS, "step");
     let help = "Repetitions of a step, since nobody answered in time.";
     let retries = metrics.counts_by("saga_retries_total", help, "step");
-    let step = |(_, name)| {
-        let word = word(name);
+    let step = |(_, name): (_, Name)| {
+        let word = word(&name);
         Step { name, duration: durations.with_label_values(&[&word]), retries: retries.with_label_values(&[&word]) }
     };
     places().map(step).collect()
 }
 
 /// Where an unfinished saga of a definition that this release knows can stand: `sagas.status` and `sagas.step`.
-fn places() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let mut places: Vec<(&str, &str)> = Vec::new();
-    for (step, at) in DEFINITIONS.iter().flat_map(|definition| definition.steps.iter().zip(0..)) {
-        places.push((State::Running { step: at }.status(), step.name));
-        if let Some(compensation) = &step.compensation {
+fn places() -> impl Iterator<Item = (&'static str, Name)> {
+    let mut places: Vec<(&str, Name)> = Vec::new();
+    for (step, at) in flows::built_in().iter().flat_map(|flow| flow.steps.iter().zip(0..)) {
+        places.push((State::Running { step: at }.status(), step.name.clone()));
+        if let Some(undo) = &step.undo {
             // Its status is the same whatever the cause.
-            let state = State::Compensating { step: at, cause: Cause::Cancelled };
-            places.push((state.status(), compensation.name));
+            places.push((State::Compensating { step: at, cause: 0 }.status(), undo.name.clone()));
         }
     }
     places.sort_unstable();
@@ -147,11 +147,11 @@ mod tests {
     use messages::{Currency, Money, OrderId, SagaId};
 
     use super::*;
-    use crate::saga::definition::PAY_FIRST;
-    use crate::saga::{Checkout, InputKind, advance, start};
+    use crate::saga::tests::named;
+    use crate::saga::{Checkout, advance, start};
 
     /// Drives a new saga by these inputs, one every 20 ms, and answers what is shown then.
-    async fn shown_after(inputs: &[InputKind]) -> String {
+    async fn shown_after(inputs: &[&'static str]) -> String {
         let metrics = Metrics::of("test");
         let counts = SagaMetrics::new(&metrics);
         let checkout = Checkout {
@@ -162,11 +162,11 @@ mod tests {
         };
         let mut now = DateTime::UNIX_EPOCH;
         let expires_at = now + TimeDelta::seconds(90);
-        let mut saga = start(&PAY_FIRST, SagaId::new(), OrderId::new(), checkout, expires_at, None, now).saga;
+        let mut saga = start(flows::pay_first(), SagaId::new(), OrderId::new(), checkout, expires_at, None, now).saga;
         counts.started();
-        for input in inputs {
+        for &input in inputs {
             now += TimeDelta::milliseconds(20);
-            let next = advance(&saga, &(*input).into(), now).unwrap().saga;
+            let next = advance(&saga, &named(input), now).unwrap().saga;
             counts.moved(&saga, &next);
             saga = next;
         }
@@ -181,9 +181,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_saga_that_completes_is_counted_with_its_duration_and_that_of_its_steps() {
-        use InputKind::{InventoryReserved, OrderConfirmed, OrderCreated, PaymentCharged};
-
-        let text = shown_after(&[OrderCreated, PaymentCharged, InventoryReserved, OrderConfirmed]).await;
+        let text = shown_after(&["order.created", "payment.charged", "inventory.reserved", "order.confirmed"]).await;
 
         assert_lines(
             &text,
@@ -204,9 +202,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_saga_that_turns_back_is_counted_once_when_it_does_and_once_when_it_ends() {
-        use InputKind::{Cancelled, InventoryFailed, OrderCancelled, OrderCreated, PaymentCharged, PaymentRefunded};
-
-        let going_back = [OrderCreated, PaymentCharged, InventoryFailed, Cancelled, PaymentRefunded];
+        let going_back =
+            ["order.created", "payment.charged", "inventory.failed", "operator.cancelled", "payment.refunded"];
         let text = shown_after(&going_back).await;
         assert_lines(
             &text,
@@ -219,7 +216,7 @@ mod tests {
             ],
         );
 
-        let text = shown_after(&[&going_back[..], &[OrderCancelled]].concat()).await;
+        let text = shown_after(&[&going_back[..], &["order.cancelled"]].concat()).await;
         assert_lines(
             &text,
             &[

@@ -20,7 +20,7 @@ use utoipa::{OpenApi, ToSchema};
 use crate::coordinator::{Applied, ApplyError, Coordinator};
 use crate::gate::{Gate, Seen};
 use crate::outcome::{Outcome, parse_id};
-use crate::saga::{Input, InputKind, Operator, Settled};
+use crate::saga::{Input, Operator, OperatorAct, Settled};
 
 /// The most characters of a name, and of a reason or evidence.
 const MOST: (usize, usize) = (128, 1000);
@@ -109,7 +109,7 @@ async fn cancel(
     JsonBody(act): JsonBody<Act>,
 ) -> Result<Response, Problem> {
     let Act { by, reason } = act.validated()?;
-    step_in(&sagas, &id, InputKind::Cancelled, Operator { by, settled: None }, reason).await
+    step_in(&sagas, &id, Operator { by, reason, act: OperatorAct::Cancel }).await
 }
 
 #[utoipa::path(
@@ -125,7 +125,7 @@ async fn cancel(
 /// 202: the pending effect is repeated now. 409 for a saga that has ended.
 async fn retry(State(sagas): Sagas, PathText(id): PathText, JsonBody(act): JsonBody<Act>) -> Result<Response, Problem> {
     let Act { by, reason } = act.validated()?;
-    step_in(&sagas, &id, InputKind::Retried, Operator { by, settled: None }, reason).await
+    step_in(&sagas, &id, Operator { by, reason, act: OperatorAct::Retry }).await
 }
 
 #[utoipa::path(
@@ -149,40 +149,34 @@ async fn resolve(
     let Act { by, reason } = Act { by, reason }.validated()?;
     hold("step", check_name(&step, MOST.0))?;
     hold("evidence", check_prose(&evidence, MOST.1))?;
-    let settled = Settled { step, evidence };
-    step_in(&sagas, &id, InputKind::Resolved, Operator { by, settled: Some(settled) }, reason).await
+    let act = OperatorAct::Resolve(Settled { step, evidence });
+    step_in(&sagas, &id, Operator { by, reason, act }).await
 }
 
-async fn step_in(
-    sagas: &Arc<Coordinator>,
-    id: &str,
-    kind: InputKind,
-    operator: Operator,
-    reason: String,
-) -> Result<Response, Problem> {
+async fn step_in(sagas: &Arc<Coordinator>, id: &str, operator: Operator) -> Result<Response, Problem> {
     let saga_id = parse_id(id)?;
-    let by = operator.by.clone();
-    let input = Input { reason: Some(reason.clone()), operator: Some(operator), ..kind.into() };
-    let applied = sagas.apply(saga_id, &input, sagas.clock.now()).await.map_err(|error| match error {
-        ApplyError::Store(error) => error.into(),
-        ApplyError::UnknownSaga(_) => Problem::new(StatusCode::NOT_FOUND, error.to_string()),
-        ApplyError::UnknownDefinition { .. } => Problem::new(StatusCode::CONFLICT, error.to_string()),
-        // Only a participant's reply can contradict its saga.
-        ApplyError::Contradiction(_) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-    })?;
+    let Operator { by, reason, act } = operator.clone();
+    let applied =
+        sagas.apply(saga_id, &Input::Operator(operator), sagas.clock.now()).await.map_err(|error| match error {
+            ApplyError::Store(error) => error.into(),
+            ApplyError::UnknownSaga(_) => Problem::new(StatusCode::NOT_FOUND, error.to_string()),
+            ApplyError::UnknownDefinition { .. } => Problem::new(StatusCode::CONFLICT, error.to_string()),
+            // Only a participant's reply can contradict its saga.
+            ApplyError::Contradiction(_) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        })?;
     match applied {
         Applied::Moved(saga) => {
-            info!(%saga_id, order_id = %saga.order_id, act = kind.as_str(), by, reason, "an operator stepped in");
+            info!(%saga_id, order_id = %saga.order_id, act = act.name(), by, reason, "an operator stepped in");
             let location = [(header::LOCATION, format!("/sagas/{saga_id}"))];
             Ok((StatusCode::ACCEPTED, location, Json(Outcome::from(&*saga))).into_response())
         }
         Applied::Ignored(ignored) => {
-            let rule = match kind {
-                InputKind::Cancelled => "only a saga that has not reached ORDER_CONFIRM can be cancelled",
-                InputKind::Resolved => {
+            let rule = match act {
+                OperatorAct::Cancel => "only a saga that has not reached ORDER_CONFIRM can be cancelled",
+                OperatorAct::Resolve(_) => {
                     "only a pending compensation that needs attention, named by its step, can be resolved by hand"
                 }
-                _ => "it has ended",
+                OperatorAct::Retry => "it has ended",
             };
             Err(Problem::new(StatusCode::CONFLICT, format!("the saga is {}: {rule}", ignored.state)))
         }

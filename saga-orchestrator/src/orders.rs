@@ -22,7 +22,7 @@ use tracing::{debug, warn};
 
 use crate::SagaSettings;
 use crate::saga::answers::interpret;
-use crate::saga::{Input, OrderCall};
+use crate::saga::{OrderCall, Reply};
 
 /// Quick retries of one call; beyond them the sweeper calls again.
 const TRIES: u32 = 3;
@@ -69,7 +69,7 @@ impl OrderService {
     }
 
     /// Makes a call. `None` where the outcome is not known: the call is to be made again.
-    pub async fn call(&self, call: &OrderCall) -> Option<Input> {
+    pub async fn call(&self, call: &OrderCall) -> Option<Reply> {
         let calls = match call {
             OrderCall::Create { .. } => &self.creates,
             OrderCall::Confirm { .. } | OrderCall::Cancel { .. } => &self.changes,
@@ -244,20 +244,50 @@ fn is_passing(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::REQUEST_TIMEOUT
 }
 
-fn understood(call: &OrderCall, Answer { status, body }: &Answer) -> Option<Input> {
+fn understood(call: &OrderCall, Answer { status, body }: &Answer) -> Option<Reply> {
     let body = body.get();
-    let input = interpret(call, status.as_u16(), body.as_bytes());
-    if input.is_none() {
+    let reply = interpret(call, status.as_u16(), body.as_bytes());
+    if reply.is_none() {
         let body = body.get(..MAX_LOGGED).unwrap_or(body);
         let (saga_id, order_id) = call.ids();
         warn!(call = span_name(call), %saga_id, %order_id, %status, body, "unexpected answer of the order service");
     }
-    input
+    reply
 }
 
-fn unknown(call: &OrderCall, span: &Span, why: &str) -> Option<Input> {
+fn unknown(call: &OrderCall, span: &Span, why: &str) -> Option<Reply> {
     span.fail(why);
     let (saga_id, order_id) = call.ids();
     debug!(call = span_name(call), %saga_id, %order_id, why, "no answer of the order service; calling again later");
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use messages::Money;
+
+    use super::*;
+
+    #[test]
+    fn the_calls_have_these_very_bytes() {
+        let order_id: OrderId = "0198f5a0-0000-7000-8000-000000000002".parse().unwrap();
+        let saga_id: SagaId = "0198f5a0-0000-7000-8000-000000000001".parse().unwrap();
+        let user_id = "ann \"the\" buyer".to_owned().try_into().unwrap();
+        let money = Money::parse("19.90", "EUR".parse().unwrap()).unwrap();
+        let sent = |call: OrderCall| {
+            let Ok(request) = request(&Call { call, traceparent: None }) else { panic!("every call has a request") };
+            format!("{} {} {}", request.method, request.path, request.body)
+        };
+        assert_eq!(
+            sent(OrderCall::Create { order_id, saga_id, user_id, money }),
+            r#"POST /orders {"orderId":"0198f5a0-0000-7000-8000-000000000002","sagaId":"0198f5a0-0000-7000-8000-000000000001","userId":"ann \"the\" buyer","totalAmount":19.90,"currency":"EUR"}"#
+        );
+        let patch = |status: &str| {
+            format!(
+                r#"PATCH /orders/{order_id}/status {{"status":"{status}","sagaId":"0198f5a0-0000-7000-8000-000000000001"}}"#
+            )
+        };
+        assert_eq!(sent(OrderCall::Confirm { order_id, saga_id }), patch("CONFIRMED"));
+        assert_eq!(sent(OrderCall::Cancel { order_id, saga_id }), patch("CANCELLED"));
+    }
 }

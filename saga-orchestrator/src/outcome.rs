@@ -25,7 +25,7 @@ pub struct Outcome {
     pub status: &'static str,
     /// What is pending, or how it ended.
     #[schema(schema_with = described::steps)]
-    pub step: &'static str,
+    pub step: String,
     /// Why it turned back, in words.
     pub reason: Option<String>,
     #[schema(value_type = UserId)]
@@ -44,7 +44,7 @@ impl From<&Saga> for Outcome {
             saga_id: saga.saga_id,
             order_id: saga.order_id,
             status: saga.state.status(),
-            step: saga.step_name(),
+            step: saga.step_name().to_owned(),
             reason: saga.reason.clone(),
             user_id: saga.checkout.user_id.to_string(),
             total_amount: saga.checkout.money.amount(),

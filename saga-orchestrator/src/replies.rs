@@ -10,6 +10,7 @@ use tracing::warn;
 
 use crate::coordinator::{ApplyError, Coordinator};
 use crate::passed_over::PassedOver;
+use crate::saga::{Input, Reply};
 
 pub struct Replies {
     pub coordinator: Arc<Coordinator>,
@@ -27,7 +28,8 @@ impl Handler for Replies {
             Err(error) => return Ok(Handled::DeadLetter(error.to_string())),
         };
         let (saga_id, order_id) = (event.saga_id(), event.order_id());
-        match self.coordinator.apply(saga_id, &event.into(), self.coordinator.clock.now()).await {
+        let input = Input::from(Reply::from(event));
+        match self.coordinator.apply(saga_id, &input, self.coordinator.clock.now()).await {
             Ok(_) => Ok(Handled::Done),
             Err(ApplyError::Store(error)) => Err(error.into()),
             Err(error @ ApplyError::Contradiction(_)) => Ok(Handled::DeadLetter(error.to_string())),

@@ -22,8 +22,7 @@ use uuid::Uuid;
 
 pub use self::new_sagas::{Identity, NewSaga, NewSagas, forget_keys};
 pub use self::unfinished::{Unfinished, unfinished};
-use crate::saga::definition::DEFINITIONS;
-use crate::saga::{Attention, Cause, Checkout, Definition, Ignored, Saga, State, Transition};
+use crate::saga::{Attention, Checkout, Ignored, Saga, State, Transition, flows};
 
 /// A stored saga.
 #[derive(Debug, Clone)]
@@ -89,18 +88,18 @@ impl Table for Sagas {
         .bind(sagas().map(|s| s.version).collect::<Vec<_>>())
         .bind(sagas().map(|s| s.state.status()).collect::<Vec<_>>())
         .bind(sagas().map(Saga::step_name).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.state.cause().map(Cause::as_str)).collect::<Vec<_>>())
+        .bind(sagas().map(Saga::cause).collect::<Vec<_>>())
         .bind(sagas().map(|s| s.reason.as_deref()).collect::<Vec<_>>())
         .bind(sagas().map(|s| s.deadline).collect::<Vec<_>>())
         .bind(sagas().map(|s| s.updated_at).collect::<Vec<_>>())
-        .bind(entries().map(|e| e.input).collect::<Vec<_>>())
+        .bind(entries().map(|e| &*e.input).collect::<Vec<_>>())
         .bind(entries().map(|e| e.event_id.map(Uuid::from)).collect::<Vec<_>>())
         .bind(entries().map(|e| e.reason.as_deref()).collect::<Vec<_>>())
         .bind(milliseconds(self.resend_first))
         .bind(sagas().map(|s| s.resolved_by_hand).collect::<Vec<_>>())
         .bind(entries().map(|e| e.at).collect::<Vec<_>>())
         .bind(entries().map(|e| e.operator.as_ref().map(|o| o.by.as_str())).collect::<Vec<_>>())
-        .bind(entries().map(|e| Some(e.operator.as_ref()?.settled.as_ref()?.evidence.as_str())).collect::<Vec<_>>());
+        .bind(entries().map(|e| Some(e.operator.as_ref()?.act.settled()?.evidence.as_str())).collect::<Vec<_>>());
         let moved = ids(&self.session.rows(update).await?)?;
         let stored = sagas().filter(|saga| moved.contains(&saga.saga_id));
         Ok(stored.map(|saga| (saga.saga_id, Stored::Saga(Box::new(saga.clone())))).collect())
@@ -188,8 +187,8 @@ pub async fn claim_due(
     .bind(milliseconds(resending.first))
     .bind(milliseconds(resending.most))
     .bind(i32::try_from(resending.attention_after).unwrap_or(i32::MAX))
-    .bind(DEFINITIONS.iter().map(|definition| definition.name).collect::<Vec<_>>())
-    .bind(DEFINITIONS.iter().map(|definition| definition.version).collect::<Vec<_>>());
+    .bind(flows::built_in().iter().map(|flow| flow.name.as_str()).collect::<Vec<_>>())
+    .bind(flows::built_in().iter().map(|flow| flow.version).collect::<Vec<_>>());
     let due = session.rows(claim).await?;
     let due = due.iter().map(|row| {
         Ok(Due {
@@ -214,7 +213,7 @@ impl Batch for IgnoredInputs {
         // In key order, as every instance does, and each key once.
         let mut counts: BTreeMap<(SagaId, &str, &str), i64> = BTreeMap::new();
         for (saga_id, ignored) in items {
-            *counts.entry((*saga_id, ignored.input, &ignored.state)).or_default() += 1;
+            *counts.entry((*saga_id, &*ignored.input, &ignored.state)).or_default() += 1;
         }
         let insert = sqlx::query(
             "INSERT INTO ignored_inputs (saga_id, input, state, count, first_at, last_at)
@@ -263,7 +262,7 @@ fn ids(rows: &[PgRow]) -> Result<HashSet<SagaId>, StoreError> {
 fn from_row(row: &PgRow) -> Result<Stored, StoreError> {
     let unreadable = |why: String| StoreError::Refused(format!("a row of sagas can't be read: {why}").into());
     let (name, version) = (row.try_get::<&str, _>("definition")?, row.try_get("definition_version")?);
-    let Some(definition) = Definition::find(name, version) else {
+    let Some(flow) = flows::find(name, version) else {
         let saga_id = row.try_get::<Uuid, _>("saga_id")?.into();
         return Ok(Stored::UnknownDefinition { saga_id, name: name.to_owned(), version });
     };
@@ -274,9 +273,9 @@ fn from_row(row: &PgRow) -> Result<Stored, StoreError> {
     Ok(Stored::Saga(Box::new(Saga {
         saga_id: row.try_get::<Uuid, _>("saga_id")?.into(),
         order_id: row.try_get::<Uuid, _>("order_id")?.into(),
-        definition,
         version: row.try_get("version")?,
-        state: State::parse(definition, status, step, cause).map_err(|error| unreadable(error.to_string()))?,
+        state: State::parse(&flow, status, step, cause).map_err(|error| unreadable(error.to_string()))?,
+        flow,
         reason: row.try_get("reason")?,
         checkout: Checkout {
             user_id: user_id.map_err(|error| unreadable(error.to_string()))?,

@@ -11,7 +11,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::SagaSettings;
 use crate::coordinator::Coordinator;
-use crate::saga::InputKind;
+use crate::saga::Input;
 use crate::store::{Due, Resending, Stored, claim_due};
 
 /// How often the sweeper looks. A look that finds nothing reads one small index.
@@ -78,7 +78,7 @@ fn repeat(coordinator: &Arc<Coordinator>, due: Result<Due, StoreError>) {
     let coordinator = coordinator.clone();
     tokio::spawn(async move {
         // It stays due if this fails.
-        if let Err(error) = coordinator.apply(saga_id, &InputKind::DeadlinePassed.into(), due.now).await {
+        if let Err(error) = coordinator.apply(saga_id, &Input::DeadlinePassed, due.now).await {
             warn!(%saga_id, %error, "a timed-out step can't be compensated yet");
         }
     });

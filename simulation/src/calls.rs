@@ -38,6 +38,7 @@ pub struct Calling {
 impl World {
     /// `Coordinator::perform`, of a call: one that hangs is not joined by its own repetitions.
     pub fn begin_call(&mut self, process: ProcessId, saga: usize, call: OrderCall) {
+        self.fingerprint.called(&call);
         let kind = discriminant(&call);
         let caller = &mut self.processes[process];
         if !caller.calling.iter().any(|other| other.saga == saga && other.kind == kind) {
@@ -70,9 +71,9 @@ impl World {
         let calling = Calling { number, ..calling };
         let HttpAnswer::Complete { status, body } = answer else { return self.call_again(process, calling) };
         match interpret(&calling.call, status, &body) {
-            Some(input) => {
+            Some(reply) => {
                 let (saga, now) = (calling.saga, self.clock(process));
-                self.begin(process, saga, input, now, Origin::Call { number, tries: 0 });
+                self.begin(process, saga, reply.into(), now, Origin::Call { number, tries: 0 });
             }
             None => self.broken(format!("{:?} was answered {status}", calling.call)),
         }

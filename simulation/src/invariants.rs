@@ -5,7 +5,7 @@ use inventory_service::reservation::Status as ReservationStatus;
 use messages::{EventId, OutgoingRecord};
 use order_service::order::Status as OrderStatus;
 use payment_service::payment::{Answer, Call, Status as PaymentStatus};
-use saga_orchestrator::saga::{Cause, Saga, State, Transition};
+use saga_orchestrator::saga::{Saga, State, Transition};
 
 use crate::coverage::Seen;
 use crate::databases::{Databases, Entry, Gateway, SagaRow};
@@ -25,8 +25,8 @@ impl World {
         if before.is_none_or(State::has_ended) {
             return self.broken(format!("saga {index} moved to {saga} from {before:?}"));
         }
-        let cause = before.and_then(State::cause);
-        if cause.is_some() && cause != saga.state.cause() {
+        let cause = before.and_then(|state| state.cause(&saga.flow));
+        if cause.is_some() && cause != saga.cause() {
             return self.broken(format!("the cause of saga {index} changed from {cause:?} to {saga}"));
         }
         if moved.entry.event_id.is_some_and(|id| self.forged.contains(&id)) {
@@ -35,20 +35,21 @@ impl World {
         if moved.entry.input == "deadline.passed" {
             self.saw(Seen::DeadlinePassed);
         }
-        self.note_operator(before, moved.entry.input);
+        self.note_operator(before, &moved.entry.input);
         match saga.state {
             State::Completed => {
                 self.saw(Seen::EndCompleted);
                 self.check_held(index, saga);
             }
             State::Failed { cause } => {
-                self.saw(match cause {
-                    Cause::PaymentFailed => Seen::EndPaymentFailed,
-                    Cause::InventoryFailed => Seen::EndInventoryFailed,
-                    Cause::TimedOut => Seen::EndTimedOut,
-                    Cause::Cancelled => Seen::EndCancelled,
-                    Cause::OrderRefused => Seen::EndOrderRefused,
-                });
+                match saga.flow.causes[cause].as_str() {
+                    "PAYMENT_FAILED" => self.saw(Seen::EndPaymentFailed),
+                    "INVENTORY_FAILED" => self.saw(Seen::EndInventoryFailed),
+                    "TIMED_OUT" => self.saw(Seen::EndTimedOut),
+                    "CANCELLED" => self.saw(Seen::EndCancelled),
+                    "ORDER_REFUSED" => self.saw(Seen::EndOrderRefused),
+                    other => self.broken(format!("saga {index} failed for {other}, which is no cause of its flow")),
+                }
                 self.check_held(index, saga);
             }
             State::Running { .. } | State::Compensating { .. } => {}
@@ -173,8 +174,7 @@ fn refund_is_refused(gateway: &Gateway) -> bool {
 /// One entry for each version, and the last tells where the saga stands.
 fn wrong_history(row: &SagaRow) -> Option<String> {
     let gapless = row.history.iter().map(|entry| entry.seq).eq(1..=row.saga.version);
-    let last = row.history.last().map(|entry| (entry.status, entry.step));
-    let agrees = last == Some((row.saga.state.status(), row.saga.step_name()));
+    let agrees = row.history.last().is_some_and(|entry| entry.state == row.saga.state);
     (!gapless || !agrees).then(|| format!("its history is {:?}", row.history))
 }
 

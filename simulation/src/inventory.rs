@@ -34,7 +34,7 @@ impl World {
     pub fn take_inventory_command(&mut self, process: ProcessId, taken: Taken, tries: u32) {
         let sold_out = self.dice.chance(self.rates.sold_out);
         let stock = if sold_out { Stock::SoldOut } else { Stock::Available };
-        match InventoryCommand::decode(taken.record.topic, &taken.record.body) {
+        match InventoryCommand::decode(&taken.record.topic, &taken.record.body) {
             Ok(command) => {
                 let reserving = Reserving { taken, tries, command, stock, stored: None, step: Step::Decide };
                 self.decide_reservation(process, Box::new(reserving));

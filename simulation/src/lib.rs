@@ -9,13 +9,15 @@
 //! - `forged`: replies of a participant that does something else than it is asked for;
 //! - `disturbances`, `operator`: crashes, restarts, outages, and people who step in;
 //! - `invariants`: the rules;
-//! - `coverage`: what was seen.
+//! - `coverage`: what was seen;
+//! - `fingerprint`: a hash of all that the core decided, to compare two cores.
 
 mod calls;
 mod coverage;
 mod databases;
 mod dice;
 mod disturbances;
+mod fingerprint;
 mod forged;
 mod invariants;
 mod inventory;
@@ -32,6 +34,7 @@ mod world;
 
 pub use coverage::{Coverage, Seen};
 
+use crate::fingerprint::Fingerprint;
 use crate::trace::Trace;
 use crate::world::World;
 
@@ -43,6 +46,8 @@ pub struct Run {
     pub coverage: Coverage,
     /// Equal for equal runs.
     pub trace_hash: u64,
+    /// A hash of every move and every command, if it was asked for.
+    pub fingerprint: Option<u64>,
     /// What happened, in words, if that was asked for.
     pub trace: Vec<String>,
     /// How long it took by the simulated clock, in ms.
@@ -51,8 +56,19 @@ pub struct Run {
 
 /// Runs a seed: always the same run for the same seed. With `in_words` it also tells what happened.
 pub fn run(seed: u64, in_words: bool) -> Run {
-    let mut world = World::new(seed, Trace::new(in_words));
+    finish(World::new(seed, Trace::new(in_words)))
+}
+
+/// Runs a seed, and takes the fingerprint of what the core decided.
+pub fn run_with_fingerprint(seed: u64) -> Run {
+    let mut world = World::new(seed, Trace::new(false));
+    world.fingerprint = Fingerprint::wanted();
+    finish(world)
+}
+
+fn finish(mut world: World) -> Run {
     world.run();
-    let World { violation, coverage, trace, now, .. } = world;
-    Run { violation, coverage, trace_hash: trace.hash(), trace: trace.into_lines(), simulated: now }
+    let World { violation, coverage, trace, fingerprint, now, .. } = world;
+    let (trace_hash, fingerprint) = (trace.hash(), fingerprint.finish());
+    Run { violation, coverage, trace_hash, fingerprint, trace: trace.into_lines(), simulated: now }
 }

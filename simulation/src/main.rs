@@ -1,11 +1,12 @@
 //! Runs seeds of the simulation and says what they have seen; a seed that breaks a rule is told with all that happened
 //! in it.
 
+use std::hash::{DefaultHasher, Hasher as _};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use simulation::{Coverage, Seen, run};
+use simulation::{Coverage, Seen, run, run_with_fingerprint};
 
 /// Runs checkouts through simulated failures, and checks that nothing is lost or done twice
 #[derive(Debug, Parser)]
@@ -23,6 +24,9 @@ struct Arguments {
     /// Tell what happens, in words
     #[arg(long, requires = "seed")]
     trace: bool,
+    /// Print a hash of every move and every command of all seeds, to compare this core with another
+    #[arg(long, conflicts_with = "seed")]
+    fingerprint: bool,
 }
 
 fn main() -> ExitCode {
@@ -33,7 +37,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.seed {
         Some(seed) => one(seed, arguments.trace),
-        None => many(arguments.first, arguments.seeds),
+        None => many(arguments.first, arguments.seeds, arguments.fingerprint),
     }
 }
 
@@ -50,20 +54,25 @@ fn one(seed: u64, trace: bool) -> ExitCode {
     }
 }
 
-fn many(first: u64, seeds: u64) -> ExitCode {
+fn many(first: u64, seeds: u64, with_fingerprint: bool) -> ExitCode {
     let (began, mut coverage, mut simulated) = (Instant::now(), Coverage::default(), 0);
+    let mut fingerprint = DefaultHasher::new();
     for seed in first..first.saturating_add(seeds) {
-        let run = run(seed, false);
+        let run = if with_fingerprint { run_with_fingerprint(seed) } else { run(seed, false) };
         if run.violation.is_some() {
             one(seed, true);
             println!("again: simulation --seed {seed} --trace");
             return ExitCode::FAILURE;
         }
         coverage.merge(&run.coverage);
+        fingerprint.write_u64(run.fingerprint.unwrap_or_default());
         simulated += run.simulated / 1000;
     }
     for seen in Seen::ALL {
         println!("{:>12}  {}", coverage.of(*seen), seen.words());
+    }
+    if with_fingerprint {
+        println!("fingerprint {:016x}", fingerprint.finish());
     }
     let seconds = began.elapsed().as_secs_f64();
     println!(

@@ -2,7 +2,7 @@
 //! result, and does it again if nothing came of it.
 
 use payment_service::payment::Answer;
-use saga_orchestrator::saga::{Input, InputKind, Operator, Settled, State};
+use saga_orchestrator::saga::{Operator, OperatorAct, Settled, State};
 
 use crate::coverage::Seen;
 use crate::orchestrator::Origin;
@@ -38,18 +38,16 @@ impl World {
         if live.is_empty() {
             return;
         }
-        let kind = match act {
-            Act::Cancel => InputKind::Cancelled,
-            Act::Retry => InputKind::Retried,
-            Act::Resolve => InputKind::Resolved,
-        };
         let (step, evidence) = ("PAYMENT_REFUND".to_owned(), "bank transfer 4711".to_owned());
-        let settled = (act == Act::Resolve).then_some(Settled { step, evidence });
-        let operator = Some(Operator { by: "ann".to_owned(), settled });
-        let input = Input { reason: Some("the customer called".to_owned()), operator, ..kind.into() };
+        let act = match act {
+            Act::Cancel => OperatorAct::Cancel,
+            Act::Retry => OperatorAct::Retry,
+            Act::Resolve => OperatorAct::Resolve(Settled { step, evidence }),
+        };
+        let operator = Operator { by: "ann".to_owned(), reason: "the customer called".to_owned(), act };
         let process = self.dice.pick(&live);
         let now = self.clock(process);
-        self.begin(process, saga, input, now, Origin::Operator);
+        self.begin(process, saga, operator.into(), now, Origin::Operator);
     }
 
     /// What came of it.

@@ -1,9 +1,8 @@
 //! The orchestrator's processes: what `saga-orchestrator/src/coordinator.rs`, `replies.rs` and the intake of
 //! `checkout.rs` do around the core. Each statement, send and answer is a piece of work of its own.
 
-use messages::{Event as Reply, OutgoingRecord, Timestamp};
-use saga_orchestrator::saga::definition::PAY_FIRST;
-use saga_orchestrator::saga::{Effect, Input, InputKind, NoMove, Saga, Transition, advance, start};
+use messages::{Event as Message, OutgoingRecord, Timestamp};
+use saga_orchestrator::saga::{Effect, Input, NoMove, Reply, Saga, Transition, advance, flows, start};
 
 use crate::coverage::Seen;
 use crate::dice::Rate;
@@ -62,7 +61,8 @@ impl World {
         let (process, planned) = (self.dice.pick(&live), &self.planned[saga]);
         let now = self.clock(process);
         let (saga_id, order_id, checkout) = (planned.saga_id, planned.order_id, planned.checkout.clone());
-        let new = start(&PAY_FIRST, saga_id, order_id, checkout, now + SAGA_TIMEOUT, Some(TRACEPARENT.into()), now);
+        let new =
+            start(flows::pay_first(), saga_id, order_id, checkout, now + SAGA_TIMEOUT, Some(TRACEPARENT.into()), now);
         self.soon(process, Work::Start { new: Box::new(new), tries: 0 });
     }
 
@@ -73,6 +73,9 @@ impl World {
         if statement != Statement::Fails {
             let next_attempt_at = self.now + RESEND_FIRST;
             let stored = self.databases.insert_saga(index, (*new).clone(), next_attempt_at);
+            if stored {
+                self.fingerprint.moved(&new);
+            }
             self.trace(|| format!("orchestrator {process}: saga {index} is stored: {stored}"));
             self.wake_sweepers(next_attempt_at);
             match (statement, stored) {
@@ -92,10 +95,11 @@ impl World {
 
     /// `replies.rs`, `handle`.
     pub fn take_reply(&mut self, process: ProcessId, taken: Taken, tries: u32) {
-        match Reply::decode(taken.record.topic, &taken.record.body) {
-            Ok(reply) => {
-                let (saga, now) = (index_of(reply.saga_id()), self.clock(process));
-                self.begin(process, saga, reply.into(), now, Origin::Reply { taken, tries });
+        match Message::decode(&taken.record.topic, &taken.record.body) {
+            Ok(message) => {
+                let (saga, now) = (index_of(message.saga_id()), self.clock(process));
+                let input = Input::from(Reply::from(message));
+                self.begin(process, saga, input, now, Origin::Reply { taken, tries });
             }
             Err(error) => self.broken(format!("a reply can't be read: {error}")),
         }
@@ -128,7 +132,7 @@ impl World {
 
     /// `replies.rs`: what contradicts its saga is a dead letter, and done with.
     fn set_aside(&mut self, process: ProcessId, applying: Applying, why: &str) {
-        let is_forged = applying.input.event_id.is_some_and(|id| self.forged.contains(&id));
+        let is_forged = applying.input.event_id().is_some_and(|id| self.forged.contains(&id));
         if !is_forged {
             return self.broken(format!("{:?} contradicts its saga: {why}", applying.input));
         }
@@ -186,8 +190,9 @@ impl World {
         let next_attempt_at = deadline.map_or(first, |deadline| deadline.min(first));
         let before = self.databases.sagas[saga].as_ref().map(|row| row.saga.state);
         let stored = self.databases.move_saga(saga, transition, next_attempt_at);
-        let input = transition.entry.input;
+        let input = &transition.entry.input;
         if stored {
+            self.fingerprint.moved(transition);
             self.trace(|| format!("orchestrator {process}: saga {saga}: {input}: {}", transition.saga));
             self.check_move(saga, before, transition);
             self.wake_sweepers(next_attempt_at);
@@ -247,6 +252,7 @@ impl World {
 
     /// A command leaves; nobody waits for its acknowledgement.
     pub fn send(&mut self, record: OutgoingRecord) {
+        self.fingerprint.sent(&record);
         if self.dice.chance(self.rates.command_lost) {
             self.saw(Seen::CommandLost);
             return self.trace(|| format!("{} is lost", record.topic));
@@ -262,6 +268,6 @@ impl World {
 
     /// The sweeper has found a step timed out.
     pub fn time_out(&mut self, process: ProcessId, saga: usize, now: Timestamp) {
-        self.begin(process, saga, InputKind::DeadlinePassed.into(), now, Origin::Deadline);
+        self.begin(process, saga, Input::DeadlinePassed, now, Origin::Deadline);
     }
 }

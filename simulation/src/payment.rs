@@ -39,7 +39,7 @@ enum CallError {
 impl World {
     /// `Payments::handle`, from the beginning.
     pub fn take_payment_command(&mut self, process: ProcessId, taken: Taken, tries: u32) {
-        match PaymentCommand::decode(taken.record.topic, &taken.record.body) {
+        match PaymentCommand::decode(&taken.record.topic, &taken.record.body) {
             Ok(command) => {
                 let paying = Paying { taken, tries, command, stored: None, step: Step::Decide };
                 self.decide_payment(process, Box::new(paying));

@@ -12,6 +12,7 @@ use crate::calls::CallUnderWay;
 use crate::coverage::{Coverage, Seen};
 use crate::databases::Databases;
 use crate::dice::{Dice, Rate};
+use crate::fingerprint::Fingerprint;
 use crate::forged;
 use crate::kafka::{Log, logs};
 use crate::pending::{Event, Pending, Scheduled, Work};
@@ -51,6 +52,7 @@ pub struct World {
     pub forged: BTreeSet<EventId>,
     pub coverage: Coverage,
     pub trace: Trace,
+    pub fingerprint: Fingerprint,
     /// The first rule that was broken.
     pub violation: Option<String>,
     pending: Pending,
@@ -100,6 +102,7 @@ impl World {
             forged: BTreeSet::new(),
             coverage: Coverage::default(),
             trace,
+            fingerprint: Fingerprint::default(),
             violation: None,
             pending: Pending::default(),
         };

@@ -110,7 +110,7 @@ fn filters(query: &ListQuery) -> Markup {
             } }
             label { "Step" select name="step" {
                 option value="" { "any step" }
-                @for (name, _) in known_steps() { option value=(name) selected[name.eq_ignore_ascii_case(step)] { (name) } }
+                @for (name, _) in known_steps() { option value=(name.as_str()) selected[name.eq_ignore_ascii_case(step)] { (name.as_str()) } }
             } }
             label { "User" input name="userId" value=(field(query.user_id.clone())); }
             label { "Order" input name="orderId" value=(field(query.order_id.map(|id| id.to_string()))); }

@@ -223,7 +223,7 @@ fn dialogs(saga: &SagaBody) -> Markup {
         @if saga.pending.is_some() {
             (dialog("cancel", "Cancel the checkout", &path("cancel"), "What was done is undone: money goes back, goods are released, the order is cancelled. It ends FAILED, CANCELLED. What is being undone already goes on, with its first cause.", &[]))
             (dialog("retry", "Retry now", &path("retry"), "What is pending is asked for now, instead of at its next attempt.", &[]))
-            (dialog("resolve", "Resolve by hand", &path("resolve"), "The pending compensation counts as done, by you, outside of this system. Do so only once the money or the goods are really settled: the audit goes on listing it.", &[("step", "Compensation", saga.step), ("evidence", "Evidence, such as a bank transfer's number", "")]))
+            (dialog("resolve", "Resolve by hand", &path("resolve"), "The pending compensation counts as done, by you, outside of this system. Do so only once the money or the goods are really settled: the audit goes on listing it.", &[("step", "Compensation", &saga.step), ("evidence", "Evidence, such as a bank transfer's number", "")]))
         }
     }
 }

@@ -70,7 +70,7 @@ impl Standing {
             read_at,
             asked: None,
         };
-        places().for_each(|(status, step)| standing.set(status, step, 0));
+        places().for_each(|(status, step)| standing.set(status, &step, 0));
         standing
     }
 

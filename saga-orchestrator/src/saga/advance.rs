@@ -1,148 +1,14 @@
 //! Every legal move of a saga.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use faults::Bug;
-use messages::{EventId, Money, OrderId, SagaId, Timestamp};
+use flow::{Flow, Happened, State};
+use messages::{EventId, OrderId, SagaId, Timestamp};
 
-use super::definition::{Definition, Step};
-use super::state::{Cause, Checkout, Saga, State};
-
-/// Something that happened to a saga.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Input {
-    pub kind: InputKind,
-    /// The message that told, where one did.
-    pub event_id: Option<EventId>,
-    /// A refusal in words, or why an operator wants it.
-    pub reason: Option<String>,
-    /// Who did it, where a person did.
-    pub operator: Option<Operator>,
-    /// What it is about, where a participant says so.
-    pub about: Option<About>,
-}
-
-/// What a participant's reply says that it is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct About {
-    pub order_id: OrderId,
-    /// What was charged or refunded.
-    pub money: Option<Money>,
-    /// The `eventId` of the command that it answers.
-    pub command: Option<EventId>,
-}
-
-impl About {
-    /// How it differs from what the saga asked for, or ever asks for. Such a reply must not move the saga: less may have
-    /// been charged, or somebody else's order, or for a command that the saga did not send.
-    fn agrees_with(&self, saga: &Saga, kind: InputKind) -> Result<(), String> {
-        let (order_id, money) = (saga.order_id, saga.checkout.money);
-        if self.order_id != order_id {
-            return Err(format!("it is about order {}, its saga about order {order_id}", self.order_id));
-        }
-        if let Some(told) = self.money.filter(|told| *told != money) {
-            return Err(format!("it is about {told}, its saga about {money}"));
-        }
-        let Some(asked) = saga.command_answered_by(kind) else {
-            return Err(format!("it is a {}, which nothing in its saga asks for", kind.as_str()));
-        };
-        match self.command {
-            Some(command) if command == asked => Ok(()),
-            Some(command) => Err(format!("it answers command {command}, its saga sends {asked}")),
-            None => Err(format!("it has no causationId, its saga sends command {asked}")),
-        }
-    }
-}
-
-/// A person who steps in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Operator {
-    pub by: String,
-    /// The compensation that was settled outside of the system, and what proves it: the number of a bank transfer.
-    pub settled: Option<Settled>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settled {
-    /// As in `sagas.step`: by the time that it is told, another one may be pending.
-    pub step: String,
-    pub evidence: String,
-}
-
-impl Input {
-    fn settles(&self, step: &str) -> bool {
-        let settled = self.operator.as_ref().and_then(|operator| operator.settled.as_ref());
-        settled.is_some_and(|settled| settled.step == step)
-    }
-}
-
-impl From<InputKind> for Input {
-    fn from(kind: InputKind) -> Self {
-        Self { kind, event_id: None, reason: None, operator: None, about: None }
-    }
-}
-
-/// What may happen to a saga. Each belongs to one step, so a late answer can't be taken for another step's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InputKind {
-    OrderCreated,
-    OrderCreateRefused,
-    OrderConfirmed,
-    OrderConfirmRefused,
-    OrderCancelled,
-    PaymentCharged,
-    PaymentFailed,
-    PaymentRefunded,
-    InventoryReserved,
-    InventoryFailed,
-    InventoryReleased,
-    DeadlinePassed,
-    /// An operator wants it undone.
-    Cancelled,
-    /// An operator wants the pending effect repeated now.
-    Retried,
-    /// An operator has settled the pending compensation outside of the system.
-    Resolved,
-}
-
-impl InputKind {
-    pub const ALL: [Self; 15] = [
-        Self::OrderCreated,
-        Self::OrderCreateRefused,
-        Self::OrderConfirmed,
-        Self::OrderConfirmRefused,
-        Self::OrderCancelled,
-        Self::PaymentCharged,
-        Self::PaymentFailed,
-        Self::PaymentRefunded,
-        Self::InventoryReserved,
-        Self::InventoryFailed,
-        Self::InventoryReleased,
-        Self::DeadlinePassed,
-        Self::Cancelled,
-        Self::Retried,
-        Self::Resolved,
-    ];
-
-    /// What stands in the history: the topic's name for a message, and words like it for the rest.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::OrderCreated => "order.created",
-            Self::OrderCreateRefused => "order.create-refused",
-            Self::OrderConfirmed => "order.confirmed",
-            Self::OrderConfirmRefused => "order.confirm-refused",
-            Self::OrderCancelled => "order.cancelled",
-            Self::PaymentCharged => "payment.charged",
-            Self::PaymentFailed => "payment.failed",
-            Self::PaymentRefunded => "payment.refunded",
-            Self::InventoryReserved => "inventory.reserved",
-            Self::InventoryFailed => "inventory.failed",
-            Self::InventoryReleased => "inventory.released",
-            Self::DeadlinePassed => "deadline.passed",
-            Self::Cancelled => "operator.cancelled",
-            Self::Retried => "operator.retried",
-            Self::Resolved => "operator.resolved",
-        }
-    }
-}
+use super::input::{Input, Operator, OperatorAct, Reply};
+use super::state::{Checkout, Saga};
 
 /// A move: what to store. What to do then is told by the stored state itself: see [`super::effect`].
 #[derive(Debug, Clone, PartialEq)]
@@ -156,10 +22,10 @@ pub struct Transition {
 pub struct HistoryEntry {
     /// The version that the move led to.
     pub seq: i64,
-    pub input: &'static str,
+    pub input: Cow<'static, str>,
     pub event_id: Option<EventId>,
-    pub status: &'static str,
-    pub step: &'static str,
+    /// Where it led to.
+    pub state: State,
     pub reason: Option<String>,
     pub operator: Option<Operator>,
     pub at: Timestamp,
@@ -170,7 +36,7 @@ pub struct HistoryEntry {
 #[error("{input} does not count in {state}")]
 pub struct Ignored {
     pub state: String,
-    pub input: &'static str,
+    pub input: Cow<'static, str>,
 }
 
 /// Why an input moves nothing.
@@ -186,7 +52,7 @@ pub enum NoMove {
 
 /// A new saga, at its first step.
 pub fn start(
-    definition: &'static Definition,
+    flow: Arc<Flow>,
     saga_id: SagaId,
     order_id: OrderId,
     checkout: Checkout,
@@ -197,9 +63,9 @@ pub fn start(
     let saga = Saga {
         saga_id,
         order_id,
-        definition,
+        flow,
         version: 0,
-        state: State::Running { step: 0 },
+        state: State::START,
         reason: None,
         checkout,
         deadline: None,
@@ -210,8 +76,8 @@ pub fn start(
         created_at: now,
         updated_at: now,
     };
-    let entry = entry(&saga, State::Running { step: 0 }, "started", now);
-    moved(&saga, State::Running { step: 0 }, entry)
+    let entry = entry(&saga, State::START, "started".into(), now);
+    moved(&saga, entry)
 }
 
 /// The move that `input` makes, if it counts in the saga's present state.
@@ -219,105 +85,142 @@ pub fn start(
 /// # Errors
 /// [`NoMove`] says why it does not count. It changes nothing.
 pub fn advance(saga: &Saga, input: &Input, now: Timestamp) -> Result<Transition, NoMove> {
-    let steps = saga.definition.steps;
-    if let Some(about) = input.about.as_ref().filter(|_| !faults::planted(Bug::UncheckedReply)) {
-        about.agrees_with(saga, input.kind).map_err(NoMove::Contradiction)?;
+    if let Input::Reply(reply) = input
+        && !faults::planted(Bug::UncheckedReply)
+    {
+        reply.agrees_with(saga).map_err(NoMove::Contradiction)?;
     }
-    let ignored = || Ignored { state: saga.to_string(), input: input.kind.as_str() };
-
-    let next = match (saga.state, input.kind) {
-        // Forward: the pending step succeeded.
-        (State::Running { step }, kind) if kind == steps[step].success || another_steps_reply(steps, kind) => {
-            let next = step + 1;
-            if next < steps.len() { State::Running { step: next } } else { State::Completed }
-        }
-        // Back: it was refused.
-        (State::Running { step }, kind) if kind == steps[step].failure.input => {
-            let failure = &steps[step].failure;
-            let undo = if failure.undo_this_step { step + 1 } else { step };
-            let undo = if faults::planted(Bug::CancelWithoutRefund) { undo.min(1) } else { undo };
-            unwind(saga.definition, undo, failure.cause)
-        }
-        // Back: its outcome is unknown, so it is undone as well. Not from the pivot on: it has no deadline.
-        (State::Running { step }, InputKind::DeadlinePassed) if saga.deadline.is_some_and(|limit| limit <= now) => {
-            unwind(saga.definition, step + 1, Cause::TimedOut)
-        }
-        // Back: an operator wants it. The pending step may have had its effect. Not from the pivot on.
-        (State::Running { step }, InputKind::Cancelled) if saga.deadline.is_some() => {
-            unwind(saga.definition, step + 1, Cause::Cancelled)
-        }
-        // Further back: the pending compensation is done.
-        (State::Compensating { step, cause }, kind)
-            if steps[step].compensation.as_ref().is_some_and(|compensation| compensation.done == kind) =>
-        {
-            unwind(saga.definition, step, cause)
-        }
-        // Further back: it could not be done, and a person has done it otherwise.
-        (State::Compensating { step, cause }, InputKind::Resolved)
-            if saga.attention.is_some() && input.settles(saga.step_name()) =>
-        {
-            unwind(saga.definition, step, cause)
-        }
-        // It stays, and does its effect again. A cancel of what goes back already: the first cause stays.
-        (State::Running { .. } | State::Compensating { .. }, InputKind::Retried)
-        | (State::Compensating { .. }, InputKind::Cancelled) => saga.state,
-        _ => return Err(ignored().into()),
+    let next = next(saga, input, now).ok_or_else(|| Ignored { state: saga.to_string(), input: input.name() })?;
+    let reason = match input {
+        Input::Reply(reply) => reply.reason(&saga.flow),
+        Input::DeadlinePassed => Some(format!("no answer to {} in time: its outcome is unknown", saga.step_name())),
+        Input::Operator(operator) => Some(operator.reason.clone()),
     };
-    let reason = match (saga.state, input.kind) {
-        (State::Running { step }, InputKind::DeadlinePassed) => {
-            Some(format!("no answer to {} in time: its outcome is unknown", steps[step].name))
-        }
-        _ => input.reason.clone(),
-    };
-    let entry = entry(saga, next, input.kind.as_str(), now);
-    let entry = HistoryEntry { event_id: input.event_id, reason, operator: input.operator.clone(), ..entry };
+    let entry = entry(saga, next, input.name(), now);
+    let (event_id, operator) = (input.event_id(), input.operator().cloned());
+    let entry = HistoryEntry { event_id, reason, operator, ..entry };
     if next == saga.state {
         // The row's times stay as well: they are a part of the messages that it repeats.
         return Ok(Transition { saga: Saga { version: entry.seq, ..saga.clone() }, entry });
     }
-    let mut transition = moved(saga, next, entry);
-    transition.saga.resolved_by_hand |= input.kind == InputKind::Resolved;
-    Ok(transition)
+    Ok(moved(saga, entry))
 }
 
-/// A planted defect: whatever reply of success comes, it counts.
-fn another_steps_reply(steps: &[Step], kind: InputKind) -> bool {
-    faults::planted(Bug::ReplyOfAnotherStep) && steps.iter().any(|step| step.success == kind)
-}
-
-/// The state that undoes what is done, when the first `done` steps may have had an effect.
-fn unwind(definition: &Definition, done: usize, cause: Cause) -> State {
-    let last = definition.steps[..done].iter().rposition(|step| step.compensation.is_some());
-    last.map_or(State::Failed { cause }, |step| State::Compensating { step, cause })
-}
-
-/// The history's next entry, which leads to `state`.
-fn entry(saga: &Saga, state: State, input: &'static str, at: Timestamp) -> HistoryEntry {
-    HistoryEntry {
-        seq: saga.version + 1,
-        input,
-        event_id: None,
-        status: state.status(),
-        step: state.step_name(saga.definition),
-        reason: None,
-        operator: None,
-        at,
+/// Where an input leads. `None`: it does not count here.
+fn next(saga: &Saga, input: &Input, now: Timestamp) -> Option<State> {
+    let (flow, state) = (&*saga.flow, saga.state);
+    match input {
+        Input::Reply(reply) => replied(saga, reply),
+        // Its outcome is unknown. Not from the pivot on: nothing has a deadline there.
+        Input::DeadlinePassed => {
+            let late = saga.deadline.filter(|limit| *limit <= now);
+            late.and_then(|_| state.next(flow, Happened::Late))
+        }
+        Input::Operator(Operator { act, .. }) => match (act, state) {
+            (_, State::Completed | State::Failed { .. }) => None,
+            // The pending step may have had its effect.
+            (OperatorAct::Cancel, State::Running { .. }) => {
+                let permitted = flow.cancel.filter(|cancel| cancel.by_operator);
+                permitted.and_then(|_| state.next(flow, Happened::Cancelled))
+            }
+            // It stays, and does its effect again. A cancel of what goes back already: the first cause stays.
+            (OperatorAct::Retry, _) | (OperatorAct::Cancel, State::Compensating { .. }) => Some(state),
+            // It could not be undone, and a person has done it otherwise.
+            (OperatorAct::Resolve(settled), State::Compensating { step, cause }) => {
+                let is_it = saga.attention.is_some() && settled.step == saga.step_name();
+                is_it.then(|| flow.unwind(step, cause))
+            }
+            (OperatorAct::Resolve(_), State::Running { .. }) => None,
+        },
     }
 }
 
-fn moved(saga: &Saga, state: State, entry: HistoryEntry) -> Transition {
-    let now = entry.at;
+/// Where a reply leads that agrees with its saga.
+fn replied(saga: &Saga, reply: &Reply) -> Option<State> {
+    let (flow, state) = (&*saga.flow, saga.state);
+    let event = match state {
+        State::Running { step } if another_steps_reply(flow, &reply.event) => &flow.steps[step].done.first()?.event,
+        // It answers the pending command, and no earlier one that the same event answers.
+        _ if !reply.answers(saga.command_id()) => return None,
+        _ => &*reply.event,
+    };
+    let next = state.next(flow, Happened::Replied(event))?;
+    Some(match (state, next) {
+        (State::Running { .. }, State::Compensating { cause, .. }) if faults::planted(Bug::CancelWithoutRefund) => {
+            flow.unwind(1, cause)
+        }
+        _ => next,
+    })
+}
+
+/// A planted defect: whatever reply of success comes, it counts.
+fn another_steps_reply(flow: &Flow, event: &str) -> bool {
+    let mut done = flow.steps.iter().flat_map(|step| &step.done);
+    faults::planted(Bug::ReplyOfAnotherStep) && done.any(|done| done.event == event)
+}
+
+impl Reply {
+    /// How it differs from what the saga asked for, or ever asks for. Such a reply must not move the saga: less may have
+    /// been charged, or somebody else's order, or for a command that the saga did not send.
+    fn agrees_with(&self, saga: &Saga) -> Result<(), String> {
+        let Some(message) = &self.message else { return Ok(()) };
+        let (order_id, money) = (saga.order_id, saga.checkout.money);
+        if message.order_id != order_id {
+            return Err(format!("it is about order {}, its saga about order {order_id}", message.order_id));
+        }
+        let mut asked = saga.flow.answered_by(&self.event).filter_map(|(question, meaning)| {
+            let command = saga.command_id_of(question)?;
+            Some((command, meaning))
+        });
+        let Some(first) = asked.next() else {
+            return Err(format!("it is a {}, which nothing in its saga asks for", self.event));
+        };
+        let is_answered = |(command, _): &(EventId, _)| message.causation_id == Some(*command);
+        let answered = std::iter::once(first).chain(asked).find(is_answered);
+        let (command, meaning) = answered.unwrap_or(first);
+        if let Err(told) = meaning.agrees(&self.values, Some(money)) {
+            return Err(format!("it is about {told}, its saga about {money}"));
+        }
+        match message.causation_id {
+            _ if answered.is_some() => Ok(()),
+            Some(other) => Err(format!("it answers command {other}, its saga sends {command}")),
+            None => Err(format!("it has no causationId, its saga sends command {command}")),
+        }
+    }
+
+    /// Whether it answers this command, which is pending. An answer to a call is named by what it answers.
+    fn answers(&self, pending: Option<EventId>) -> bool {
+        let is_unchecked = faults::planted(Bug::UncheckedReply);
+        is_unchecked || self.message.as_ref().is_none_or(|message| message.causation_id == pending)
+    }
+
+    /// A refusal in words.
+    fn reason(&self, flow: &Flow) -> Option<String> {
+        let (_, meaning) = flow.answered_by(&self.event).next()?;
+        meaning.reason(&self.values).map(str::to_owned)
+    }
+}
+
+/// The history's next entry, which leads to `state`.
+fn entry(saga: &Saga, state: State, input: Cow<'static, str>, at: Timestamp) -> HistoryEntry {
+    HistoryEntry { seq: saga.version + 1, input, event_id: None, state, reason: None, operator: None, at }
+}
+
+fn moved(saga: &Saga, entry: HistoryEntry) -> Transition {
+    let (state, now) = (entry.state, entry.at);
     let deadline = match state {
-        State::Running { step } => saga.definition.steps[step].deadline.map(|wait| (now + wait).min(saga.expires_at)),
+        State::Running { step } => saga.flow.steps[step].within.map(|wait| (now + wait).min(saga.expires_at)),
         _ => None,
     };
     // The first reason stays: it belongs to the cause.
-    let reason = saga.reason.clone().or_else(|| match (&entry.operator, state.cause()) {
-        (_, None) => None,
+    let reason = saga.reason.clone().or_else(|| match (&entry.operator, state) {
+        (_, State::Running { .. } | State::Completed) => None,
         // The client sees it; an operator's own words are for the history.
         (Some(_), _) => Some("cancelled by an operator".to_owned()),
         (None, _) => entry.reason.clone(),
     });
-    let (version, updated_at) = (entry.seq, now);
-    Transition { saga: Saga { version, state, reason, deadline, attention: None, updated_at, ..saga.clone() }, entry }
+    let is_settled = entry.operator.as_ref().is_some_and(|operator| operator.act.settled().is_some());
+    let (version, updated_at, resolved_by_hand) = (entry.seq, now, saga.resolved_by_hand || is_settled);
+    let saga = Saga { version, state, reason, deadline, attention: None, updated_at, resolved_by_hand, ..saga.clone() };
+    Transition { saga, entry }
 }

@@ -1,25 +1,39 @@
 //! What the other services' answers mean to a saga: participants' replies from Kafka, and the order service's
-//! answers over HTTP.
+//! answers over HTTP. Both are named as the flow's file names them.
 
-use messages::Event;
+use flow::{Record, Value};
 use messages::object::Object;
+use messages::{
+    Event, InventoryFailed, InventoryReleased, InventoryReserved, Message as _, PaymentCharged, PaymentFailed,
+    PaymentRefunded,
+};
 use serde::Deserialize;
 
-use super::advance::{About, Input, InputKind};
 use super::effect::OrderCall;
+use super::input::{MessageIds, Reply};
 
-impl From<Event> for Input {
+/// A reply of one of our own participants.
+impl From<Event> for Reply {
     fn from(event: Event) -> Self {
-        let (event_id, order_id, command) = (Some(event.event_id()), event.order_id(), event.causation_id());
-        let (kind, reason, money) = match event {
-            Event::PaymentCharged(event) => (InputKind::PaymentCharged, None, Some(event.payload.money)),
-            Event::PaymentFailed(event) => (InputKind::PaymentFailed, Some(event.payload.reason), None),
-            Event::PaymentRefunded(event) => (InputKind::PaymentRefunded, None, Some(event.payload.money)),
-            Event::InventoryReserved(_) => (InputKind::InventoryReserved, None, None),
-            Event::InventoryFailed(event) => (InputKind::InventoryFailed, Some(event.payload.reason), None),
-            Event::InventoryReleased(_) => (InputKind::InventoryReleased, None, None),
+        let message = Some(MessageIds {
+            event_id: event.event_id(),
+            order_id: event.order_id(),
+            causation_id: event.causation_id(),
+        });
+        let money = |money| ("money".into(), Value::Money(money));
+        let reason = |reason| vec![("reason".into(), Value::Text(reason))];
+        let (event, values) = match event {
+            Event::PaymentCharged(event) => (PaymentCharged::TOPIC.name(), vec![money(event.payload.money)]),
+            Event::PaymentFailed(event) => (PaymentFailed::TOPIC.name(), reason(event.payload.reason)),
+            Event::PaymentRefunded(event) => {
+                let returned = ("moneyReturned".into(), Value::Flag(event.payload.money_returned));
+                (PaymentRefunded::TOPIC.name(), vec![money(event.payload.money), returned])
+            }
+            Event::InventoryReserved(_) => (InventoryReserved::TOPIC.name(), Vec::new()),
+            Event::InventoryFailed(event) => (InventoryFailed::TOPIC.name(), reason(event.payload.reason)),
+            Event::InventoryReleased(_) => (InventoryReleased::TOPIC.name(), Vec::new()),
         };
-        Self { event_id, reason, about: Some(About { order_id, money, command }), ..kind.into() }
+        Self { event: event.into(), values: Record(values), message }
     }
 }
 
@@ -36,24 +50,26 @@ struct ProblemAnswer {
 /// What the order service's answer to `call` means; `None` where it tells nothing, so that the call is made again.
 /// Only what the order service definitely refuses is a refusal; a cancel is never refused by a service that works,
 /// so any refusal of it is tried again, and ends as a saga that needs attention.
-pub fn interpret(call: &OrderCall, status: u16, body: &[u8]) -> Option<Input> {
-    let refused = |kind: InputKind| {
+pub fn interpret(call: &OrderCall, status: u16, body: &[u8]) -> Option<Reply> {
+    let refused = |event: &'static str| {
         let problem = serde_json::from_slice::<Object<ProblemAnswer>>(body);
         let reason = problem.map_or_else(|_| format!("HTTP status {status}"), |Object(problem)| problem.detail);
-        Some(Input { reason: Some(reason), ..kind.into() })
+        let values = Record(vec![("reason".into(), Value::Text(reason))]);
+        Some(Reply { event: event.into(), values, message: None })
     };
+    let done = |event: &'static str| Reply::named(event);
     let order = || serde_json::from_slice(body).ok().map(|Object::<OrderAnswer>(order)| order);
     let is_now = |wanted: &str| order().is_some_and(|order| order.status == wanted);
     match (call, status) {
         (OrderCall::Create { .. }, 200..=299) => match order()? {
-            order if order.status == "CANCELLED" => refused(InputKind::OrderCreateRefused),
-            _ => Some(InputKind::OrderCreated.into()),
+            order if order.status == "CANCELLED" => refused("order.create-refused"),
+            _ => Some(done("order.created")),
         },
         // Said by the order itself: whatever else listens at that address may answer 200 to everything.
-        (OrderCall::Confirm { .. }, 200..=299) => is_now("CONFIRMED").then(|| InputKind::OrderConfirmed.into()),
-        (OrderCall::Cancel { .. }, 200..=299) => is_now("CANCELLED").then(|| InputKind::OrderCancelled.into()),
-        (OrderCall::Create { .. }, 400 | 409 | 422) => refused(InputKind::OrderCreateRefused),
-        (OrderCall::Confirm { .. }, 409) => refused(InputKind::OrderConfirmRefused),
+        (OrderCall::Confirm { .. }, 200..=299) => is_now("CONFIRMED").then(|| done("order.confirmed")),
+        (OrderCall::Cancel { .. }, 200..=299) => is_now("CANCELLED").then(|| done("order.cancelled")),
+        (OrderCall::Create { .. }, 400 | 409 | 422) => refused("order.create-refused"),
+        (OrderCall::Confirm { .. }, 409) => refused("order.confirm-refused"),
         _ => None,
     }
 }

@@ -1,14 +1,13 @@
 //! What a stored state asks for. The process that made the move does it first; after a crash or a lost message
 //! anyone who reads the row does exactly the same again.
 
-use messages::{
-    ChargePayment, Envelope, EventId, Message, Money, OrderId, OutgoingRecord, RefundPayment, ReleaseInventory,
-    ReserveInventory, SagaId, UserId,
-};
+use flow::{Asked, Question, Slot, Source, Value, write_string};
+use messages::{Command, EventId, Money, OrderId, OutgoingRecord, SagaId, UserId};
 
-use super::advance::InputKind;
-use super::definition::Action;
-use super::state::{Saga, State};
+use super::state::{Checkout, Saga};
+
+/// The flow whose command ids are derived from topics, since sagas that earlier releases began are derived so.
+const IDS_BY_TOPIC: &str = "pay-first";
 
 /// The one thing that is to be done next.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,7 +20,7 @@ pub enum Effect {
     Wake,
 }
 
-/// A call of the order service. Idempotent.
+/// A call of the order service: what a flow's built-in actions do. Idempotent.
 #[derive(Debug, Clone, PartialEq)]
 pub enum OrderCall {
     Create { order_id: OrderId, saga_id: SagaId, user_id: UserId, money: Money },
@@ -43,59 +42,75 @@ impl OrderCall {
 impl Saga {
     /// What this state asks for.
     pub fn effect(&self) -> Effect {
-        let steps = self.definition.steps;
-        let action = match self.state {
-            State::Running { step } => Some(steps[step].action),
-            State::Compensating { step, .. } => steps[step].compensation.as_ref().map(|undo| undo.action),
-            State::Completed | State::Failed { .. } => None,
-        };
-        action.map_or(Effect::Wake, |action| self.perform(action))
-    }
-
-    fn perform(&self, action: Action) -> Effect {
-        let (order_id, saga_id, checkout) = (self.order_id, self.saga_id, &self.checkout);
-        match action {
-            Action::CreateOrder => {
-                let (user_id, money) = (checkout.user_id.clone(), checkout.money);
-                Effect::Call(OrderCall::Create { order_id, saga_id, user_id, money })
-            }
-            Action::ConfirmOrder => Effect::Call(OrderCall::Confirm { order_id, saga_id }),
-            Action::CancelOrder => Effect::Call(OrderCall::Cancel { order_id, saga_id }),
-            Action::ChargePayment => self.command(ChargePayment {
-                user_id: checkout.user_id.clone(),
-                money: checkout.money,
-                force_fail: checkout.force_payment_fail,
-            }),
-            Action::RefundPayment => self.command(RefundPayment { money: checkout.money, reason: self.cause_name() }),
-            Action::ReserveInventory => self.command(ReserveInventory { force_fail: checkout.force_inventory_fail }),
-            Action::ReleaseInventory => self.command(ReleaseInventory { reason: self.cause_name() }),
+        let Some(question) = self.state.question(&self.flow) else { return Effect::Wake };
+        match &question.ask.of {
+            Asked::Topic(topic) => Effect::Send(self.command(question, topic)),
+            Asked::Action(action) => Effect::Call(self.call(action)),
         }
     }
 
-    /// The id of the command that this input answers, whether it was sent yet or not; `None` where nothing in the saga
-    /// asks for it by a command.
-    pub fn command_answered_by(&self, kind: InputKind) -> Option<EventId> {
-        Some(self.command_id(self.definition.answered_by(kind)?.command()?))
+    /// The id of the pending command. `None` where none is pending.
+    pub fn command_id(&self) -> Option<EventId> {
+        self.command_id_of(self.state.question(&self.flow)?)
     }
 
-    /// A saga sends one command of each topic: sent again, it keeps its id.
-    fn command_id(&self, topic: &str) -> EventId {
-        EventId::derived(self.saga_id, topic)
+    /// The id of the command that asks this; `None` where it is asked by a call. A saga asks each question by one
+    /// command: sent again, it keeps its id.
+    pub(super) fn command_id_of(&self, question: Question<'_>) -> Option<EventId> {
+        let Asked::Topic(topic) = &question.ask.of else { return None };
+        let what = if self.flow.name == IDS_BY_TOPIC { topic } else { question.name.as_str() };
+        Some(EventId::derived(self.saga_id, what))
     }
 
-    fn cause_name(&self) -> String {
-        self.state.cause().map_or("", |cause| cause.as_str()).to_owned()
-    }
-
-    fn command<T: Message>(&self, payload: T) -> Effect {
-        let envelope = Envelope {
-            event_id: self.command_id(T::TOPIC.name()),
-            causation_id: None,
+    fn command(&self, question: Question<'_>, topic: &str) -> OutgoingRecord {
+        let command = Command {
+            event_id: self.command_id_of(question).unwrap_or_else(|| EventId::derived(self.saga_id, topic)),
             saga_id: self.saga_id,
-            order_id: self.order_id,
+            subject: (&self.flow.start.subject, self.order_id),
             timestamp: self.updated_at,
-            payload,
         };
-        Effect::Send(envelope.to_record(crate::NAME, self.traceparent.as_deref()))
+        let payload = |body: &mut Vec<u8>| question.ask.send.fill(body, &mut |slot, body| self.write(slot, body));
+        command.to_record(topic.to_owned().into(), crate::NAME, self.traceparent.as_deref(), payload)
+    }
+
+    /// Writes the value of a slot; false where there is none.
+    fn write(&self, slot: &Slot, body: &mut Vec<u8>) -> bool {
+        match &slot.source {
+            Source::Input(field) => return self.checkout.write(field, body),
+            Source::Subject => write_string(&self.order_id.to_string(), body),
+            Source::Owner => write_string(self.checkout.user_id.as_str(), body),
+            Source::Money => Value::Money(self.checkout.money).write(body),
+            Source::Cause => write_string(self.cause().unwrap_or_default(), body),
+            Source::Kept { .. } | Source::Reply(_) => return false,
+        }
+        true
+    }
+
+    fn call(&self, action: &str) -> OrderCall {
+        let (order_id, saga_id) = (self.order_id, self.saga_id);
+        match action {
+            "order.confirm" => OrderCall::Confirm { order_id, saga_id },
+            "order.cancel" => OrderCall::Cancel { order_id, saga_id },
+            // The other actions are in no flow that runs.
+            _ => {
+                let (user_id, money) = (self.checkout.user_id.clone(), self.checkout.money);
+                OrderCall::Create { order_id, saga_id, user_id, money }
+            }
+        }
+    }
+}
+
+impl Checkout {
+    /// Writes a field of the request as it was read; false where there is none of that name.
+    fn write(&self, field: &str, out: &mut Vec<u8>) -> bool {
+        match field {
+            "userId" => write_string(self.user_id.as_str(), out),
+            "totalAmount" => Value::Amount(self.money.amount()).write(out),
+            "currency" => write_string(self.money.currency().code(), out),
+            "forcePaymentFail" => Value::Flag(self.force_payment_fail).write(out),
+            "forceInventoryFail" => Value::Flag(self.force_inventory_fail).write(out),
+            _ => return false,
+        }
+        true
     }
 }

@@ -1,20 +1,22 @@
-//! The SQL of `definitions`: which flows this installation's sagas were started by.
+//! The SQL of `definitions`: which flows this installation's sagas were started by. A flow is noted as a text of its
+//! steps, in words that no release changes: of two releases side by side each has to find its own there.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
+use flow::{Action, Ask, Asked, Flow, Late, UndoStep};
 use service_runtime::Fatal;
 use service_runtime::database::{StoreError, within_limit};
 use sqlx::PgPool;
 use tracing::warn;
 
-use crate::saga::Definition;
-use crate::saga::definition::DEFINITIONS;
+use crate::saga::flows;
 
 /// How often a database that does not answer is asked, and how long between.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Notes the definitions that this release knows, and holds them against what is noted.
+/// Notes the flows that this release brings, and holds them against what is noted.
 ///
 /// # Errors
 /// When one was changed under its version, or the database can't tell.
@@ -33,7 +35,7 @@ pub async fn check_unchanged(pool: &PgPool) -> Result<(), Fatal> {
             }
         }
     };
-    DEFINITIONS.iter().try_for_each(|definition| unchanged(definition, &noted))
+    flows::built_in().iter().try_for_each(|flow| unchanged(flow, &noted))
 }
 
 /// Notes those that are new; answers all.
@@ -42,19 +44,19 @@ async fn note(pool: &PgPool) -> Result<Vec<(String, i32, String)>, StoreError> {
         "INSERT INTO definitions (name, version, steps) SELECT UNNEST($1::text[]), UNNEST($2::int[]), UNNEST($3::text[])
          ON CONFLICT DO NOTHING",
     )
-    .bind(DEFINITIONS.map(|definition| definition.name))
-    .bind(DEFINITIONS.map(|definition| definition.version))
-    .bind(DEFINITIONS.map(Definition::describe))
+    .bind(flows::built_in().iter().map(|flow| flow.name.as_str()).collect::<Vec<_>>())
+    .bind(flows::built_in().iter().map(|flow| flow.version).collect::<Vec<_>>())
+    .bind(flows::built_in().iter().map(|flow| describe(flow)).collect::<Vec<_>>())
     .execute(pool)
     .await?;
     Ok(sqlx::query_as("SELECT name, version, steps FROM definitions").fetch_all(pool).await?)
 }
 
-fn unchanged(definition: &Definition, noted: &[(String, i32, String)]) -> Result<(), Fatal> {
-    let Definition { name, version, .. } = definition;
+fn unchanged(flow: &Flow, noted: &[(String, i32, String)]) -> Result<(), Fatal> {
+    let Flow { name, version, .. } = flow;
     let is_it = |(of, number, _): &&(String, i32, String)| of == name && number == version;
     let Some((.., then)) = noted.iter().find(is_it) else { return Ok(()) };
-    let now = definition.describe();
+    let now = describe(flow);
     let mut pairs = then.lines().zip(now.lines());
     let differs = pairs.find(|(then, now)| then != now).unwrap_or(("another number of steps", "this release's"));
     if *then == now {
@@ -67,26 +69,78 @@ fn unchanged(definition: &Definition, noted: &[(String, i32, String)]) -> Result
     )))
 }
 
+/// All that decides a saga's moves, a line for each step.
+fn describe(flow: &Flow) -> String {
+    let mut text = String::new();
+    for step in &flow.steps {
+        let asked = match &step.action {
+            Action::Ask(ask) => asked(ask),
+            Action::Wait { signal, .. } => format!("wait for {signal}"),
+        };
+        let limit = step.within.map_or("no limit".to_owned(), |limit| format!("{} s", limit.as_secs_f64()));
+        let done: Vec<_> = step.done.iter().map(|done| done.event.as_str()).collect();
+        // Into a string nothing fails to be written.
+        let _ = write!(text, "{}: {asked}, {limit}; done by {}; ", step.name, done.join(" or "));
+        for refused in &step.refused {
+            let undoing = if refused.undo_this_step { ", undoing this step" } else { "" };
+            let _ = write!(text, "refused by {} as {}{undoing}; ", refused.event, refused.cause);
+        }
+        match &step.late {
+            Late::Undo(None) => {}
+            Late::Undo(Some(cause)) => text += &format!("late as {cause}; "),
+            Late::Attention => text += "late: attention; ",
+            Late::GoOn => text += "late: go on; ",
+        }
+        text += &step.undo.as_ref().map_or("never undone".to_owned(), undone);
+        text.push('\n');
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+fn undone(undo: &UndoStep) -> String {
+    let done: Vec<_> = undo.done.iter().map(|done| done.event.as_str()).collect();
+    format!("undone by {}: {}, done by {}", undo.name, asked(&undo.ask), done.join(" or "))
+}
+
+/// `payment.charge.command` is written `charge-payment`.
+fn asked(ask: &Ask) -> String {
+    let (Asked::Topic(name) | Asked::Action(name)) = &ask.of;
+    let mut words: Vec<_> = name.strip_suffix(".command").unwrap_or(name).split('.').collect();
+    words.reverse();
+    words.join("-")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::saga::definition::PAY_FIRST;
+
+    #[test]
+    fn pay_first_is_noted_as_earlier_releases_note_it() {
+        assert_eq!(
+            describe(&flows::pay_first()),
+            "ORDER_CREATE: create-order, 60 s; done by order.created; refused by order.create-refused as ORDER_REFUSED, undoing this step; undone by ORDER_CANCEL: cancel-order, done by order.cancelled
+PAYMENT_CHARGE: charge-payment, 60 s; done by payment.charged; refused by payment.failed as PAYMENT_FAILED; undone by PAYMENT_REFUND: refund-payment, done by payment.refunded
+INVENTORY_RESERVE: reserve-inventory, 60 s; done by inventory.reserved; refused by inventory.failed as INVENTORY_FAILED; undone by INVENTORY_RELEASE: release-inventory, done by inventory.released
+ORDER_CONFIRM: confirm-order, no limit; done by order.confirmed; refused by order.confirm-refused as ORDER_REFUSED; never undone"
+        );
+    }
 
     #[test]
     fn a_definition_that_was_changed_under_its_version_is_named_with_the_step_that_differs() {
-        let noted = |steps: String| vec![(PAY_FIRST.name.to_owned(), PAY_FIRST.version, steps)];
-        assert!(unchanged(&PAY_FIRST, &[]).is_ok(), "a new one");
-        assert!(unchanged(&PAY_FIRST, &noted(PAY_FIRST.describe())).is_ok());
-        let other_version = vec![(PAY_FIRST.name.to_owned(), PAY_FIRST.version + 1, "another".to_owned())];
-        assert!(unchanged(&PAY_FIRST, &other_version).is_ok());
+        let flow = flows::pay_first();
+        let noted = |steps: String| vec![("pay-first".to_owned(), 1, steps)];
+        assert!(unchanged(&flow, &[]).is_ok(), "a new one");
+        assert!(unchanged(&flow, &noted(describe(&flow))).is_ok());
+        let other_version = vec![("pay-first".to_owned(), 2, "another".to_owned())];
+        assert!(unchanged(&flow, &other_version).is_ok());
 
-        let patient = PAY_FIRST
-            .describe()
+        let patient = describe(&flow)
             .replace("INVENTORY_RESERVE: reserve-inventory, 60 s", "INVENTORY_RESERVE: reserve-inventory, 90 s");
-        let error = unchanged(&PAY_FIRST, &noted(patient)).unwrap_err().to_string();
+        let error = unchanged(&flow, &noted(patient)).unwrap_err().to_string();
         assert!(error.contains("pay-first v1") && error.contains("a new version"), "{error}");
         assert!(error.contains("reserve-inventory, 90 s") && error.contains("reserve-inventory, 60 s"), "{error}");
-        let longer = format!("{}\nORDER_SHIP: ship-order", PAY_FIRST.describe());
-        assert!(unchanged(&PAY_FIRST, &noted(longer)).unwrap_err().to_string().contains("number of steps"));
+        let longer = format!("{}\nORDER_SHIP: ship-order", describe(&flow));
+        assert!(unchanged(&flow, &noted(longer)).unwrap_err().to_string().contains("number of steps"));
     }
 }

@@ -4,7 +4,7 @@
 use service_runtime::database::StoreError;
 use sqlx::{PgPool, Row as _};
 
-use crate::saga::definition::DEFINITIONS;
+use crate::saga::flows;
 
 /// The sagas at one place.
 #[derive(Debug)]
@@ -28,8 +28,8 @@ pub async fn unfinished(pool: &PgPool) -> Result<Vec<Unfinished>, StoreError> {
                 EXTRACT(epoch FROM now() - min(created_at))::float8 AS oldest_age_seconds
          FROM sagas WHERE status IN ('RUNNING', 'COMPENSATING') GROUP BY status, step",
     )
-    .bind(DEFINITIONS.map(|definition| definition.name))
-    .bind(DEFINITIONS.map(|definition| definition.version))
+    .bind(flows::built_in().iter().map(|flow| flow.name.as_str()).collect::<Vec<_>>())
+    .bind(flows::built_in().iter().map(|flow| flow.version).collect::<Vec<_>>())
     .fetch_all(pool)
     .await?;
     let places = rows.iter().map(|row| {

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use flow::Name;
 use messages::schema::Amount;
 use messages::{Currency, Timestamp, TimestampText, UserId};
 use rust_decimal::Decimal;
@@ -19,9 +20,8 @@ use uuid::Uuid;
 use super::Views;
 use super::saga::AttentionBody;
 use crate::described;
-use crate::saga::Cause;
-use crate::saga::definition::DEFINITIONS;
-use crate::store::lists::{self, Filter, Listed, Word};
+use crate::saga::flows;
+use crate::store::lists::{self, Filter, Listed};
 
 pub const STATUSES: [&str; 4] = ["RUNNING", "COMPENSATING", "COMPLETED", "FAILED"];
 
@@ -157,20 +157,18 @@ fn filter(query: &ListQuery) -> Result<Filter, Problem> {
         statuses.push(known.ok_or_else(|| wrong("status", format_args!("must be of {}", STATUSES.join(", "))))?);
     }
     let step = query.step.as_deref().map(str::trim).filter(|step| !step.is_empty()).map(known_step).transpose()?;
-    if let Some((_, status)) = step {
+    if let Some((_, status)) = &step {
         // It says the same, and has an index. With another status there is none.
-        let contradicts = !statuses.is_empty() && !statuses.contains(&status);
+        let contradicts = !statuses.is_empty() && !statuses.contains(status);
         if contradicts {
             return Err(wrong("step", format_args!("is one of status {status}: no saga has it with another")));
         }
-        statuses = vec![status];
+        statuses = vec![*status];
     }
     let user_id = query.user_id.clone().map(UserId::try_from).transpose().map_err(|error| wrong("userId", error))?;
-    let words = |texts: Vec<&'static str>| texts.into_iter().map(Word::new).collect::<Option<Vec<_>>>();
-    let unspeakable = || wrong("step", "is not one of capital letters, digits and underscores");
     Ok(Filter {
-        statuses: words(statuses).ok_or_else(unspeakable)?,
-        step: step.map(|(name, _)| Word::new(name).ok_or_else(unspeakable)).transpose()?,
+        statuses: statuses.into_iter().filter_map(Name::new).collect(),
+        step: step.map(|(name, _)| name),
         needs_attention: query.needs_attention.unwrap_or_default(),
         user_id: user_id.map(|user_id| user_id.as_str().to_owned()),
         order_id: query.order_id,
@@ -181,22 +179,29 @@ fn filter(query: &ListQuery) -> Result<Filter, Problem> {
 }
 
 /// A step as it is stored, and the status that sagas at it have.
-fn known_step(wanted: &str) -> Result<(&'static str, &'static str), Problem> {
+fn known_step(wanted: &str) -> Result<(Name, &'static str), Problem> {
     let known = known_steps();
-    let found = known.iter().find(|(step, _)| step.eq_ignore_ascii_case(wanted)).copied();
+    let found = known.iter().find(|(step, _)| step.eq_ignore_ascii_case(wanted)).cloned();
     found.ok_or_else(|| {
-        let names: Vec<_> = known.iter().map(|(step, _)| *step).collect();
+        let names: Vec<_> = known.iter().map(|(step, _)| step.as_str()).collect();
         wrong("step", format_args!("must be one of {}", names.join(", ")))
     })
 }
 
 /// What may stand in `sagas.step`, with the status beside it.
-pub fn known_steps() -> Vec<(&'static str, &'static str)> {
-    let steps = || DEFINITIONS.iter().flat_map(|definition| definition.steps);
-    let forward = steps().map(|step| (step.name, "RUNNING"));
-    let back = steps().filter_map(|step| Some((step.compensation.as_ref()?.name, "COMPENSATING")));
-    let ends = Cause::ALL.into_iter().map(|cause| (cause.as_str(), "FAILED"));
-    forward.chain(back).chain([("COMPLETED", "COMPLETED")]).chain(ends).collect()
+pub fn known_steps() -> Vec<(Name, &'static str)> {
+    let steps = || flows::built_in().iter().flat_map(|flow| &flow.steps);
+    let forward = steps().map(|step| (step.name.clone(), "RUNNING"));
+    let back = steps().filter_map(|step| Some((step.undo.as_ref()?.name.clone(), "COMPENSATING")));
+    let completed = Name::new("COMPLETED").map(|name| (name, "COMPLETED"));
+    let causes = flows::built_in().iter().flat_map(|flow| &flow.causes).map(|cause| (cause.clone(), "FAILED"));
+    let mut known: Vec<(Name, &str)> = Vec::new();
+    for step in forward.chain(back).chain(completed).chain(causes) {
+        if !known.contains(&step) {
+            known.push(step);
+        }
+    }
+    known
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub struct SagaBody {
     pub status: &'static str,
     /// What is pending, or how it ended.
     #[schema(schema_with = described::steps)]
-    pub step: &'static str,
+    pub step: String,
     pub reason: Option<String>,
     #[schema(value_type = UserId)]
     pub user_id: String,
@@ -186,7 +186,7 @@ pub async fn one(views: &Views, saga_id: SagaId) -> Result<SagaBody, Problem> {
         currency: outcome.currency,
         created_at: outcome.created_at,
         updated_at: outcome.updated_at,
-        definition: format!("{} v{}", saga.definition.name, saga.definition.version),
+        definition: format!("{} v{}", saga.flow.name, saga.flow.version),
         duration_ms: milliseconds(saga.created_at, if ended { saga.updated_at } else { now }),
         needs_attention: saga
             .attention
@@ -255,10 +255,7 @@ fn told(saga: &Saga, effect: &Effect) -> Option<EffectBody> {
     let call = |effect: String| Some(EffectBody { effect, command_id: None });
     let patch = |status| call(format!("PATCH /orders/{}/status {status}", saga.order_id));
     match effect {
-        Effect::Send(record) => Some(EffectBody {
-            effect: record.topic.to_owned(),
-            command_id: Some(EventId::derived(saga.saga_id, record.topic)),
-        }),
+        Effect::Send(record) => Some(EffectBody { effect: record.topic.to_string(), command_id: saga.command_id() }),
         Effect::Call(OrderCall::Create { .. }) => call("POST /orders".to_owned()),
         Effect::Call(OrderCall::Confirm { .. }) => patch("CONFIRMED"),
         Effect::Call(OrderCall::Cancel { .. }) => patch("CANCELLED"),
@@ -270,12 +267,12 @@ fn told(saga: &Saga, effect: &Effect) -> Option<EffectBody> {
 fn history_of(saga: &Saga, entries: Vec<Entry>, now: Timestamp) -> Vec<HistoryBody> {
     let mut next: Vec<Option<Timestamp>> = entries.iter().skip(1).map(|entry| Some(entry.at)).collect();
     next.push((!saga.state.has_ended()).then_some(now));
-    let cause = saga.state.cause().map(|cause| cause.as_str());
+    let cause = saga.cause();
     entries
         .into_iter()
         .zip(next)
         .map(|(entry, next)| {
-            let state = SagaState::parse(saga.definition, &entry.status, &entry.step, cause).ok();
+            let state = SagaState::parse(&saga.flow, &entry.status, &entry.step, cause).ok();
             let then = state.map(|state| Saga { state, ..saga.clone() });
             let then = then.and_then(|then| told(&then, &then.effect()));
             HistoryBody {

@@ -119,7 +119,7 @@ mod tests {
             saga_id: SagaId::new(),
             order_id: OrderId::new(),
             status: "FAILED",
-            step: "INVENTORY_FAILED",
+            step: "INVENTORY_FAILED".to_owned(),
             reason: Some("out of stock".to_owned()),
             user_id: "u1".to_owned(),
             total_amount: Decimal::new(50_050, 2),
@@ -163,7 +163,7 @@ mod tests {
     /// Cancelled, or timed out, before the charge was answered.
     fn turned_back_at_the_charge(input: &str) -> SagaBody {
         SagaBody {
-            step: "CANCELLED",
+            step: "CANCELLED".to_owned(),
             history: vec![
                 entry(1, "started", "RUNNING", "ORDER_CREATE", None),
                 entry(2, "order.created", "RUNNING", "PAYMENT_CHARGE", None),

@@ -78,7 +78,7 @@ impl Producer {
         let given = record.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
         let kept = given.filter(|(name, _)| traceparent.is_none() || *name != TRACEPARENT.as_bytes());
         let headers = kept.chain(traceparent.iter().map(|context| (TRACEPARENT.as_bytes(), context.as_bytes())));
-        let delivery = self.produce(record.topic, Some(record.key.as_bytes()), &record.body, headers);
+        let delivery = self.produce(&record.topic, Some(record.key.as_bytes()), &record.body, headers);
         if span.is_recorded() { delivery.seen_by(span) } else { delivery }
     }
 

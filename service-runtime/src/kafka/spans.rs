@@ -11,7 +11,7 @@ pub(super) fn send(record: &OutgoingRecord) -> Span {
     if span.is_recorded() {
         span.set("messaging.system", "kafka");
         span.set("messaging.operation.type", "send");
-        span.set("messaging.destination.name", record.topic);
+        span.set("messaging.destination.name", record.topic.to_string());
         span.set("messaging.kafka.message.key", record.key.clone());
     }
     span

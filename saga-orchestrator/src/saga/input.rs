@@ -1,0 +1,120 @@
+//! What may happen to a saga.
+
+use std::borrow::Cow;
+
+use flow::Record;
+use messages::{EventId, OrderId};
+
+/// Something that happened to a saga.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// Somebody answered what the saga had asked.
+    Reply(Reply),
+    /// The pending step's deadline has passed.
+    DeadlinePassed,
+    /// A person steps in.
+    Operator(Operator),
+}
+
+/// An answer: a participant's event, or what the order service said.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reply {
+    /// What it says: a topic, or words like it. The flow says what it means.
+    pub event: Cow<'static, str>,
+    /// What was read of it.
+    pub values: Record,
+    /// `None` for an answer to a call.
+    pub message: Option<MessageIds>,
+}
+
+/// What a participant's message says that it is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MessageIds {
+    pub event_id: EventId,
+    pub order_id: OrderId,
+    /// The `eventId` of the command that it answers.
+    pub causation_id: Option<EventId>,
+}
+
+/// A person who steps in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operator {
+    pub by: String,
+    pub reason: String,
+    pub act: OperatorAct,
+}
+
+/// What a person wants of a saga.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OperatorAct {
+    /// It is to be undone.
+    Cancel,
+    /// The pending effect is to be repeated now.
+    Retry,
+    /// The pending compensation was settled outside of the system.
+    Resolve(Settled),
+}
+
+/// A compensation that was settled, and what proves it: the number of a bank transfer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// As in `sagas.step`: by the time that it is told, another one may be pending.
+    pub step: String,
+    pub evidence: String,
+}
+
+impl Reply {
+    /// An answer to a call, with nothing in it.
+    pub fn named(event: impl Into<Cow<'static, str>>) -> Self {
+        Self { event: event.into(), values: Record::default(), message: None }
+    }
+}
+
+impl Input {
+    /// What stands in the history: the event's name for a reply, and words like it for the rest.
+    pub fn name(&self) -> Cow<'static, str> {
+        match self {
+            Self::Reply(reply) => reply.event.clone(),
+            Self::DeadlinePassed => "deadline.passed".into(),
+            Self::Operator(Operator { act, .. }) => act.name().into(),
+        }
+    }
+
+    /// The person who steps in.
+    pub const fn operator(&self) -> Option<&Operator> {
+        if let Self::Operator(operator) = self { Some(operator) } else { None }
+    }
+
+    /// The message that told.
+    pub fn event_id(&self) -> Option<EventId> {
+        if let Self::Reply(reply) = self { reply.message.map(|message| message.event_id) } else { None }
+    }
+}
+
+impl OperatorAct {
+    /// What stands in the history.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Cancel => "operator.cancelled",
+            Self::Retry => "operator.retried",
+            Self::Resolve(_) => "operator.resolved",
+        }
+    }
+
+    /// What was settled by hand.
+    pub const fn settled(&self) -> Option<&Settled> {
+        if let Self::Resolve(settled) = self { Some(settled) } else { None }
+    }
+}
+
+impl From<Reply> for Input {
+    fn from(reply: Reply) -> Self {
+        Self::Reply(reply)
+    }
+}
+
+impl From<Operator> for Input {
+    fn from(operator: Operator) -> Self {
+        Self::Operator(operator)
+    }
+}
