@@ -6,6 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::check::causes;
 use crate::file::{self, At, FlowFile, Late, Repeat, Undo};
+use crate::name::Name;
 use crate::payload::Payload;
 use crate::shape::Shape;
 use crate::slot::Slot;
@@ -29,8 +30,8 @@ pub struct Flow {
     pub repeat: Repeat,
     pub answer: Answer,
     pub steps: Vec<Step>,
-    /// Why a saga of this flow can turn back, by name.
-    pub causes: Vec<String>,
+    /// Why a saga of this flow can turn back: as the answer names them, then in the order of the steps.
+    pub causes: Vec<Name>,
     pub tests: Vec<file::Test>,
 }
 
@@ -76,7 +77,7 @@ pub struct Answer {
 
 #[derive(Debug, Clone)]
 pub struct Step {
-    pub name: String,
+    pub name: Name,
     pub order_status: Option<String>,
     pub within: Option<Duration>,
     pub late: Late,
@@ -141,9 +142,16 @@ pub struct Progress {
 
 #[derive(Debug, Clone)]
 pub struct UndoStep {
-    pub name: String,
+    pub name: Name,
     pub ask: Ask,
     pub done: Vec<Done>,
+}
+
+/// A published version never changes: name, version and digest say which flow it is.
+impl PartialEq for Flow {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.name, self.version, &self.digest) == (&other.name, other.version, &other.digest)
+    }
 }
 
 impl Flow {
@@ -189,7 +197,7 @@ impl Flow {
                 body: answer.body.clone(),
             },
             steps: file.steps.iter().map(step).collect(),
-            causes: causes(file).into_iter().map(str::to_owned).collect(),
+            causes: causes(file).into_iter().map(Name::of).collect(),
             tests: file.tests.clone(),
         }
     }
@@ -203,7 +211,7 @@ impl Flow {
 
 fn step(step: &file::Step) -> Step {
     Step {
-        name: step.name.value.clone(),
+        name: Name::of(&step.name),
         order_status: step.order.as_ref().map(|status| status.value.clone()),
         within: step.within.as_ref().map(|within| within.value),
         late: step.late.as_ref().map_or(Late::Undo(None), |late| late.value.clone()),
@@ -239,7 +247,7 @@ fn step(step: &file::Step) -> Step {
             .collect(),
         undo: match &step.undo {
             Undo::By(undo) => {
-                Some(UndoStep { name: undo.name.value.clone(), ask: ask(&undo.ask), done: done(&undo.done) })
+                Some(UndoStep { name: Name::of(&undo.name), ask: ask(&undo.ask), done: done(&undo.done) })
             }
             Undo::Unsaid | Undo::Nothing(_) => None,
         },

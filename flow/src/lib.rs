@@ -1,25 +1,42 @@
 //! Flow files: the steps of a kind of saga, as a person writes them. [`check`] reads a file and reports all that is
 //! wrong with it, with line, column and rule; a file without findings becomes a [`Flow`].
 //!
-//! Pure: no I/O, no clock, no async. Imports nothing of this workspace.
+//! - [`State`]: every legal move, in one `match`;
+//! - [`Flow::answered_by`], [`Meaning`]: what an event means to a flow, and what is read of it;
+//! - [`Flow::read_start`], [`read()`]: JSON, read by shapes into exact values;
+//! - [`payload::Payload::fill`]: the bytes of a message.
+//!
+//! Pure: no I/O, no clock, no async. Of this workspace it imports `messages`, whose rules of money and names stand once.
 
 mod check;
 pub mod file;
+mod fill;
 mod finding;
 mod flow;
 pub mod format;
+mod meaning;
+mod name;
 pub mod payload;
+mod read;
 mod rule;
 pub mod shape;
 mod slot;
+mod start;
 mod state;
+mod value;
 mod walk;
 mod yaml;
 
 pub use check::{Origin, check};
+pub use file::Late;
 pub use finding::{Finding, Position};
 pub use flow::*;
+pub use meaning::{Meaning, Question};
+pub use name::Name;
+pub use read::{Misfit, Reading, read};
 pub use rule::Rule;
 pub use slot::{NotASlot, Slot, Source};
-pub use state::{Happened, State};
+pub use start::Started;
+pub use state::{Happened, State, UnknownState};
+pub use value::{Record, Value, write_string};
 pub use yaml::MAX_FILE;

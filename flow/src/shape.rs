@@ -2,6 +2,8 @@
 
 use serde_json::Value as Json;
 
+use regex_lite::Regex;
+
 use crate::format::{bytes, integer};
 use crate::payload::constant;
 use crate::yaml::Node;
@@ -16,9 +18,45 @@ pub struct Shape {
     pub max: Option<usize>,
     /// Items of a list, or the greatest count.
     pub most: Option<u64>,
-    pub pattern: Option<String>,
+    pub pattern: Option<Pattern>,
     /// The fields of a record, or of a list's items.
     pub of: Vec<(String, Shape)>,
+}
+
+/// A regular expression that the whole text has to match. Compiled once.
+#[derive(Debug, Clone)]
+pub struct Pattern {
+    text: String,
+    /// `Err`: it is none, of which there is a finding.
+    regex: Result<Regex, regex_lite::Error>,
+}
+
+impl Pattern {
+    fn new(text: &str) -> Self {
+        // By itself first: a parenthesis too many would be made up for by those around it.
+        let regex = Regex::new(text).and_then(|_| Regex::new(&format!("^(?:{text})$")));
+        Self { text: text.to_owned(), regex }
+    }
+
+    /// As the file has it.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Why it is no regular expression.
+    pub(crate) fn error(&self) -> Option<&regex_lite::Error> {
+        self.regex.as_ref().err()
+    }
+
+    pub fn matches(&self, text: &str) -> bool {
+        self.regex.as_ref().is_ok_and(|regex| regex.is_match(text))
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
 }
 
 macro_rules! kinds {
@@ -48,6 +86,11 @@ kinds! {
 }
 
 impl Shape {
+    /// A value of this kind without further rules.
+    pub const fn of_kind(kind: ShapeKind) -> Self {
+        Self { kind, is_optional: false, default: None, max: None, most: None, pattern: None, of: Vec::new() }
+    }
+
     /// Reads a node that has the form.
     pub(crate) fn of(node: &Node) -> Self {
         let text = |name: &str| node.get(name).map(Node::text);
@@ -57,7 +100,7 @@ impl Shape {
             default: node.get("default").map(constant),
             max: text("max").and_then(bytes),
             most: text("most").and_then(integer).and_then(|most| most.try_into().ok()),
-            pattern: text("pattern").map(str::to_owned),
+            pattern: text("pattern").map(Pattern::new),
             of: node
                 .get("of")
                 .into_iter()

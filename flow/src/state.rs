@@ -1,7 +1,9 @@
 //! Where a saga can stand, and where what happens leads it: every legal move, in one `match`.
 
+use std::fmt;
+
 use crate::file::Late;
-use crate::flow::{Action, Flow};
+use crate::flow::{Action, Flow, Step};
 
 /// A place in a flow. Steps and causes are places in its lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,6 +23,18 @@ pub enum State {
         cause: usize,
     },
 }
+
+/// A stored state that the saga's flow does not have.
+#[derive(Debug, PartialEq, Eq)]
+pub struct UnknownState(String);
+
+impl fmt::Display for UnknownState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a stored saga has an unknown {}", self.0)
+    }
+}
+
+impl std::error::Error for UnknownState {}
 
 /// Something that happens to a saga.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,16 +57,69 @@ impl State {
         matches!(self, Self::Completed | Self::Failed { .. })
     }
 
-    /// What stands in `sagas.step`, with the cause of a failure: `HOTEL_BOOK`, `HOTEL_CANCEL`, `COMPLETED`,
-    /// `FAILED/NO_SEAT`.
+    /// What stands in `sagas.status`.
+    pub const fn status(self) -> &'static str {
+        match self {
+            Self::Running { .. } => "RUNNING",
+            Self::Compensating { .. } => "COMPENSATING",
+            Self::Completed => "COMPLETED",
+            Self::Failed { .. } => "FAILED",
+        }
+    }
+
+    /// What stands in `sagas.step`: what is pending, or how it ended.
+    pub fn step_name(self, flow: &Flow) -> &str {
+        match self {
+            Self::Running { step } => &flow.steps[step].name,
+            // A saga undoes only steps that have an undo.
+            Self::Compensating { step, .. } => flow.steps[step].undo.as_ref().map_or("", |undo| undo.name.as_str()),
+            Self::Completed => "COMPLETED",
+            Self::Failed { cause } => &flow.causes[cause],
+        }
+    }
+
+    /// What stands in `sagas.cause`.
+    pub fn cause(self, flow: &Flow) -> Option<&str> {
+        match self {
+            Self::Compensating { cause, .. } | Self::Failed { cause } => Some(&flow.causes[cause]),
+            Self::Running { .. } | Self::Completed => None,
+        }
+    }
+
+    /// The state that the columns `status`, `step` and `cause` tell.
+    ///
+    /// # Errors
+    /// When the flow has none of that name.
+    pub fn parse(flow: &Flow, status: &str, step: &str, cause: Option<&str>) -> Result<Self, UnknownState> {
+        let unknown = |what: String| UnknownState(format!("{what} in {}", flow.name));
+        let unknown_state = || unknown(format!("state {status}/{step}"));
+        let cause = || {
+            let name = cause.ok_or_else(unknown_state)?;
+            flow.cause(name).ok_or_else(|| unknown(format!("cause {name:?}")))
+        };
+        let undone_by = |name: &str| {
+            let is_it = |of: &Step| of.undo.as_ref().is_some_and(|undo| undo.name == *name);
+            flow.steps.iter().position(is_it)
+        };
+        match status {
+            "RUNNING" => {
+                let step = flow.steps.iter().position(|of| of.name == *step);
+                step.map(|step| Self::Running { step }).ok_or_else(unknown_state)
+            }
+            "COMPENSATING" => {
+                Ok(Self::Compensating { step: undone_by(step).ok_or_else(unknown_state)?, cause: cause()? })
+            }
+            "COMPLETED" => Ok(Self::Completed),
+            "FAILED" => Ok(Self::Failed { cause: cause()? }),
+            _ => Err(unknown_state()),
+        }
+    }
+
+    /// Where a saga stands, in one word: `HOTEL_BOOK`, `HOTEL_CANCEL`, `COMPLETED`, `FAILED/NO_SEAT`.
     pub fn name(self, flow: &Flow) -> String {
         match self {
-            Self::Running { step } => flow.steps[step].name.clone(),
-            Self::Compensating { step, .. } => {
-                flow.steps[step].undo.as_ref().map(|undo| undo.name.clone()).unwrap_or_default()
-            }
-            Self::Completed => "COMPLETED".to_owned(),
             Self::Failed { cause } => format!("FAILED/{}", flow.causes[cause]),
+            _ => self.step_name(flow).to_owned(),
         }
     }
 
@@ -70,7 +137,7 @@ impl State {
                 let refused = pending.refused.iter().find(|refused| refused.event == event)?;
                 // Mostly a refusal leaves nothing behind.
                 let done = if refused.undo_this_step { step + 1 } else { step };
-                Some(back(flow, done, flow.cause(&refused.cause)?))
+                Some(flow.unwind(done, flow.cause(&refused.cause)?))
             }
             (Self::Running { step }, Happened::Signalled(kind)) => match &flow.steps[step].action {
                 Action::Wait { signal, .. } if signal == kind => Some(forward(flow, step)),
@@ -84,16 +151,16 @@ impl State {
                     Late::Attention => Some(self),
                     // Its outcome is unknown, so it is undone as well.
                     Late::Undo(cause) => {
-                        Some(back(flow, step + 1, flow.cause(cause.as_deref().unwrap_or("TIMED_OUT"))?))
+                        Some(flow.unwind(step + 1, flow.cause(cause.as_deref().unwrap_or("TIMED_OUT"))?))
                     }
                 }
             }
             (Self::Running { step }, Happened::Cancelled) if flow.cancel.is_some_and(|cancel| step < cancel.until) => {
-                Some(back(flow, step + 1, flow.cause("CANCELLED")?))
+                Some(flow.unwind(step + 1, flow.cause("CANCELLED")?))
             }
             (Self::Compensating { step, cause }, Happened::Replied(event)) => {
                 let undo = flow.steps[step].undo.as_ref()?;
-                undo.done.iter().any(|done| done.event == event).then(|| back(flow, step, cause))
+                undo.done.iter().any(|done| done.event == event).then(|| flow.unwind(step, cause))
             }
             _ => None,
         }
@@ -105,15 +172,15 @@ impl Flow {
     pub fn cause(&self, name: &str) -> Option<usize> {
         self.causes.iter().position(|cause| cause == name)
     }
+
+    /// The state that undoes what is done, when the first `done` steps may have had an effect.
+    pub fn unwind(&self, done: usize, cause: usize) -> State {
+        let last = self.steps[..done].iter().rposition(|step| step.undo.is_some());
+        last.map_or(State::Failed { cause }, |step| State::Compensating { step, cause })
+    }
 }
 
 /// The step is done.
 fn forward(flow: &Flow, step: usize) -> State {
     if step + 1 < flow.steps.len() { State::Running { step: step + 1 } } else { State::Completed }
-}
-
-/// The state that undoes what is done, when the first `done` steps may have had an effect.
-fn back(flow: &Flow, done: usize, cause: usize) -> State {
-    let last = flow.steps[..done].iter().rposition(|step| step.undo.is_some());
-    last.map_or(State::Failed { cause }, |step| State::Compensating { step, cause })
 }

@@ -46,6 +46,7 @@ fn keys_and_types() {
 fn names() {
     breaks(Rule::DuplicateStep, "step: CAR_RETURN", "step: CAR_RENT", "CAR_RENT");
     breaks(Rule::Reserved, "step: CAR_RETURN", "step: TIMED_OUT", "TIMED_OUT");
+    breaks(Rule::Reserved, "subject: tripId", "subject: sagaId", "sagaId");
     breaks(Rule::Reserved, "subject: tripId", "route: /trips\n  subject: tripId", "/trips");
     breaks(Rule::Reserved, "topic: trip.car.rent.command", "topic: travel.car.rent.command", "travel.car");
     breaks(Rule::Reserved, "topic: trip.car.rent.command", "topic: order.confirm.command", "order.confirm");
@@ -150,6 +151,7 @@ fn all_findings_of_a_file_are_reported_in_its_order() {
 #[test]
 fn a_test_of_the_file_that_fails_is_a_finding() {
     breaks(Rule::Test, "FAILED/NO_SEAT]", "FAILED/NO_CAR]", "HOTEL_BOOK");
+    breaks(Rule::Test, "out: 2027-05-01,", "out: 2027-05-32,", "no seat");
     breaks(Rule::Test, "answer: 409", "answer: 504", "no seat");
     breaks(
         Rule::Test,

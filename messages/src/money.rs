@@ -136,8 +136,7 @@ impl Money {
 
     /// Reads an amount such as `500`, `19.90` or `1e3`.
     pub fn parse(amount: &str, currency: Currency) -> Result<Self, MoneyError> {
-        // rust_decimal would also take `1_000`; JSON has no such number.
-        if !amount.chars().all(|c| c.is_ascii_digit() || matches!(c, '.' | '-' | '+' | 'e' | 'E')) {
+        if !is_number(amount) {
             return Err(MoneyError::NotANumber);
         }
         let parsed = exact(amount).or_else(|| exact(&without_last_zeros(amount)));
@@ -151,6 +150,11 @@ impl Money {
     pub const fn currency(&self) -> Currency {
         self.currency
     }
+}
+
+/// rust_decimal would also take `1_000`; JSON has no such number.
+fn is_number(amount: &str) -> bool {
+    amount.chars().all(|c| c.is_ascii_digit() || matches!(c, '.' | '-' | '+' | 'e' | 'E'))
 }
 
 /// The number, unless it is none or has more digits than a [`Decimal`] holds: it must not be rounded.
@@ -220,6 +224,13 @@ impl<'de> Deserialize<'de> for Money {
 /// the currency beside it. [`Money::parse`] decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AmountText(pub String);
+
+impl AmountText {
+    /// The exact number; `None` for what is no number, or has more digits than can be held exactly.
+    pub fn decimal(&self) -> Option<Decimal> {
+        is_number(&self.0).then(|| exact(&self.0).or_else(|| exact(&without_last_zeros(&self.0)))).flatten()
+    }
+}
 
 /// From the very text: `serde_json`'s own number type takes an object of a private name in its place.
 impl<'de> Deserialize<'de> for AmountText {

@@ -1,7 +1,5 @@
 //! Answers and causes: where the client is answered, and whether each cause has a status.
 
-use std::collections::BTreeSet;
-
 use super::steps;
 use crate::file::{FlowFile, Late};
 use crate::finding::Findings;
@@ -32,10 +30,10 @@ pub fn check(file: &FlowFile, pivot: usize, findings: &mut Findings) {
     }
 
     let causes = causes(file);
-    let known = || causes.iter().copied().collect::<Vec<_>>().join(", ");
+    let known = || causes.join(", ");
     let answered = |cause: &str| answer.failed.iter().any(|(name, _)| name.value == cause);
     for (name, _) in &answer.failed {
-        if name.value != "otherwise" && !causes.contains(name.as_str()) {
+        if name.value != "otherwise" && !causes.contains(&name.as_str()) {
             let message = format!("`{}` is no cause of this flow: {}", name.value, known());
             findings.report(name.at, Rule::Cause, message);
         }
@@ -51,12 +49,20 @@ pub fn check(file: &FlowFile, pivot: usize, findings: &mut Findings) {
     }
 }
 
-/// Why a saga of this flow can turn back.
-pub fn causes(file: &FlowFile) -> BTreeSet<&str> {
+/// Why a saga of this flow can turn back: each once, those that the answer names first, as it names them.
+pub fn causes(file: &FlowFile) -> Vec<&str> {
     let refused = file.steps.iter().flat_map(|step| &step.refused).map(|(_, refusal)| refusal.cause.as_str());
     let late = file.steps.iter().filter_map(|step| match step.late.as_deref()? {
         Late::Undo(Some(cause)) => Some(cause.as_str()),
         _ => None,
     });
-    refused.chain(late).chain(EVERY_FLOWS_CAUSES).collect()
+    let all: Vec<_> = refused.chain(late).chain(EVERY_FLOWS_CAUSES).collect();
+    let named = file.answer.failed.iter().map(|(name, _)| name.as_str()).filter(|name| all.contains(name));
+    let mut causes = Vec::new();
+    for cause in named.chain(all.iter().copied()) {
+        if !causes.contains(&cause) {
+            causes.push(cause);
+        }
+    }
+    causes
 }

@@ -50,6 +50,11 @@ pub fn check(text: &str, origin: Origin) -> Result<Arc<Flow>, Vec<Finding>> {
 /// The tests that stand in the file.
 fn own_tests(flow: &Flow, findings: &mut Findings) {
     for test in &flow.tests {
+        let mut input = Vec::new();
+        test.input.fill(&mut input, &mut |_, _| false);
+        if let Err(misfit) = flow.read_start(&String::from_utf8_lossy(&input)) {
+            findings.report(test.name.at, Rule::Test, format!("\"{}\": the input: {misfit}", test.name.value));
+        }
         if let Err(failure) = walk::run(flow, test) {
             findings.report(failure.at, Rule::Test, format!("\"{}\": {}", test.name.value, failure.why));
         }

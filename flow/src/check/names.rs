@@ -34,7 +34,15 @@ const ACTIONS: [&str; 5] = ["order.create", "order.confirm", "order.cancel", "or
 /// What stands in `sagas.step` besides steps.
 const ENDS: [&str; 3] = ["COMPLETED", "TIMED_OUT", "CANCELLED"];
 
+/// Fields of every message beside the subject's.
+const ENVELOPE: [&str; 5] = ["eventId", "causationId", "sagaId", "timestamp", "payload"];
+
 pub fn check(file: &FlowFile, origin: Origin, findings: &mut Findings) {
+    let subject = &file.start.subject;
+    if ENVELOPE.contains(&subject.as_str()) {
+        let message = format!("every message has a field `{}` already: choose another name", subject.value);
+        findings.report(subject.at, Rule::Reserved, message);
+    }
     step_names(file, findings);
     file.steps.iter().for_each(|step| events(step, findings));
     for ask in asks(file) {

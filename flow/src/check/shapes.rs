@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 
-use regex_lite::Regex;
 use serde_json::Value as Json;
 
 use crate::file::{At, Fields, FlowFile};
@@ -50,7 +49,7 @@ fn shape(shape: &Shape, at: Position, depth: usize, findings: &mut Findings) {
         findings.report(at, Rule::MissingKey, "a `list` needs `most`: how many items it may have");
     }
     if let Some(pattern) = &shape.pattern
-        && let Err(error) = Regex::new(pattern)
+        && let Some(error) = pattern.error()
     {
         findings.report(at, Rule::Type, format!("`pattern` is no regular expression: {error}"));
     }

@@ -64,7 +64,12 @@ pub static SHAPE: Record = Record {
             "true",
         ),
         optional("default", Kind::Constant, "What counts where it is missing.", "USD"),
-        optional("max", Kind::Bytes, "The most characters of a text, or bytes of `json`.", "255"),
+        optional(
+            "max",
+            Kind::Bytes,
+            "The most characters of a text, 255 unless given, or bytes of `json`, 2KiB unless given.",
+            "255",
+        ),
         optional(
             "most",
             Kind::Integer { least: 1, most: 1_000_000_000 },
