@@ -8,7 +8,7 @@ fn every_flow_of_the_product_keeps_all_rules() {
         ("../flows/pay-first.v1.yaml", Origin::BuiltIn),
         ("tests/flows/reserve-first.v1.yaml", Origin::BuiltIn),
         ("tests/flows/order.v1.yaml", Origin::BuiltIn),
-        ("tests/flows/trip.v1.yaml", Origin::User),
+        ("../examples/trip/trip.v1.yaml", Origin::User),
     ] {
         let text = std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
         if let Err(findings) = check(&text, origin) {

@@ -11,7 +11,7 @@ fn flows() -> Vec<Arc<Flow>> {
         include_str!("flows/order.v1.yaml"),
         include_str!("../../flows/pay-first.v1.yaml"),
         include_str!("flows/reserve-first.v1.yaml"),
-        include_str!("flows/trip.v1.yaml"),
+        include_str!("../../examples/trip/trip.v1.yaml"),
     ];
     texts.map(|text| check(text, Origin::BuiltIn).unwrap_or_else(|findings| panic!("{findings:?}"))).into()
 }

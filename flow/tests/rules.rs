@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use flow::{Origin, Rule, check};
 
-const TRIP: &str = include_str!("flows/trip.v1.yaml");
+const TRIP: &str = include_str!("../../examples/trip/trip.v1.yaml");
 
 /// The rules that are broken once `old` is replaced by `new` in the trip; and the text at the first finding's place.
 fn broken(old: &str, new: &str) -> (BTreeSet<&'static str>, String) {

@@ -14,13 +14,16 @@ fn pay_first() -> Arc<Flow> {
 }
 
 fn trip() -> Arc<Flow> {
-    flow(include_str!("flows/trip.v1.yaml"))
+    flow(include_str!("../../examples/trip/trip.v1.yaml"))
 }
 
 /// A flow whose input has just this field.
 fn with_field(shape: &str) -> Arc<Flow> {
-    let text =
-        include_str!("flows/trip.v1.yaml").replacen("traveller: {", &format!("x: {shape}\n    traveller: {{"), 1);
+    let text = include_str!("../../examples/trip/trip.v1.yaml").replacen(
+        "traveller: {",
+        &format!("x: {shape}\n    traveller: {{"),
+        1,
+    );
     let without_its_tests = text.split("\ntests:").next().unwrap_or_default();
     flow(without_its_tests)
 }

@@ -80,6 +80,17 @@ fn read(file: &Path, built_in: bool) -> Result<Result<Arc<Flow>, Vec<Finding>>, 
     Ok(check(&text, if built_in { Origin::BuiltIn } else { Origin::User }))
 }
 
+/// A flow without findings, be it a user's or built in.
+///
+/// # Errors
+/// When the file can't be read, or breaks a rule: with the first finding.
+pub fn read_well(file: &Path) -> Result<Arc<Flow>, Fatal> {
+    read(file, true)?.map_err(|findings| {
+        let first = findings.first().map(|finding| line(file, finding, false)).unwrap_or_default();
+        Fatal::new(format!("{first} (`sagactl flow check` shows all {} findings)", findings.len()))
+    })
+}
+
 fn print(out: &mut impl Write, line: &str) -> Result<(), Fatal> {
     writeln!(out, "{line}").map_err(|error| Fatal::new(error.to_string()))
 }
@@ -154,7 +165,7 @@ mod tests {
     }
 
     fn trip() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../flow/tests/flows/trip.v1.yaml")
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/trip/trip.v1.yaml")
     }
 
     #[test]

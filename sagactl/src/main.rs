@@ -15,6 +15,7 @@ use sagactl::dlq::look::{list, show};
 use sagactl::dlq::redrive::{Outcome, Sending};
 use sagactl::flow::{self, FlowCommand};
 use sagactl::paint::{Color, Paint};
+use sagactl::participant::{self, ParticipantCommand};
 use sagactl::sagas::{self, Wanted};
 use sagactl::show::show as show_saga;
 use sagactl::topics::{KafkaAddress, topics};
@@ -133,6 +134,8 @@ enum Command {
     Dlq(DlqArguments),
     #[command(subcommand)]
     Flow(FlowCommand),
+    #[command(subcommand)]
+    Participant(ParticipantCommand),
     /// Print completions for a shell: sagactl completions bash > /etc/bash_completion.d/sagactl
     Completions {
         shell: Shell,
@@ -230,6 +233,7 @@ async fn main() -> ExitCode {
         }
         Command::Dlq(arguments) => run_dlq(arguments.command).await.map(code),
         Command::Flow(command) => flow::run(command, Paint::new(color), &mut std::io::stdout()).map(code),
+        Command::Participant(command) => participant::run(command, Paint::new(color), &mut std::io::stdout()).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "sagactl", &mut std::io::stdout());
             Ok(0)
@@ -285,6 +289,7 @@ async fn ask(orchestrator: &OrchestratorAddress, paint: Paint, command: Command)
         | Command::Topics { .. }
         | Command::Dlq(_)
         | Command::Flow(_)
+        | Command::Participant(_)
         | Command::Completions { .. } => Ok(0),
     }
 }

@@ -18,7 +18,13 @@ pub(crate) const CLIENT: &str = "sagactl";
 #[derive(Debug, Clone, Args)]
 pub struct KafkaAddress {
     /// Where Kafka is: one or more brokers
-    #[arg(long, env = "KAFKA_BOOTSTRAP_SERVERS", value_name = "HOST:PORT", default_value = "localhost:9092")]
+    #[arg(
+        long,
+        alias = "brokers",
+        env = "KAFKA_BOOTSTRAP_SERVERS",
+        value_name = "HOST:PORT",
+        default_value = "localhost:9092"
+    )]
     kafka: String,
     /// What the topics' names begin with
     #[arg(long, env = "KAFKA_TOPIC_PREFIX", value_name = "PREFIX", default_value = "", hide_default_value = true)]

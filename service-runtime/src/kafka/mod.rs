@@ -4,6 +4,7 @@
 mod closing;
 mod connection;
 mod consumer;
+mod follower;
 mod group;
 mod headers;
 mod heard;
@@ -32,6 +33,7 @@ use crate::settings::{
 };
 
 pub use consumer::{Consumer, Handled, Handler, Retry};
+pub use follower::TopicFollower;
 pub use group::GroupState;
 pub use headers::Headers;
 pub use producer::{Delivery, Producer};

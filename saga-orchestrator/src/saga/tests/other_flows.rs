@@ -12,7 +12,7 @@ fn other_saga(text: &str) -> Saga {
 
 #[test]
 fn another_flows_commands_have_ids_by_their_step_and_name_the_subject_as_the_flow_does() {
-    let saga = other_saga(include_str!("../../../../flow/tests/flows/trip.v1.yaml"));
+    let saga = other_saga(include_str!("../../../../examples/trip/trip.v1.yaml"));
     assert_eq!(saga.command_id(), Some(EventId::derived(saga.saga_id, "HOTEL_BOOK")));
     let Effect::Send(record) = saga.effect() else { panic!("a hotel is asked for by a command") };
     assert_eq!(record.topic, "trip.hotel.book.command");
