@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use rustix::process::Signal;
-use standalone::platform::Ports;
+use standalone::platform::{KAFKA_FILE, Ports};
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
 use crate::broker::{delete_old_topics, kafka_security, new_prefix, owned, real_kafka};
@@ -148,11 +148,10 @@ impl Standalone {
         Client::new(self.ports, &self.scratch.data(), KafkaClient::new(&kafka, &self.prefix), logs)
     }
 
+    /// By the file that it writes for programs that join in.
     fn embedded_kafka(&self) -> Result<String> {
-        let output = self.process.output();
-        let line = output.lines().rev().find(|line| line.starts_with("Kafka: embedded"));
-        let address = line.and_then(|line| line.rsplit(" at ").next()?.split(". ").next());
-        Ok(address.context("standalone does not say where its Kafka is")?.to_owned())
+        let address = std::fs::read_to_string(self.scratch.data().join(KAFKA_FILE));
+        Ok(address.context("standalone does not write where its Kafka is")?.trim_end().to_owned())
     }
 }
 

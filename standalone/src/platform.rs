@@ -45,6 +45,10 @@ const PER_PROCESS: [&str; 11] = [
     "ORCHESTRATOR_URL",
 ];
 
+/// The file in the data directory with Kafka's address, `host:port`, for programs that join in. The embedded broker has
+/// another port after each start.
+pub const KAFKA_FILE: &str = "kafka";
+
 /// How long the services may take to stop, beyond `SHUTDOWN_DRAIN_MS` and `SHUTDOWN_TIMEOUT_MS`; the databases follow.
 const SERVICES_STOP_LIMIT: Duration = Duration::from_millis(1200);
 
@@ -143,6 +147,10 @@ impl Platform {
         urls.extend(servers.iter().map(|server| (server.database().name, server.url())));
 
         let (broker, kafka_settings) = start_kafka(data_dir, kafka).await?;
+        let bootstrap_servers = kafka_settings["kafka_bootstrap_servers"].to_string();
+        data_dir
+            .write_private(KAFKA_FILE, &format!("{bootstrap_servers}\n"))
+            .map_err(|error| Fatal::new(format!("{}: {error}", data_dir.path().join(KAFKA_FILE).display())))?;
         let settings_of = |defaults: &[&str], port: u16, database: &str| -> Result<Settings, SettingsError> {
             let mut settings = own_settings(defaults)?
                 .with("port", i64::from(port))?
@@ -183,7 +191,6 @@ impl Platform {
         services.spawn(on_its_own("inventory-service", threads, inventory_service::run(inventory, token())));
         services.spawn(on_its_own("saga-orchestrator", threads, saga_orchestrator::run(orchestrator, token())));
 
-        let bootstrap_servers = kafka_settings["kafka_bootstrap_servers"].to_string();
         let password_file = data_dir.path().join(PASSWORD_FILE);
         let mut platform =
             Self { services, servers, password_file, broker, bootstrap_servers, ports, addresses, stop, stop_limit };

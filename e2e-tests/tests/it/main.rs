@@ -23,6 +23,7 @@ mod metrics;
 mod operator;
 mod orders;
 mod outages;
+mod participants;
 mod poison;
 mod readme;
 mod redrive;

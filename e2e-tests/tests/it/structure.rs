@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 const MOST_LINES: usize = 450;
 
 /// The members that may be used by a member. Members that are not named may use any.
-const MAY_USE: [(&str, &[&str]); 9] = [
+const MAY_USE: [(&str, &[&str]); 10] = [
     ("messages", &[]),
     ("faults", &[]),
     ("service-runtime", &["messages", "faults"]),
@@ -20,6 +20,7 @@ const MAY_USE: [(&str, &[&str]); 9] = [
     ("saga-orchestrator", &["messages", "faults", "flow", "service-runtime", "dead-letters"]),
     ("dead-letters", &["messages", "service-runtime"]),
     ("flow", &["messages"]),
+    ("trip-flight", &[]),
 ];
 
 /// What the pure core must not know of: tasks, SQL, Kafka, HTTP, clocks, randomness.
