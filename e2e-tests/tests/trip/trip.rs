@@ -38,6 +38,7 @@ pub struct Checked {
     pub code: i32,
     /// Rules and their results.
     lines: Vec<Value>,
+    #[expect(dead_code, reason = "assertions that fail show it")]
     stderr: String,
 }
 
