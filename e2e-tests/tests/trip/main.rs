@@ -10,6 +10,9 @@ use anyhow::Result;
 
 use crate::trip::Trip;
 
+/// Where the hotel takes the row that it has stored for a trip.
+const RETURNS_STORED_ROW: &str = "        if row:\n            return row\n";
+
 #[tokio::test]
 async fn hotel_car_and_flight_keep_all_rules() -> Result<()> {
     let trip = Trip::start("hotel car flight", None).await?;
@@ -29,8 +32,7 @@ async fn hotel_car_and_flight_keep_all_rules() -> Result<()> {
 
 #[tokio::test]
 async fn a_tombstone_that_does_not_count_is_found() -> Result<()> {
-    let fault =
-        [("        if row:\n            return row\n", "        if row and row[\"asked\"]:\n            return row\n")];
+    let fault = [(RETURNS_STORED_ROW, "        if row and row[\"asked\"]:\n            return row\n")];
     finds(&fault, "undo-first", false).await
 }
 
@@ -41,12 +43,7 @@ async fn a_new_event_id_for_a_repetition_is_found() -> Result<()> {
 
 #[tokio::test]
 async fn silence_for_a_duplicate_is_found() -> Result<()> {
-    finds(
-        &[("        if row:\n            return row\n", "        if row:\n            return None\n")],
-        "repeat",
-        false,
-    )
-    .await
+    finds(&[(RETURNS_STORED_ROW, "        if row:\n            return None\n")], "repeat", false).await
 }
 
 #[tokio::test]
@@ -74,7 +71,7 @@ async fn a_wrong_key_is_found() -> Result<()> {
 #[tokio::test]
 async fn a_refusal_after_done_is_found() -> Result<()> {
     let fault = [(
-        "        if row:\n            return row\n",
+        RETURNS_STORED_ROW,
         "        if row:\n            return {**row, \"status\": \"FULL\", \"reason\": \"a room is booked already\"}\n",
     )];
     finds(&fault, "repeat", false).await

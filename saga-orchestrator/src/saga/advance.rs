@@ -178,8 +178,8 @@ impl Reply {
         let is_answered = |(command, _): &(EventId, _)| message.causation_id == Some(*command);
         let answered = std::iter::once(first).chain(asked).find(is_answered);
         let (command, meaning) = answered.unwrap_or(first);
-        if let Err(told) = meaning.agrees(&self.values, Some(money)) {
-            return Err(format!("it is about {told}, its saga about {money}"));
+        if let Err(other) = meaning.agrees(&self.values, Some(money)) {
+            return Err(format!("it is about {other}, its saga about {money}"));
         }
         match message.causation_id {
             _ if answered.is_some() => Ok(()),

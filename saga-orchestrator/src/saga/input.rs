@@ -58,7 +58,7 @@ pub enum OperatorAct {
 /// A compensation that was settled, and what proves it: the number of a bank transfer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settled {
-    /// As in `sagas.step`: by the time that it is told, another one may be pending.
+    /// As in `sagas.step`: when the request arrives, another one may be pending.
     pub step: String,
     pub evidence: String,
 }
@@ -85,7 +85,7 @@ impl Input {
         if let Self::Operator(operator) = self { Some(operator) } else { None }
     }
 
-    /// The message that told.
+    /// The message that carried it.
     pub fn event_id(&self) -> Option<EventId> {
         if let Self::Reply(reply) = self { reply.message.map(|message| message.event_id) } else { None }
     }

@@ -111,7 +111,7 @@ impl Line {
             match reply.causation_id() {
                 Some(id) if id == command.id => return Some(reply),
                 Some(id) if self.sent.contains(&id) => self.strays.push(reply),
-                // To no command of ours: it names a wrong one, if it is about the same saga.
+                // It answers another command: it has a wrong `causationId`, if it is about the same saga.
                 _ if reply.mentions(command) => return Some(reply),
                 _ => {}
             }
