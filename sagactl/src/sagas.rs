@@ -7,7 +7,7 @@ use chrono::{TimeDelta, Utc};
 use clap::Args;
 use messages::Timestamp;
 use serde_json::Value;
-use service_runtime::Fatal;
+use service_runtime::{Fatal, percent_encoded};
 use uuid::Uuid;
 
 use crate::api::Api;
@@ -60,7 +60,7 @@ impl Wanted {
     fn query(&self, limit: usize, before: Option<&str>) -> String {
         let mut pairs = vec![format!("limit={limit}")];
         let mut pair = |name: &str, value: Option<String>| {
-            pairs.extend(value.map(|value| format!("{name}={}", encoded(&value))));
+            pairs.extend(value.map(|value| format!("{name}={}", percent_encoded(&value))));
         };
         pair("status", self.status.clone());
         pair("step", self.step.clone());
@@ -72,12 +72,6 @@ impl Wanted {
         pair("before", before.map(str::to_owned));
         format!("/sagas?{}", pairs.join("&"))
     }
-}
-
-/// For a query (RFC 3986, section 2.3).
-fn encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 /// Prints the newest sagas that fit: a table, or an object a line.

@@ -8,6 +8,7 @@ pub mod database;
 pub mod http;
 pub mod kafka;
 pub mod metrics;
+mod percent;
 pub mod pgpass;
 pub mod program;
 pub mod retention;
@@ -16,6 +17,7 @@ pub mod telemetry;
 pub mod trace;
 
 pub use cause::Cause;
+pub use percent::percent_encoded;
 pub use tokio_util::sync::CancellationToken;
 
 /// Of every program that links this crate: a checkout is a few hundred small allocations.

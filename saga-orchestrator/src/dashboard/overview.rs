@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use maud::{Markup, html};
 use messages::Timestamp;
 use service_runtime::http::Problem;
+use service_runtime::percent_encoded;
 use uuid::Uuid;
 
 use super::format::{badge, date_time, duration, short_id};
@@ -166,8 +167,9 @@ fn row(saga: &ListedBody, now: Timestamp) -> Markup {
 /// The same list, from another saga on.
 fn link(query: &ListQuery, before: Option<Uuid>) -> String {
     let mut pairs = Vec::new();
-    let mut pair =
-        |name: &str, value: Option<String>| pairs.extend(value.map(|value| format!("{name}={}", encoded(&value))));
+    let mut pair = |name: &str, value: Option<String>| {
+        pairs.extend(value.map(|value| format!("{name}={}", percent_encoded(&value))))
+    };
     pair("status", query.status.clone());
     pair("step", query.step.clone());
     pair("needsAttention", query.needs_attention.map(|needs| needs.to_string()));
@@ -178,18 +180,6 @@ fn link(query: &ListQuery, before: Option<Uuid>) -> String {
     pair("limit", query.limit.map(|limit| limit.to_string()));
     pair("before", before.map(|id| id.to_string()));
     if pairs.is_empty() { "/".to_owned() } else { format!("/?{}", pairs.join("&")) }
-}
-
-/// For a query (RFC 3986, section 2.3).
-fn encoded(text: &str) -> String {
-    let mut encoded = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
-            _ => encoded += &format!("%{byte:02X}"),
-        }
-    }
-    encoded
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use std::str::FromStr as _;
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
+use crate::percent_encoded;
+
 /// The parameters that are understood, as they are listed in an error. `options[NAME]` sets one of the server's settings.
 const KNOWN: [&str; 14] = [
     "sslmode",
@@ -187,11 +189,6 @@ fn parameters(query: &str, several_hosts: bool) -> Result<String, UrlError> {
         }
     }
     Ok(kept.join("&"))
-}
-
-fn percent_encoded(value: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-    value.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 fn is_ssl_mode(mode: &str) -> bool {
