@@ -3,7 +3,7 @@
 
 mod wanted;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use messages::{Event, InventoryCommand, PaymentCommand, TOPICS, dead_letter_topic};
 use rdkafka::ClientConfig;
@@ -21,6 +21,9 @@ const CLIENT: &str = "kafka-init";
 
 /// How long one request of the broker may take.
 const REQUEST: Duration = Duration::from_secs(5);
+
+/// How long the brokers may take to show what was created.
+const SHOWN_WITHIN: Duration = Duration::from_secs(30);
 
 /// Partitions of a topic unless told otherwise: the most instances of a service that can share the work.
 pub const DEFAULT_PARTITIONS: i32 = 8;
@@ -96,6 +99,8 @@ impl Plan {
         let grown: Vec<String> = different.iter().map(|topic| topic.name.clone()).collect();
         self.grow(&admin, &grown, wanted).await?;
         self.create(&admin, &missing, partitions).await?;
+        let changed: Vec<&String> = grown.iter().chain(&missing).collect();
+        self.until_shown(&admin, &changed, wanted).await?;
         let replicas = usize::try_from(self.replication_factor).ok();
         let unchecked = found.iter().filter(|topic| topic.settings.is_none()).map(|topic| topic.name.clone()).collect();
         Ok(Report {
@@ -192,6 +197,33 @@ impl Plan {
         let results = admin.create_partitions(&more, &options()).await;
         for result in results.map_err(|error| self.fatal(format!("partitions can't be added: {error}")))? {
             result.map_err(|(name, code)| self.fatal(format!("{name} can't get more partitions: {code}")))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the brokers show the topics with so many partitions. The controller has answered by then, and a broker
+    /// hears of it a moment later: a service that starts in between would see the old state.
+    async fn until_shown(
+        &self,
+        admin: &AdminClient<DefaultClientContext>,
+        names: &[&String],
+        partitions: usize,
+    ) -> Result<(), Fatal> {
+        let began = Instant::now();
+        while !names.is_empty() {
+            let metadata = admin.inner().fetch_metadata(None, REQUEST);
+            let metadata = metadata.map_err(|error| self.fatal(format!("the topics can't be read: {error}")))?;
+            let is_shown = |name: &&&String| {
+                metadata.topics().iter().any(|topic| topic.name() == **name && topic.partitions().len() >= partitions)
+            };
+            let Some(unseen) = names.iter().find(|name| !is_shown(name)) else { break };
+            if began.elapsed() >= SHOWN_WITHIN {
+                return Err(self.fatal(format!(
+                    "{unseen} was given {partitions} partitions, and the brokers do not show them after {} s",
+                    SHOWN_WITHIN.as_secs()
+                )));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Ok(())
     }
