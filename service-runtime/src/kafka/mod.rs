@@ -17,6 +17,7 @@ mod progress;
 mod reader;
 mod security;
 mod spans;
+mod topic_counts;
 mod topics;
 mod watch;
 mod watermarks;
