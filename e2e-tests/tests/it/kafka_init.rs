@@ -67,10 +67,10 @@ async fn a_topic_that_a_broker_has_made_by_itself_sets_no_example() -> Result<()
 #[tokio::test]
 async fn the_topics_of_flows_are_created_and_grown_with_the_platforms() -> Result<()> {
     let Some(topics) = topics().await? else { return Ok(()) };
-    let flow = ["--topic", "trip.replies", "--topic", "hotel.book.command"];
+    let flow = ["--topic", "trip.replies", "--topic", "trip.hotel.book.command"];
     let made = topics.init(&[&flow[..], &["--partitions", "2"]].concat()).await?;
     ensure!(made.code == 0 && made.stdout.contains("23 created"), "{made:?}");
-    for topic in ["trip.replies", "trip.replies.dlq", "hotel.book.command"] {
+    for topic in ["trip.replies", "trip.replies.dlq", "trip.hotel.book.command"] {
         assert_eq!(topics.partitions(topic).await?, Some(2), "{topic}");
     }
     let again = topics.init(&flow).await?;

@@ -167,6 +167,7 @@ pub fn new_topic_settings(name: &str) -> Vec<(&'static str, String)> {
     }
 }
 
+/// Whether a topic is one of [`messages::dead_letter_topic`].
 pub fn is_dead_letter_topic(name: &str) -> bool {
     name.ends_with(".dlq")
 }
