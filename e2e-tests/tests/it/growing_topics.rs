@@ -48,7 +48,7 @@ impl Running {
     fn start(broker: &Broker, instance_id: &str, topics: &[&str], metrics: Metrics) -> Result<Self> {
         let settings = broker.settings(instance_id)?;
         let (topics, wanted) = watch::channel(owned(topics));
-        let consumer = Consumer::open_growing(&settings, "e2e-tests", GROUP, wanted, &metrics, &Tracer::default());
+        let consumer = Consumer::open_growing(&settings, "e2e-tests", GROUP, wanted, &metrics, &Tracer::off());
         let producer = Producer::open(&settings, "e2e-tests", &metrics)?;
         let (state, shutdown) = (consumer.state(), CancellationToken::new());
         let (give, records) = mpsc::unbounded_channel();
@@ -118,7 +118,7 @@ async fn topics_come_one_after_the_other_without_a_lost_record_and_without_the_o
     ensure!(text.contains("\nkafka_consumer_ok 1\n") && !text.contains(r#"client="consumer""#), "no client: {text}");
     // The one of the service itself.
     let settings = broker.settings("")?;
-    let own = Consumer::open(&settings, "e2e-tests", &[MODEL], &metrics, &Tracer::default()).await?;
+    let own = Consumer::open(&settings, "e2e-tests", &[MODEL], &metrics, &Tracer::off()).await?;
     let (own_state, shutdown) = (own.state(), CancellationToken::new());
     let (give, mut own_records) = mpsc::unbounded_channel();
     let producer = Producer::open(&settings, "e2e-tests", &metrics)?;

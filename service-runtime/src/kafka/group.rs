@@ -150,7 +150,7 @@ impl GroupState {
         }
     }
 
-    fn assign(&self, list: &TopicPartitionList) {
+    pub(super) fn assign(&self, list: &TopicPartitionList) {
         let assigned = list.elements().into_iter().map(|one| (one.topic().to_owned(), one.partition()));
         let assigned: Vec<TopicPartition> = assigned.collect();
         // The same of each topic, once all members want the same topics.

@@ -338,3 +338,76 @@ async fn forget(client: Option<BaseConsumer<Heard>>) -> Option<BaseConsumer<Hear
     let _ = tokio::task::spawn_blocking(move || drop(client)).await;
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::TopicPartitionList;
+
+    use super::super::GroupState;
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings};
+
+    /// Of a member that has these partitions.
+    fn watch(grows: bool, assigned: &[(&str, i32)]) -> Watch {
+        let settings = Settings::load(&[SERVICE_DEFAULTS, KAFKA_DEFAULTS], None, std::iter::empty()).unwrap();
+        let settings = KafkaSettings::try_from(&settings).unwrap();
+        let metrics = Metrics::of("test");
+        let membership = Membership::without_topics(&settings, "test", "test", GroupState::new(0), &metrics);
+        membership.state.set_idle(false);
+        let mut list = TopicPartitionList::new();
+        for (topic, partition) in assigned {
+            list.add_partition(topic, *partition);
+        }
+        membership.state.assign(&list);
+        let gauges = metrics.kafka_consumer(|| true).partitions;
+        Watch::new(&settings, "test", Arc::new(membership), grows, gauges)
+    }
+
+    /// A topic with two partitions, each with so many records of which none was read.
+    fn there(records: i64) -> Found {
+        let marks = |partition| Ok(PartitionMarks { partition, low: 0, high: records, committed: None });
+        Found::There(vec![marks(0), marks(1)])
+    }
+
+    #[test]
+    fn a_missing_topic_keeps_the_others_of_a_growing_consumer_from_nothing() {
+        let after = |grows| {
+            let mut watch = watch(grows, &[("here", 0), ("here", 1)]);
+            let found = [("gone", Found::Missing), ("here", there(5))];
+            let renewals = (0..6).filter(|_| watch.judge(&found, &HashMap::new()).is_some()).count();
+            (renewals, watch.membership.state.trouble().unwrap())
+        };
+        let (renewals, trouble) = after(true);
+        assert_eq!(renewals, 1, "the one that stands still");
+        assert!(trouble.contains("no topic gone; ") && trouble.contains("here [0]: 5 records"), "{trouble}");
+        let (renewals, trouble) = after(false);
+        assert_eq!((renewals, &*trouble), (0, "Kafka has no topic gone; `kafka-init` creates it"));
+    }
+
+    #[test]
+    fn a_topic_that_comes_back_or_is_refused_no_more_renews_the_member_once() {
+        let mut watch = watch(true, &[("a", 0), ("b", 0), ("a", 1), ("b", 1)]);
+        let renewed = [Found::Missing, there(0), there(0), Found::Refused, there(0), there(0)].map(|of_b| {
+            let renewal = watch.judge(&[("a", there(0)), ("b", of_b)], &HashMap::new());
+            renewal.map(|renewal| renewal.name)
+        });
+        assert_eq!(renewed, [None, Some(Name::New), None, None, Some(Name::New), None]);
+        assert_eq!(watch.membership.state.trouble(), None);
+    }
+
+    #[test]
+    fn a_member_without_the_partitions_of_a_new_topic_joins_by_a_new_name() {
+        let renewed = |grows, assigned: &[(&str, i32)]| {
+            let mut watch = watch(grows, assigned);
+            let look =
+                |_| watch.judge(&[("a", there(0)), ("b", there(0))], &HashMap::new()).map(|renewal| renewal.name);
+            [1, 2, 3, 4, 5].map(look)
+        };
+        let before_b = [("a", 0), ("a", 1)];
+        assert_eq!(renewed(true, &before_b), [None, None, None, Some(Name::New), None]);
+        assert_eq!(renewed(false, &before_b), [None; 5]);
+        assert_eq!(renewed(true, &[("a", 0), ("b", 0)]), [None; 5]);
+        assert_eq!(renewed(true, &[]), [None; 5], "the others have them all");
+    }
+}
