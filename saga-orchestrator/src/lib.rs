@@ -44,7 +44,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use service_runtime::database::{self, DatabaseClock, DatabaseSettings, Session};
 use service_runtime::http::{Check, Health, HttpServer, HttpSettings, client};
-use service_runtime::kafka::{Consumer, KafkaSettings, Producer, require_topics};
+use service_runtime::kafka::{Consumer, KafkaSettings, Producer, TopicCreation, require_topics};
 use service_runtime::metrics::Metrics;
 use service_runtime::program::stop_when_done;
 use service_runtime::retention::Retention;
@@ -76,8 +76,18 @@ pub struct Config {
     trace: TraceSettings,
     database: DatabaseSettings,
     kafka: KafkaSettings,
+    #[expect(dead_code, reason = "for the publishing of flows")]
+    topic_creation: TopicCreation,
     saga: SagaSettings,
     retention: Retention,
+}
+
+impl Config {
+    /// Has the topics of published flows be created in this way, and not by the brokers' admin API.
+    #[must_use]
+    pub fn with_topic_creation(self, topic_creation: TopicCreation) -> Self {
+        Self { topic_creation, ..self }
+    }
 }
 
 /// See `default.toml` for what each setting means. A URL may hold a password.
@@ -129,6 +139,7 @@ impl TryFrom<&Settings> for Config {
             trace: settings.try_into()?,
             database: settings.try_into()?,
             kafka: settings.try_into()?,
+            topic_creation: TopicCreation::default(),
             saga,
             retention,
         })

@@ -12,6 +12,7 @@ mod descriptions;
 mod duplicates;
 mod failover;
 mod foreign;
+mod growing_topics;
 mod growth;
 mod hidden_causes;
 mod idempotency;
