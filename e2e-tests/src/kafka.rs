@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::Value;
 use service_runtime::kafka::{KafkaSettings, Record, TopicReader};
@@ -67,6 +68,14 @@ impl KafkaClient {
     /// Publishes a record, to the partition that its key belongs to. Answers its partition and offset.
     pub async fn publish(&self, topic: &str, key: &str, body: &[u8]) -> Result<(i32, i64)> {
         self.send(FutureRecord::to(&self.name(topic)).key(key).payload(body)).await
+    }
+
+    /// Publishes a record that names its event in the header `ce_type`, as participants of users' flows do.
+    pub async fn publish_event(&self, topic: &str, event: &str, key: &str, body: &[u8]) -> Result<(i32, i64)> {
+        let header = Header { key: "ce_type", value: Some(event) };
+        let name = self.name(topic);
+        let record = FutureRecord::to(&name).key(key).payload(body).headers(OwnedHeaders::new().insert(header));
+        self.send(record).await
     }
 
     /// Publishes records, by key, in order. Much faster than one by one.
