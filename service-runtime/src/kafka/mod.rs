@@ -16,6 +16,7 @@ mod producer;
 mod progress;
 mod reader;
 mod security;
+mod silence;
 mod spans;
 mod topics;
 mod watch;

@@ -16,13 +16,14 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, warn};
 
+use super::KafkaSettings;
 use super::group::GroupState;
 use super::heard::Heard;
 use super::member::{Name, Renewal};
 use super::offsets::{Offsets, Reached, TopicPartition};
 use super::progress::{Progress, Renewals, Standing, Standstill};
+use super::silence::{FoundTopic, Silence};
 use super::watermarks::marks;
-use super::{KafkaSettings, PartitionMarks};
 use crate::CancellationToken;
 use crate::metrics::PartitionGauges;
 
@@ -34,13 +35,13 @@ const EVERY: Duration = Duration::from_secs(3);
 const UNJOINED: Duration = Duration::from_secs(48);
 
 /// What is reported has been so for so many looks in a row.
-const LASTING: u32 = 4;
+pub(super) const LASTING: u32 = 4;
 
 /// So many standstills are named one by one.
 const NAMED: usize = 3;
 
-/// What Kafka has of each topic; `None` where there is no such topic.
-type Found = Vec<Option<Vec<Result<PartitionMarks, KafkaError>>>>;
+/// What Kafka has of each topic.
+type Found = Vec<FoundTopic>;
 
 /// The watch over one consumer.
 pub(super) struct Watch {
@@ -61,6 +62,7 @@ pub(super) struct Watch {
     max_unjoined: u32,
     /// For so many looks in a row these waited for a dead letter to be taken.
     held: HashMap<TopicPartition, u32>,
+    silence: Silence,
     shown: HashSet<TopicPartition>,
 }
 
@@ -89,6 +91,7 @@ impl Watch {
             unjoined: 0,
             max_unjoined: max_unjoined(settings.kafka_session_timeout_ms),
             held: HashMap::new(),
+            silence: Silence::default(),
             shown: HashSet::new(),
         }
     }
@@ -131,7 +134,7 @@ impl Watch {
             .topics
             .iter()
             .zip(found)
-            .filter(|(_, found)| found.is_none())
+            .filter(|(_, found)| matches!(found, Ok(None)))
             .map(|(topic, _)| topic.as_str())
             .collect();
         if !missing.is_empty() {
@@ -140,12 +143,13 @@ impl Watch {
             self.hinder(Some(text));
             return None;
         }
-        let counts: BTreeSet<usize> = found.iter().flatten().map(Vec::len).collect();
+        let counts: BTreeSet<usize> = found.iter().flatten().flatten().map(Vec::len).collect();
         if let Some(count) = counts.first().filter(|_| counts.len() == 1) {
             self.state.set_partitions(*count as u32);
         }
         let standings = self.standings(found, received);
         let still = self.progress.look(&standings, now);
+        let silent = self.silence.look(&self.topics, found, &self.state.fetched());
         self.show(&standings, &still);
         if std::mem::take(&mut self.missing) {
             self.hinder(None);
@@ -169,10 +173,10 @@ impl Watch {
                     "the topics have different partition counts {counts:?}; `kafka-init --grow` adds what is missing"
                 )
             });
-            self.hinder(held.or(differ));
+            self.hinder(silent.or(held).or(differ));
             return None;
         }
-        let text = self.in_words(&still);
+        let text = self.in_words(&still) + &silent.map_or_else(String::new, |silent| format!("; {silent}"));
         self.hinder(Some(text.clone()));
         self.renewals.due(now).then_some(Renewal { why: text, name: Name::Same })
     }
@@ -201,7 +205,7 @@ impl Watch {
     fn standings(&self, found: &Found, received: &HashMap<TopicPartition, Reached>) -> Vec<(TopicPartition, Standing)> {
         let all_paused = self.offsets.all_paused();
         let marks = self.topics.iter().zip(found).flat_map(|(topic, found)| {
-            let known = found.iter().flatten().filter_map(|marks| marks.as_ref().ok());
+            let known = found.iter().flatten().flatten().flatten();
             known.map(move |marks| ((topic.clone(), marks.partition), *marks))
         });
         let assigned = self.state.fetched();
@@ -221,7 +225,11 @@ impl Watch {
     }
 
     fn show(&mut self, standings: &[(TopicPartition, Standing)], still: &[Standstill]) {
-        let now: HashSet<TopicPartition> = standings.iter().map(|(partition, _)| partition.clone()).collect();
+        // All that are assigned, also those of which nothing is known.
+        let now: HashSet<TopicPartition> = self.state.fetched().into_keys().collect();
+        for of in now.iter().filter(|of| self.silence.lasts(of)) {
+            self.gauges.show_stalled(self.contract_name(&of.0), of.1);
+        }
         for (topic, partition) in self.shown.difference(&now) {
             self.gauges.show_no_more(self.contract_name(topic), *partition);
         }
@@ -253,7 +261,7 @@ fn max_unjoined(session_timeout_ms: u32) -> u32 {
 }
 
 /// Asks what Kafka has, by the client of the last time if there is one. It is given back while it gets answers.
-fn ask(
+pub(super) fn ask(
     client: Option<BaseConsumer<Heard>>,
     config: &ClientConfig,
     topics: &[String],
@@ -262,7 +270,12 @@ fn ask(
         Ok(client) => client,
         Err(error) => return (None, Err(error)),
     };
-    let found = topics.iter().map(|topic| marks(&client, topic, true)).collect();
+    let found = topics.iter().map(|topic| match marks(&client, topic, true) {
+        // A local error: no broker has answered, and none will for the next topic.
+        Err(KafkaError::MetadataFetch(code)) if (code as i32) < 0 => Err(KafkaError::MetadataFetch(code)),
+        found => Ok(found),
+    });
+    let found = found.collect();
     match found {
         Ok(found) => (Some(client), Ok(found)),
         Err(error) => (None, Err(error)),
