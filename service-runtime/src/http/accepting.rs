@@ -30,6 +30,7 @@ use super::connection::{self, ActiveRequest};
 use super::connections::{Admitted, Connections, Refused};
 use super::limits::{MAX_BUFFER, MAX_HEAD, Shed};
 use super::starting::LateRoutes;
+use super::transport::Transport;
 use crate::CancellationToken;
 
 /// How often connections that have had time enough are looked for.
@@ -177,7 +178,7 @@ impl Protocols {
         end: CancellationToken,
     ) {
         let connection = admitted.connection.clone();
-        let transport = TokioIo::new(connection::Transport(connection.clone()));
+        let transport = TokioIo::new(Transport(connection.clone()));
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let (request, active) = received(request, &connection, peer, &connections);
             let mut routes = routes.clone();
@@ -253,3 +254,6 @@ impl hyper::body::Body for Answer {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -140,7 +140,11 @@ impl Connections {
             if let Overdue::Shed(why) = why {
                 self.shed.note(why);
             }
-            connection.close_overdue(why);
+            if why == Overdue::Shed(Shed::SlowHead) {
+                connection.end_late_head();
+                continue;
+            }
+            connection.close();
             open.remove(&connection);
         }
         drop(open);
