@@ -1,15 +1,15 @@
 //! One connection: what it is at, so that the server knows which one it may close.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::net::Shutdown;
+use rustix::net::{Shutdown, sockopt};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::clients::Client;
-use super::limits::{HEAD_LIMIT, READ_LIMIT, Shed};
+use super::limits::{HEAD_LIMIT, Limits, READ_LIMIT, Shed};
 
 /// How often a connection whose next request is there already is asked whether it has been closed.
 const CLOSED_POLL: Duration = Duration::from_secs(1);
@@ -48,6 +48,8 @@ pub struct Connection {
     /// Since when there are bytes to send that the system does not take, likewise. A client that reads slowly ends
     /// `unread_since` with each byte, and this one only with the last.
     unsent_since: AtomicU64,
+    /// Since when there is more of an answer than was taken of it, likewise, for each such answer.
+    untaken_since: Mutex<Vec<u64>>,
     /// The head of its request did not come in time.
     head_is_late: AtomicBool,
 }
@@ -67,6 +69,7 @@ impl Connection {
             requests: AtomicU32::new(0),
             unread_since: AtomicU64::new(0),
             unsent_since: AtomicU64::new(0),
+            untaken_since: Mutex::default(),
             head_is_late: AtomicBool::new(false),
         }
     }
@@ -113,7 +116,7 @@ impl Connection {
     pub(super) fn begin_request(self: &Arc<Self>) -> ActiveRequest {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.enter(Phase::Busy);
-        ActiveRequest(self.clone())
+        ActiveRequest { connection: self.clone(), untaken_since: None }
     }
 
     /// Notes that a body is waited for. Over HTTP/2 the connection has other requests beside it.
@@ -171,17 +174,31 @@ impl Connection {
         self.unsent_since.store(0, Ordering::Relaxed);
     }
 
+    /// Since when its client has not taken all that is there for it. `None`: it has. Over HTTP/2 a client may also have
+    /// closed its window, of which the socket knows nothing.
+    pub(super) fn behind_since(&self) -> Option<Instant> {
+        let unsent_since = Some(self.unsent_since.load(Ordering::Relaxed)).filter(|since| *since > 0);
+        let since = self.untaken_since().iter().copied().chain(unsent_since).min()?;
+        Some(self.opened + Duration::from_millis(since))
+    }
+
+    fn untaken_since(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.untaken_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Why it should be closed by now, if it should.
-    pub(super) fn overdue(&self, idle_limit: Duration) -> Option<Overdue> {
+    pub(super) fn overdue(&self, limits: &Limits) -> Option<Overdue> {
         let unread_since = self.unread_since.load(Ordering::Relaxed);
-        if unread_since > 0 && self.milliseconds().saturating_sub(unread_since) > READ_LIMIT.as_millis() as u64 {
+        let reads_nothing =
+            unread_since > 0 && self.milliseconds().saturating_sub(unread_since) > READ_LIMIT.as_millis() as u64;
+        if reads_nothing || self.behind_since().is_some_and(|since| since.elapsed() > limits.answer()) {
             return Some(Overdue::Shed(Shed::SlowReader));
         }
         match self.phase() {
             (Phase::Head, since) if since.elapsed() > HEAD_LIMIT && !self.head_is_late.load(Ordering::Relaxed) => {
                 Some(Overdue::Shed(Shed::SlowHead))
             }
-            (Phase::Idle, since) if since.elapsed() > idle_limit => Some(Overdue::Idle),
+            (Phase::Idle, since) if since.elapsed() > limits.idle() => Some(Overdue::Idle),
             _ => None,
         }
     }
@@ -202,6 +219,10 @@ impl Connection {
 
     /// Ends it at once: what reads or writes it sees its end.
     pub(super) fn close(&self) {
+        if self.behind_since().is_some() {
+            // What the system holds for a slow client, up to megabytes, would stay until the client has taken it.
+            let _ = sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
+        }
         let _ = rustix::net::shutdown(&self.stream, Shutdown::Both);
     }
 
@@ -225,12 +246,37 @@ pub(super) enum Overdue {
 }
 
 /// A request that is being answered.
-pub(super) struct ActiveRequest(Arc<Connection>);
+pub(super) struct ActiveRequest {
+    connection: Arc<Connection>,
+    untaken_since: Option<u64>,
+}
+
+impl ActiveRequest {
+    /// Notes that there is more of the answer than was taken.
+    pub fn has_more(&mut self) {
+        if self.untaken_since.is_none() {
+            let now = self.connection.milliseconds();
+            self.connection.untaken_since().push(now);
+            self.untaken_since = Some(now);
+        }
+    }
+
+    /// Notes that all was taken that is there of the answer.
+    pub fn is_taken(&mut self) {
+        if let Some(since) = self.untaken_since.take() {
+            let mut untaken = self.connection.untaken_since();
+            if let Some(own) = untaken.iter().position(|other| *other == since) {
+                untaken.swap_remove(own);
+            }
+        }
+    }
+}
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        if self.0.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.enter(Phase::Idle);
+        self.is_taken();
+        if self.connection.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.connection.enter(Phase::Idle);
         }
     }
 }
@@ -287,9 +333,25 @@ pub(super) mod tests {
         assert_eq!(phase(), Phase::Busy);
         drop(request);
         assert_eq!(phase(), Phase::Idle);
-        assert_eq!(connection.overdue(Duration::from_secs(60)), None);
+        let limits =
+            |idle, answer| Limits { http_idle_timeout_ms: idle, http_answer_timeout_ms: answer, ..Limits::default() };
+        assert_eq!(connection.overdue(&limits(60_000, 60_000)), None);
         tokio::time::sleep(Duration::from_millis(5)).await;
-        assert_eq!(connection.overdue(Duration::ZERO), Some(Overdue::Idle));
+        assert_eq!(connection.overdue(&limits(0, 60_000)), Some(Overdue::Idle));
+
+        let (mut first, mut second) = (connection.begin_request(), connection.begin_request());
+        assert_eq!(connection.behind_since(), None, "no answer is there");
+        first.has_more();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        second.has_more();
+        assert_eq!(connection.overdue(&limits(0, 60_000)), None);
+        assert_eq!(connection.overdue(&limits(60_000, 0)), Some(Overdue::Shed(Shed::SlowReader)));
+        let behind = connection.behind_since();
+        first.is_taken();
+        assert!(connection.behind_since() > behind, "the second one is behind since later");
+        drop(second);
+        assert_eq!(connection.behind_since(), None, "there is nothing more of the first one as yet");
+        drop(first);
 
         connection.close();
         assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0);
