@@ -17,6 +17,7 @@ mod path_text;
 mod problem;
 mod reference;
 mod starting;
+mod transport;
 
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

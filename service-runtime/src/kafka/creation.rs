@@ -4,7 +4,6 @@ use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::executor::block_on;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
@@ -206,7 +205,10 @@ fn create_by_admin_api(settings: &KafkaSettings, client: &str, new: NewTopics<'_
     });
     let topics: Vec<NewTopic<'_>> = topics.collect();
     let options = AdminOptions::new().operation_timeout(Some(REQUEST)).request_timeout(Some(REQUEST));
-    let results = block_on(admin.create_topics(&topics, &options)).map_err(|error| failed(error.to_string()))?;
+    // On a thread that may block.
+    let results = tokio::runtime::Handle::current()
+        .block_on(admin.create_topics(&topics, &options))
+        .map_err(|error| failed(error.to_string()))?;
     let mut refused = Vec::new();
     for result in results {
         match result {

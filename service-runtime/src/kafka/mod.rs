@@ -17,6 +17,7 @@ mod producer;
 mod progress;
 mod reader;
 mod security;
+mod silence;
 mod spans;
 mod topic_counts;
 mod topics;

@@ -20,6 +20,7 @@ use super::heard::Heard;
 use super::member::{Change, Membership, Name, Renewal};
 use super::offsets::{Reached, TopicPartition};
 use super::progress::{Progress, Renewals, Standing, Standstill};
+use super::silence::{FoundTopic, Silence};
 use super::watermarks::marks;
 use super::{KafkaSettings, PartitionMarks};
 use crate::CancellationToken;
@@ -33,18 +34,10 @@ const EVERY: Duration = Duration::from_secs(3);
 const UNJOINED: Duration = Duration::from_secs(48);
 
 /// What is reported has been so for so many looks in a row.
-const LASTING: u32 = 4;
+pub(super) const LASTING: u32 = 4;
 
 /// So many standstills are named one by one.
 const NAMED: usize = 3;
-
-/// What Kafka has of a topic.
-enum Found {
-    There(Vec<Result<PartitionMarks, KafkaError>>),
-    Missing,
-    /// It may not be described.
-    Refused,
-}
 
 /// The watch over one consumer.
 pub(super) struct Watch {
@@ -65,6 +58,7 @@ pub(super) struct Watch {
     max_unjoined: u32,
     /// For so many looks in a row these waited for a dead letter to be taken.
     held: HashMap<TopicPartition, u32>,
+    silence: Silence,
     shown: HashSet<TopicPartition>,
 }
 
@@ -92,6 +86,7 @@ impl Watch {
             unjoined: 0,
             max_unjoined: max_unjoined(settings.kafka_session_timeout_ms),
             held: HashMap::new(),
+            silence: Silence::default(),
             shown: HashSet::new(),
         }
     }
@@ -110,7 +105,7 @@ impl Watch {
                 continue;
             }
             let asked_for = topics.clone();
-            let asked = tokio::task::spawn_blocking(move || look(client, &config, &asked_for));
+            let asked = tokio::task::spawn_blocking(move || self::ask(client, &config, &asked_for));
             let Some(Ok((asked_by, found))) = stop.run_until_cancelled(asked).await else { break };
             client = asked_by;
             let found = match found {
@@ -121,7 +116,7 @@ impl Watch {
                     continue;
                 }
             };
-            let found: Vec<(&str, Found)> = topics.iter().map(String::as_str).zip(found).collect();
+            let found: Vec<(&str, FoundTopic)> = topics.iter().map(String::as_str).zip(found).collect();
             let renewal = self.judge(&found, &received);
             if self.membership.state.is_hindered() || renewal.is_some() {
                 // What it believes may be out of date too.
@@ -135,18 +130,18 @@ impl Watch {
     }
 
     /// What this look says to the state and the metrics, and why the consumer has to be made anew, if it has to.
-    fn judge(&mut self, found: &[(&str, Found)], received: &HashMap<TopicPartition, Reached>) -> Option<Renewal> {
+    fn judge(&mut self, found: &[(&str, FoundTopic)], received: &HashMap<TopicPartition, Reached>) -> Option<Renewal> {
         let (now, afresh) = (Instant::now(), |why| Renewal { why, name: Name::New });
         let lacks = self.lacks(found);
         let there: Vec<(&str, &Vec<_>)> = found
             .iter()
             .filter_map(|(topic, found)| match found {
-                Found::There(marks) => Some((*topic, marks)),
-                Found::Missing | Found::Refused => None,
+                Ok(Some(marks)) => Some((*topic, marks)),
+                Ok(None) | Err(_) => None,
             })
             .collect();
-        let lacking = found.iter().map(|(topic, _)| *topic).filter(|topic| there.iter().all(|(one, _)| one != topic));
-        let before = std::mem::replace(&mut self.lacking, lacking.map(str::to_owned).collect());
+        let lacking = found.iter().filter(|(_, found)| is_lacking(found)).map(|(topic, _)| (*topic).to_owned());
+        let before = std::mem::replace(&mut self.lacking, lacking.collect());
         if lacks.is_some() && (there.is_empty() || !self.grows) {
             self.hinder(lacks);
             return None;
@@ -157,6 +152,7 @@ impl Watch {
         }
         let standings = self.standings(&there, received);
         let still = self.progress.look(&standings, now);
+        let silent = self.silence.look(found, &self.membership.state.fetched());
         self.show(&standings, &still);
         if before.iter().any(|topic| there.iter().any(|(one, _)| one == topic)) {
             self.hinder(lacks);
@@ -186,28 +182,20 @@ impl Watch {
                     "the topics have different partition counts {counts:?}; `kafka-init --grow` adds what is missing"
                 )
             });
-            self.hinder(lacks.or(held).or(differ));
+            self.hinder(lacks.or(silent).or(held).or(differ));
             return None;
         }
         let text = self.in_words(&still);
-        self.hinder(Some(lacks.into_iter().chain([text.clone()]).collect::<Vec<_>>().join("; ")));
+        self.hinder(Some(lacks.into_iter().chain(silent).chain([text.clone()]).collect::<Vec<_>>().join("; ")));
         self.renewals.due(now).then_some(Renewal { why: text, name: Name::Same })
     }
 
-    /// The topics that Kafka does not have, or does not show, in words.
-    fn lacks(&self, found: &[(&str, Found)]) -> Option<String> {
-        let topics = |wanted: fn(&Found) -> bool| {
-            let topics: Vec<&str> = found.iter().filter(|(_, found)| wanted(found)).map(|(topic, _)| *topic).collect();
-            (!topics.is_empty()).then(|| topics.join(", "))
-        };
-        let missing = topics(|found| matches!(found, Found::Missing)).map(|topics| {
-            let by = if self.grows { "kafka-init --topic NAME" } else { "kafka-init" };
-            format!("Kafka has no topic {topics}; `{by}` creates it")
-        });
-        let refused = topics(|found| matches!(found, Found::Refused));
-        let refused = refused.map(|topics| format!("Kafka refuses to describe {topics}: an ACL is missing"));
-        let lacks: Vec<String> = missing.into_iter().chain(refused).collect();
-        (!lacks.is_empty()).then(|| lacks.join("; "))
+    /// The topics that Kafka does not have, in words.
+    fn lacks(&self, found: &[(&str, FoundTopic)]) -> Option<String> {
+        let missing: Vec<&str> =
+            found.iter().filter(|(_, found)| matches!(found, Ok(None))).map(|(topic, _)| *topic).collect();
+        let by = if self.grows { "kafka-init --topic NAME" } else { "kafka-init" };
+        (!missing.is_empty()).then(|| format!("Kafka has no topic {}; `{by}` creates it", missing.join(", ")))
     }
 
     /// Whether this member has other partitions of one topic than of another one. All topics have as many, and all members
@@ -278,7 +266,11 @@ impl Watch {
     }
 
     fn show(&mut self, standings: &[(TopicPartition, Standing)], still: &[Standstill]) {
-        let now: HashSet<TopicPartition> = standings.iter().map(|(partition, _)| partition.clone()).collect();
+        // All that are assigned, also those of which nothing is known.
+        let now: HashSet<TopicPartition> = self.membership.state.fetched().into_keys().collect();
+        for of in now.iter().filter(|of| self.silence.lasts(of)) {
+            self.gauges.show_stalled(self.contract_name(&of.0), of.1);
+        }
         for (topic, partition) in self.shown.difference(&now) {
             self.gauges.show_no_more(self.contract_name(topic), *partition);
         }
@@ -304,28 +296,33 @@ impl Watch {
     }
 }
 
+/// Whether there is no such topic, or this consumer may not see it.
+fn is_lacking(found: &FoundTopic) -> bool {
+    match found {
+        Ok(found) => found.is_none(),
+        Err(error) => error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed),
+    }
+}
+
 fn max_unjoined(session_timeout_ms: u32) -> u32 {
     let looks = (2 * u64::from(session_timeout_ms) + UNJOINED.as_millis() as u64) / EVERY.as_millis() as u64;
     looks.try_into().unwrap_or(u32::MAX)
 }
 
 /// Asks what Kafka has, by the client of the last time if there is one. It is given back while it gets answers.
-fn look(
+pub(super) fn ask(
     client: Option<BaseConsumer<Heard>>,
     config: &ClientConfig,
     topics: &[String],
-) -> (Option<BaseConsumer<Heard>>, Result<Vec<Found>, KafkaError>) {
+) -> (Option<BaseConsumer<Heard>>, Result<Vec<FoundTopic>, KafkaError>) {
     let client = match client.map_or_else(|| config.create_with_context(Heard::default()), Ok) {
         Ok(client) => client,
         Err(error) => return (None, Err(error)),
     };
     let found = topics.iter().map(|topic| match marks(&client, topic, true) {
-        Ok(Some(marks)) => Ok(Found::There(marks)),
-        Ok(None) => Ok(Found::Missing),
-        Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
-            Ok(Found::Refused)
-        }
-        Err(error) => Err(error),
+        // A local error: no broker has answered, and none will for the next topic.
+        Err(KafkaError::MetadataFetch(code)) if (code as i32) < 0 => Err(KafkaError::MetadataFetch(code)),
+        found => Ok(found),
     });
     match found.collect() {
         Ok(found) => (Some(client), Ok(found)),
@@ -365,16 +362,16 @@ mod tests {
     }
 
     /// A topic with two partitions, each with so many records of which none was read.
-    fn there(records: i64) -> Found {
+    fn there(records: i64) -> FoundTopic {
         let marks = |partition| Ok(PartitionMarks { partition, low: 0, high: records, committed: None });
-        Found::There(vec![marks(0), marks(1)])
+        Ok(Some(vec![marks(0), marks(1)]))
     }
 
     #[test]
     fn a_missing_topic_keeps_the_others_of_a_growing_consumer_from_nothing() {
         let after = |grows| {
             let mut watch = watch(grows, &[("here", 0), ("here", 1)]);
-            let found = [("gone", Found::Missing), ("here", there(5))];
+            let found = [("gone", Ok(None)), ("here", there(5))];
             let renewals = (0..6).filter(|_| watch.judge(&found, &HashMap::new()).is_some()).count();
             (renewals, watch.membership.state.trouble().unwrap())
         };
@@ -388,7 +385,8 @@ mod tests {
     #[test]
     fn a_topic_that_comes_back_or_is_refused_no_more_renews_the_member_once() {
         let mut watch = watch(true, &[("a", 0), ("b", 0), ("a", 1), ("b", 1)]);
-        let renewed = [Found::Missing, there(0), there(0), Found::Refused, there(0), there(0)].map(|of_b| {
+        let refused = Err(KafkaError::MetadataFetch(RDKafkaErrorCode::TopicAuthorizationFailed));
+        let renewed = [Ok(None), there(0), there(0), refused, there(0), there(0)].map(|of_b| {
             let renewal = watch.judge(&[("a", there(0)), ("b", of_b)], &HashMap::new());
             renewal.map(|renewal| renewal.name)
         });

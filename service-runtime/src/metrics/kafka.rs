@@ -158,6 +158,11 @@ impl PartitionGauges {
         self.still.with_label_values(&labels).set(stands_still.into());
     }
 
+    /// Shows that none of a partition's records is read. How many there are is not known.
+    pub(crate) fn show_stalled(&self, topic: &str, partition: i32) {
+        self.still.with_label_values(&[topic, &partition.to_string()]).set(1);
+    }
+
     /// A partition is not this consumer's any more, and is shown by the one that has it.
     pub(crate) fn show_no_more(&self, topic: &str, partition: i32) {
         let partition = partition.to_string();
