@@ -46,8 +46,16 @@ impl Platform {
         Ok(platform)
     }
 
+    /// Starts one, and participants that have found no topics yet.
+    pub async fn start_before_publishing() -> Result<Self> {
+        let platform = Self::start_unpublished().await?;
+        let misses = async || Ok(platform.participants.log("hotel").contains("not available").then_some(()));
+        eventually("the hotel misses its topics", END_LIMIT, misses).await?;
+        Ok(platform)
+    }
+
     /// Starts one, and participants whose topics are not there yet.
-    pub async fn start_unpublished() -> Result<Self> {
+    async fn start_unpublished() -> Result<Self> {
         // The topics have the names that the participants know.
         let standalone = Standalone::start(&[("KAFKA_TOPIC_PREFIX", "")]).await?;
         let scratch = Scratch::new()?;

@@ -18,7 +18,7 @@ fn says(ran: &Ran, code: i32, words: &[&str]) -> Result<()> {
 
 #[tokio::test]
 async fn running_trips_end_by_the_version_that_they_began_with() -> Result<()> {
-    let mut platform = Platform::start_unpublished().await?;
+    let mut platform = Platform::start_before_publishing().await?;
     platform.publish().await?;
     let client = platform.client()?;
     platform.participants.until_ready(&client.kafka).await?;
