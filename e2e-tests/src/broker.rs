@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use messages::{TOPICS, dead_letter_topic};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
-use service_runtime::kafka::KafkaSettings;
+use service_runtime::kafka::{KafkaSettings, TopicCreation};
+use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings};
 use standalone::broker::EmbeddedBroker;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
@@ -159,6 +160,17 @@ impl Broker {
     /// Creates the topics on a real Kafka.
     pub async fn create_topics(&self) -> Result<()> {
         create_topics(&self.address, &self.prefix, PARTITIONS).await
+    }
+
+    /// How a service that runs beside it creates topics.
+    pub fn topic_creation(&self) -> TopicCreation {
+        self.embedded.as_ref().map_or_else(TopicCreation::default, EmbeddedBroker::topic_creation)
+    }
+
+    /// The settings of a service on it, in this process. `instance_id`: the name of a static member, or nothing.
+    pub fn settings(&self, instance_id: &str) -> Result<KafkaSettings> {
+        let settings = Settings::load(&[SERVICE_DEFAULTS, KAFKA_DEFAULTS], None, self.environment().into_iter())?;
+        Ok(KafkaSettings::try_from(&settings.with("kafka_group_instance_id", instance_id)?)?)
     }
 
     /// What a service needs to know of it.

@@ -116,6 +116,13 @@ impl Client {
         Answer::read(request.header("Idempotency-Key", key).send().await?).await
     }
 
+    /// `POST /flows`: publishes a flow file.
+    pub async fn publish_flow(&self, source: &str) -> Result<Answer> {
+        let request = self.request(Service::Orchestrator, Method::POST, "/flows?by=ann&reason=a%20test");
+        let request = request.header("Content-Type", "application/yaml").body(source.to_owned());
+        Answer::read(request.send().await?).await
+    }
+
     /// `POST /checkout` with `Prefer: respond-async`.
     pub async fn checkout_async(&self, body: &Value) -> Result<Answer> {
         let request = self.request(Service::Orchestrator, Method::POST, "/checkout").json(body);

@@ -86,6 +86,14 @@ impl KafkaClient {
         Ok(TopicFollower::open(&settings, "e2e-follower", topics).await?)
     }
 
+    /// Publishes a record that names its event in the header `ce_type`, as participants of users' flows do.
+    pub async fn publish_event(&self, topic: &str, event: &str, key: &str, body: &[u8]) -> Result<(i32, i64)> {
+        let header = Header { key: "ce_type", value: Some(event) };
+        let name = self.name(topic);
+        let record = FutureRecord::to(&name).key(key).payload(body).headers(OwnedHeaders::new().insert(header));
+        self.send(record).await
+    }
+
     /// Publishes records, by key, in order. Much faster than one by one.
     pub async fn publish_all(&self, topic: &str, records: &[(String, Vec<u8>)]) -> Result<()> {
         self.send_all(&self.producer()?, topic, records).await

@@ -202,6 +202,37 @@ impl Flow {
         }
     }
 
+    /// The topic that participants of this flow reply on, whatever the event.
+    pub fn reply_topic(&self) -> String {
+        format!("{}.replies", self.name)
+    }
+
+    /// The topics of its commands to participants of its own: those that begin with its name. Others belong to
+    /// participants of the platform.
+    pub fn own_command_topics(&self) -> Vec<&str> {
+        let forward = self.steps.iter().filter_map(|step| match &step.action {
+            Action::Ask(ask) => Some(ask),
+            Action::Wait { .. } => None,
+        });
+        let back = self.steps.iter().filter_map(|step| step.undo.as_ref()).map(|undo| &undo.ask);
+        let mut topics: Vec<&str> = Vec::new();
+        for ask in forward.chain(back) {
+            let Asked::Topic(topic) = &ask.of else { continue };
+            let is_own = topic.split('.').next() == Some(self.name.as_str());
+            if is_own && !topics.contains(&topic.as_str()) {
+                topics.push(topic);
+            }
+        }
+        topics
+    }
+
+    /// How long a saga may take to its pivot; `None` where only its steps have limits.
+    pub fn pivot_limit(&self) -> Option<Duration> {
+        match self.reach? {
+            Reach::Pivot(limit) | Reach::Answer(limit) => Some(limit),
+        }
+    }
+
     /// The status with which a client is answered whose saga failed for this cause.
     pub fn failed_status(&self, cause: &str) -> u16 {
         let own = self.answer.failed.iter().find(|(name, _)| name == cause);

@@ -4,16 +4,20 @@
 //! - [`State`]: every legal move, in one `match`;
 //! - [`Flow::answered_by`], [`Meaning`]: what an event means to a flow, and what is read of it;
 //! - [`Flow::read_start`], [`read()`]: JSON, read by shapes into exact values;
+//! - [`RawEvent`]: a reply, whatever its flow;
+//! - [`Kept`]: what a saga keeps of its replies;
 //! - [`payload::Payload::fill`]: the bytes of a message.
 //!
 //! Pure: no I/O, no clock, no async. Of this workspace it imports `messages`, whose rules of money and names stand once.
 
 mod check;
+mod event;
 pub mod file;
 mod fill;
 mod finding;
 mod flow;
 pub mod format;
+mod kept;
 mod meaning;
 mod name;
 pub mod payload;
@@ -28,15 +32,17 @@ mod walk;
 mod yaml;
 
 pub use check::{Origin, check};
-pub use file::Late;
+pub use event::RawEvent;
+pub use file::{Late, Repeat};
 pub use finding::{Finding, Position};
 pub use flow::*;
+pub use kept::Kept;
 pub use meaning::{Meaning, Question};
 pub use name::Name;
 pub use read::{Misfit, Reading, read};
 pub use rule::Rule;
 pub use slot::{NotASlot, Slot, Source};
-pub use start::Started;
+pub use start::Request;
 pub use state::{Happened, State, UnknownState};
 pub use value::{Record, Value, write_string};
 pub use yaml::MAX_FILE;

@@ -7,9 +7,9 @@ use crate::read::{Misfit, Reading, read};
 use crate::slot::{Slot, Source};
 use crate::value::{Record, Value};
 
-/// What a saga begins with.
+/// The request that a saga was started by.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Started {
+pub struct Request {
     /// The fields of the request, with their defaults.
     pub input: Record,
     pub owner: UserId,
@@ -22,12 +22,25 @@ impl Flow {
     ///
     /// # Errors
     /// The field that is unknown or missing, or breaks a rule.
-    pub fn read_start(&self, json: &str) -> Result<Started, Misfit> {
-        let mut input = read(&self.start.input, json, Reading::Request)?;
+    pub fn read_start(&self, json: &str) -> Result<Request, Misfit> {
+        self.request(json, Reading::Request)
+    }
+
+    /// Reads a request as it was stored: by the rules of all releases.
+    ///
+    /// # Errors
+    /// The field that is missing or does not fit.
+    pub fn read_stored_start(&self, json: &str) -> Result<Request, Misfit> {
+        self.request(json, Reading::Reply)
+    }
+
+    fn request(&self, json: &str, reading: Reading) -> Result<Request, Misfit> {
+        let mut input = read(&self.start.input, json, reading)?;
         let wrong = |field: &str, why: String| Misfit { field: field.to_owned(), why };
         let owner = field(&self.start.owner);
         let text = input.text(owner).unwrap_or_default().to_owned();
-        let owner = UserId::new(text).map_err(|error| wrong(owner, error.to_string()))?;
+        let user_id = if reading == Reading::Request { UserId::new(text) } else { UserId::try_from(text) };
+        let owner = user_id.map_err(|error| wrong(owner, error.to_string()))?;
         let mut money = None;
         if let Some((amount, currency)) = &self.start.money {
             let (amount, currency) = (field(amount), field(currency));
@@ -40,7 +53,7 @@ impl Flow {
                 money = Some(exact);
             }
         }
-        Ok(Started { input, owner, money })
+        Ok(Request { input, owner, money })
     }
 }
 

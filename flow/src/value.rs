@@ -38,6 +38,11 @@ impl Record {
         if let Some(Value::Text(text)) = self.get(field) { Some(text) } else { None }
     }
 
+    /// Whether a field is `true`.
+    pub fn is_set(&self, field: &str) -> bool {
+        matches!(self.get(field), Some(Value::Flag(true)))
+    }
+
     /// Writes it as a JSON object.
     pub fn write(&self, out: &mut Vec<u8>) {
         object(out, self.0.iter().map(|(name, value)| (&**name, value)), |value, out| value.write(out));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flow::payload::Payload;
-use flow::{Action, Flow, Meaning, Origin, Reading, Record, Source, Started, Value, check, read};
+use flow::{Action, Flow, Meaning, Origin, Reading, Record, Request, Source, Value, check, read};
 
 fn flow(text: &str) -> Arc<Flow> {
     check(text, Origin::BuiltIn).unwrap_or_else(|findings| panic!("{findings:?}"))
@@ -103,7 +103,7 @@ fn what_is_missing_or_null_takes_its_default() {
 
 #[test]
 fn a_request_is_read_into_its_owner_its_money_and_its_exact_input() {
-    let Started { input, owner, money } = pay_first().read_start(r#"{"totalAmount":"19.9000","userId":"u1"}"#).unwrap();
+    let Request { input, owner, money } = pay_first().read_start(r#"{"totalAmount":"19.9000","userId":"u1"}"#).unwrap();
     assert_eq!((owner.as_str(), money.unwrap().to_string()), ("u1", "19.90 USD".to_owned()));
     assert_eq!(
         input.to_json(),

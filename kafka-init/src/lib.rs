@@ -1,5 +1,5 @@
-//! Creates the topics that `messages` declares, and their dead-letter topics, and checks those that are there. May be run
-//! any number of times.
+//! Creates the topics that `messages` declares, their dead-letter topics, and those of users' flows that it is given; and
+//! checks those that are there. May be run any number of times.
 
 mod wanted;
 
@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use messages::{Event, InventoryCommand, PaymentCommand, TOPICS, dead_letter_topic};
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use service_runtime::Fatal;
-use service_runtime::kafka::{KafkaSettings, PartitionMarks, existing_topics, watermarks};
+use service_runtime::kafka::{
+    KafkaSettings, NewTopics, PartitionMarks, create_topics, existing_topics, until_shown, watermarks,
+};
 
-use self::wanted::{Topic, adopted_partitions, differences, new_settings};
+use self::wanted::{Topic, adopted_partitions, differences};
 
 /// The name by which the brokers know it.
 const CLIENT: &str = "kafka-init";
@@ -28,6 +30,12 @@ pub const DEFAULT_PARTITIONS: i32 = 8;
 /// The replication factor that stands for the cluster's own default.
 pub const BROKERS_DEFAULT: i32 = -1;
 
+/// Who reads the topics that users' flows are answered on.
+const FLOWS_READER: &str = "saga-orchestrator.flows";
+
+/// What the name of such a topic ends with.
+const REPLIES: &str = ".replies";
+
 /// Who reads which topics: a service's group carries its name.
 const READERS: [(&str, &[&str]); 3] = [
     ("payment-service", &PaymentCommand::TOPICS),
@@ -39,6 +47,8 @@ const READERS: [(&str, &[&str]); 3] = [
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub kafka: KafkaSettings,
+    /// Topics of users' flows, beside those of the platform. Those of replies have dead-letter topics.
+    pub topics: Vec<String>,
     /// `None`: as many as the topics that are there have, else [`DEFAULT_PARTITIONS`].
     pub partitions: Option<i32>,
     /// Topics that have fewer get more.
@@ -62,6 +72,8 @@ pub struct Report {
     pub differences: Vec<String>,
     /// Topics whose settings this user may not read.
     pub unchecked: Vec<String>,
+    /// Topics that look like those of flows, and were not named.
+    pub passed_over: Vec<String>,
 }
 
 impl Plan {
@@ -71,13 +83,13 @@ impl Plan {
     /// When Kafka can't be reached in time, refuses, or has a topic with another partition count: all topics need
     /// the same one, or replies would not come back to the process that waits for them. Nothing is created then.
     pub async fn carry_out(&self) -> Result<Report, Fatal> {
-        let names = TOPICS.iter().flat_map(|topic| [(*topic).to_owned(), dead_letter_topic(topic)]);
-        let names: Vec<String> = names.map(|name| self.kafka.prefixed(&name)).collect();
+        let names = self.names();
         let (kafka, timeout) = (self.kafka.clone(), self.timeout);
         let answers = tokio::task::spawn_blocking(move || existing_topics(&kafka, CLIENT, timeout));
-        answers.await.map_err(|error| self.fatal(error.to_string()))??;
+        let there = answers.await.map_err(|error| self.fatal(error.to_string()))??;
         let admin = self.admin()?;
-        let found = self.found(&admin, &names).await?;
+        let prefixed: Vec<String> = names.iter().map(|name| self.kafka.prefixed(name)).collect();
+        let found = self.found(&admin, &prefixed).await?;
 
         let partitions = self.partitions.or_else(|| adopted_partitions(&found)).unwrap_or(DEFAULT_PARTITIONS);
         let wanted = partitions as usize;
@@ -91,21 +103,51 @@ impl Plan {
                 words.join(", ")
             )));
         }
-        let missing: Vec<String> =
-            names.into_iter().filter(|name| found.iter().all(|topic| topic.name != *name)).collect();
         let grown: Vec<String> = different.iter().map(|topic| topic.name.clone()).collect();
         self.grow(&admin, &grown, wanted).await?;
-        self.create(&admin, &missing, partitions).await?;
+        let is_among = |topics: &[String], name: &String| topics.contains(&self.kafka.prefixed(name));
+        let are_there: Vec<String> = found.iter().map(|topic| topic.name.clone()).collect();
+        let missing: Vec<String> = names.iter().filter(|name| !is_among(&are_there, name)).cloned().collect();
+        let new = NewTopics { names: &missing, partitions, replication_factor: self.replication_factor };
+        create_topics(&self.kafka, CLIENT, new).await.map_err(|error| Fatal::new(error.to_string()))?;
+        let changed: Vec<String> =
+            names.iter().filter(|name| missing.contains(name) || is_among(&grown, name)).cloned().collect();
+        until_shown(&self.kafka, CLIENT, &changed, wanted).await?;
         let replicas = usize::try_from(self.replication_factor).ok();
         let unchecked = found.iter().filter(|topic| topic.settings.is_none()).map(|topic| topic.name.clone()).collect();
+        let mut passed_over: Vec<String> =
+            there.into_keys().filter(|name| self.is_of_a_flow(name) && !prefixed.contains(name)).collect();
+        passed_over.sort();
         Ok(Report {
-            created: missing,
+            created: missing.iter().map(|name| self.kafka.prefixed(name)).collect(),
             differences: found.iter().flat_map(|topic| differences(topic, replicas)).collect(),
             existing: found.into_iter().map(|topic| topic.name).collect(),
             grown,
             partitions,
             unchecked,
+            passed_over,
         })
+    }
+
+    /// All topics that are wanted, without the prefix.
+    fn names(&self) -> Vec<String> {
+        let platform = TOPICS.iter().flat_map(|topic| [(*topic).to_owned(), dead_letter_topic(topic)]);
+        let of_flows = self.topics.iter().flat_map(|topic| {
+            let letters = topic.ends_with(REPLIES).then(|| dead_letter_topic(topic));
+            [topic.clone()].into_iter().chain(letters)
+        });
+        let mut names: Vec<String> = Vec::new();
+        for name in platform.chain(of_flows) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// Whether a flow may be answered on this topic, named as on Kafka.
+    fn is_of_a_flow(&self, name: &str) -> bool {
+        name.strip_prefix(&self.kafka.prefixed("")).is_some_and(|name| name.ends_with(REPLIES))
     }
 
     fn admin(&self) -> Result<AdminClient<DefaultClientContext>, Fatal> {
@@ -144,31 +186,6 @@ impl Plan {
         Ok(topics)
     }
 
-    async fn create(
-        &self,
-        admin: &AdminClient<DefaultClientContext>,
-        names: &[String],
-        partitions: i32,
-    ) -> Result<(), Fatal> {
-        if names.is_empty() {
-            return Ok(());
-        }
-        let settings: Vec<_> = names.iter().map(|name| new_settings(name)).collect();
-        let topics = names.iter().zip(&settings).map(|(name, settings)| {
-            let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(self.replication_factor));
-            settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value))
-        });
-        let results = admin.create_topics(&topics.collect::<Vec<_>>(), &options()).await;
-        for result in results.map_err(|error| self.fatal(format!("topics can't be created: {error}")))? {
-            match result {
-                // Someone else was quicker: fine.
-                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-                Err((name, code)) => return Err(self.fatal(format!("topic {name} can't be created: {code}"))),
-            }
-        }
-        Ok(())
-    }
-
     /// Adds partitions. Keys move to other partitions by it, and their order is lost: so nothing may be under way.
     async fn grow(
         &self,
@@ -179,7 +196,9 @@ impl Plan {
         if names.is_empty() {
             return Ok(());
         }
-        for (group, topics) in READERS {
+        let replies: Vec<&str> =
+            self.topics.iter().map(String::as_str).filter(|name| name.ends_with(REPLIES)).collect();
+        for (group, topics) in READERS.into_iter().chain([(FLOWS_READER, &replies[..])]) {
             let marks = watermarks(&self.kafka, CLIENT, Some(group), topics).await?;
             let lag: u64 = marks.iter().flatten().map(PartitionMarks::lag).sum();
             if lag > 0 {

@@ -20,6 +20,10 @@ struct Arguments {
     /// Put before each topic's name
     #[arg(long, env = "KAFKA_TOPIC_PREFIX", default_value = "")]
     topic_prefix: String,
+    /// A topic of a user's flow, to be created, grown and compared with the platform's: its commands, and its replies with
+    /// their dead-letter topic. May be given several times
+    #[arg(long = "topic", value_name = "NAME")]
+    topics: Vec<String>,
     /// Partitions of each topic: the most instances of a service that can share the work. Unless given, as many as the
     /// topics that are there have, else 8
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
@@ -45,12 +49,13 @@ async fn run(arguments: Arguments) -> Result<(), Fatal> {
     println!("waiting for Kafka at {}", arguments.bootstrap_servers);
     let plan = Plan {
         kafka: KafkaSettings::at(&arguments.bootstrap_servers, &arguments.topic_prefix)?,
+        topics: arguments.topics,
         partitions: arguments.partitions,
         grow: arguments.grow,
         replication_factor: arguments.replication_factor.unwrap_or(BROKERS_DEFAULT),
         timeout: Duration::from_secs(arguments.timeout),
     };
-    let Report { created, existing, grown, partitions, differences, unchecked } = plan.carry_out().await?;
+    let Report { created, existing, grown, partitions, differences, unchecked, passed_over } = plan.carry_out().await?;
     created.iter().for_each(|name| println!("created  {name} ({partitions} partitions)"));
     existing.iter().for_each(|name| {
         let grew = if grown.contains(name) { ", more than before" } else { "" };
@@ -59,6 +64,12 @@ async fn run(arguments: Arguments) -> Result<(), Fatal> {
     println!("{} created, {} there already", created.len(), existing.len());
     if !unchecked.is_empty() {
         println!("not checked, since their settings may not be read (DescribeConfigs): {}", unchecked.join(", "));
+    }
+    if !passed_over.is_empty() {
+        println!(
+            "left as they are: {}. If users' flows are answered there, name them and the flows' commands by --topic",
+            passed_over.join(", ")
+        );
     }
     if differences.is_empty() {
         return Ok(());

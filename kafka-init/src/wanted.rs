@@ -1,7 +1,6 @@
 //! What a topic has to be like, and what differs from it. Pure.
 
-/// Dead-letter topics take larger records than the others (1 MiB by default), since headers are added to a copy.
-const DEAD_LETTER_MAX_BYTES: i64 = 2_097_152;
+use service_runtime::kafka::{DEAD_LETTER_MAX_BYTES, is_dead_letter_topic};
 
 /// The least time that the other topics keep records, in ms: a day. What a service that is away for longer has not read
 /// is not lost, since the rows send it again, but much later.
@@ -19,20 +18,6 @@ pub struct Topic {
     pub replicas: usize,
     /// Names and values. `None`: they may not be read.
     pub settings: Option<Vec<(String, String)>>,
-}
-
-/// The settings that a new topic is created with.
-pub(crate) fn new_settings(name: &str) -> Vec<(&'static str, String)> {
-    match is_dead_letter_topic(name) {
-        // Dead letters stay until a person has looked at them, however long that takes; they are few.
-        true => vec![
-            ("max.message.bytes", DEAD_LETTER_MAX_BYTES.to_string()),
-            ("retention.ms", UNLIMITED.to_string()),
-            ("cleanup.policy", "delete".to_owned()),
-        ],
-        // Compaction would keep the last record of each saga only.
-        false => vec![("cleanup.policy", "delete".to_owned())],
-    }
 }
 
 /// What differs from what is wanted, but for the number of partitions, in sentences. `replication_factor`: if it is known
@@ -75,12 +60,10 @@ pub(crate) fn adopted_partitions(topics: &[Topic]) -> Option<i32> {
     i32::try_from(made.partitions).ok()
 }
 
-fn is_dead_letter_topic(name: &str) -> bool {
-    name.ends_with(".dlq")
-}
-
 #[cfg(test)]
 mod tests {
+    use service_runtime::kafka::new_topic_settings;
+
     use super::*;
 
     fn topic(name: &str, settings: &[(&str, &str)]) -> Topic {
@@ -91,7 +74,7 @@ mod tests {
     #[test]
     fn what_is_created_is_what_is_wanted() {
         for name in ["payment.charged", "payment.charged.dlq"] {
-            let settings = new_settings(name);
+            let settings = new_topic_settings(name);
             let settings: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
             assert_eq!(differences(&topic(name, &settings), Some(1)), Vec::<String>::new());
         }

@@ -10,7 +10,7 @@ mod routes;
 mod store;
 
 use service_runtime::batch::Batcher;
-use service_runtime::conditional::ConditionalWrites;
+use service_runtime::conditional::{ConditionalWrites, Reads};
 use service_runtime::database::{self, DatabaseClock, DatabaseSettings, Session};
 use service_runtime::http::batch;
 use service_runtime::http::description::complete;
@@ -72,8 +72,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
             ConditionalWrites::to(store::Transitions(Session::beside(&pool).impatient_of_locks(), clock.clone())),
             &metrics,
         ),
-        pool: pool.clone(),
-        clock: clock.clone(),
+        tombstones: Batcher::start(
+            ConditionalWrites::to(store::Tombstones(Session::beside(&pool), clock.clone())),
+            &metrics,
+        ),
+        stored: Batcher::start(Reads(store::Creates(Session::beside(&pool), clock.clone())), &metrics),
     };
     let removal = router("/orders", retention::Orders(pool.clone()), config.retention, orchestrator, clock.clone());
     let routes = routes::router(orders, tracer.clone()).merge(removal);

@@ -9,27 +9,27 @@ use messages::schema::one_of;
 use messages::{AmountText, Currency, Money, OrderId, SagaId, UserId};
 use serde::Deserialize;
 use service_runtime::batch::Batcher;
-use service_runtime::conditional::{ConditionalWrites, Outcome};
-use service_runtime::database::{DatabaseClock, StoreError, again_if_lost};
+use service_runtime::conditional::{ConditionalWrites, Outcome, Reads};
+use service_runtime::database::{StoreError, again_if_lost};
 use service_runtime::http::batch::batched;
 use service_runtime::http::description::{BodyProblems, DatabaseProblems, IdProblems, NotFound, PROBLEM_JSON};
 use service_runtime::http::{JsonBody, PathText, Problem};
 use service_runtime::trace::Tracer;
-use sqlx::PgPool;
 use utoipa::openapi::ObjectBuilder;
 use utoipa::{OpenApi, ToSchema};
 
 use crate::answers::OrderBody;
 use crate::order::{Contents, Create, Move, Refusal, Status, Transition, decide, repeated_create};
-use crate::store::{self, Creates, Transitions};
+use crate::store::{Creates, Tombstones, Transitions};
 
-/// What the handlers need.
+/// What the handlers need. A batch has up to 500 requests at a time: each kind of statement is for many of them at once,
+/// on a connection of its own, and takes none of the pool's.
 #[derive(Clone)]
 pub struct Orders {
     pub creates: Batcher<ConditionalWrites<Creates>>,
     pub transitions: Batcher<ConditionalWrites<Transitions>>,
-    pub pool: PgPool,
-    pub clock: DatabaseClock,
+    pub tombstones: Batcher<ConditionalWrites<Tombstones>>,
+    pub stored: Batcher<Reads<Creates>>,
 }
 
 /// Describes the service's routes.
@@ -132,7 +132,7 @@ async fn create(State(orders): State<Orders>, JsonBody(request): JsonBody<Create
 /// 200 with the order, or 404.
 async fn read(State(orders): State<Orders>, PathText(id): PathText) -> Result<Json<OrderBody>, Problem> {
     let order_id = parse_id(&id)?;
-    let order = again_if_lost(|| store::read(&orders.pool, order_id)).await?;
+    let order = orders.stored.submit(order_id).await?;
     order.map(|order| Json(order.into())).ok_or_else(|| Problem::from(Refusal::Unknown(order_id)))
 }
 
@@ -193,7 +193,8 @@ async fn transition(
             // Someone was quicker, in between: look again.
             (Move::Store | Move::Nothing, _) => {}
             (Move::LeaveTombstone, _) => {
-                again_if_lost(|| store::leave_tombstone(&orders.pool, &wanted, orders.clock.now())).await?;
+                // A create that was quicker is found by the next look.
+                again_if_lost(|| orders.tombstones.submit(wanted.clone())).await?;
                 faults::reached("order.stored", "TOMBSTONE");
             }
         }

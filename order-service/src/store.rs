@@ -8,7 +8,7 @@ use service_runtime::conditional::Table;
 use service_runtime::database::{DatabaseClock, Session, StoreError};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{PgPool, Postgres, Row as _};
+use sqlx::{Postgres, Row as _};
 use uuid::Uuid;
 
 use crate::order::{Contents, Create, Order, Transition};
@@ -71,6 +71,28 @@ impl Table for Transitions {
     }
 }
 
+/// Tombstones: the CANCELLED rows of cancels that came before their creates. A create that was quicker after all stays.
+pub struct Tombstones(pub Session, pub DatabaseClock);
+
+impl Table for Tombstones {
+    type Key = OrderId;
+    type Row = Order;
+    type Write = Transition;
+    const NAME: &'static str = "tombstones of orders";
+
+    fn key(cancel: &Transition) -> OrderId {
+        cancel.order_id
+    }
+
+    async fn compare_and_set(&self, cancels: &[&Transition]) -> Result<HashMap<OrderId, Order>, StoreError> {
+        leave(&self.0, cancels, self.1.now()).await
+    }
+
+    async fn read(&self, orders: Vec<OrderId>) -> Result<HashMap<OrderId, Order>, StoreError> {
+        to_orders(self.0.rows(wanted(orders)).await?)
+    }
+}
+
 async fn insert(session: &Session, creates: &[&Create], now: Timestamp) -> Result<HashSet<OrderId>, StoreError> {
     let ids: Vec<Uuid> = creates.iter().map(|c| c.order_id.as_uuid()).collect();
     let sagas: Vec<Option<Uuid>> = creates.iter().map(|c| c.saga_id.map(Uuid::from)).collect();
@@ -119,24 +141,22 @@ async fn update(
     to_orders(session.rows(update).await?)
 }
 
-/// Leaves the CANCELLED row of a cancel that came before its create, unless the create was quicker after all.
-pub async fn leave_tombstone(pool: &PgPool, cancel: &Transition, now: Timestamp) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO orders (order_id, saga_id, status, created_at, updated_at) VALUES ($1, $2, 'CANCELLED', $3, $3)
-         ON CONFLICT (order_id) DO NOTHING",
+async fn leave(
+    session: &Session,
+    cancels: &[&Transition],
+    now: Timestamp,
+) -> Result<HashMap<OrderId, Order>, StoreError> {
+    let insert = sqlx::query(
+        "INSERT INTO orders (order_id, saga_id, status, created_at, updated_at)
+         SELECT order_id, saga_id, 'CANCELLED', $3, $3
+         FROM (SELECT UNNEST($1::uuid[]) AS order_id, UNNEST($2::uuid[]) AS saga_id) AS new
+         ON CONFLICT (order_id) DO NOTHING
+         RETURNING order_id, saga_id, user_id, total_amount, currency, status, created_at, updated_at",
     )
-    .bind(cancel.order_id.as_uuid())
-    .bind(cancel.saga_id.map(Uuid::from))
-    .bind(now)
-    .execute(pool)
-    .await?;
-    Ok(())
-}
-
-/// Reads an order.
-pub async fn read(pool: &PgPool, order: OrderId) -> Result<Option<Order>, StoreError> {
-    let rows = wanted(vec![order]).fetch_all(pool).await?;
-    Ok(to_orders(rows)?.remove(&order))
+    .bind(cancels.iter().map(|cancel| cancel.order_id.as_uuid()).collect::<Vec<_>>())
+    .bind(cancels.iter().map(|cancel| cancel.saga_id.map(Uuid::from)).collect::<Vec<_>>())
+    .bind(now);
+    to_orders(session.rows(insert).await?)
 }
 
 fn wanted(orders: Vec<OrderId>) -> Query<'static, Postgres, PgArguments> {

@@ -4,6 +4,7 @@
 //! Sagas in flight are cached, so that a move is one statement. The cache is only a guess at what is stored: the
 //! conditional write corrects it, and no input is ignored on its word.
 
+use std::borrow::Cow;
 use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,10 +22,10 @@ use sqlx::PgPool;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info};
 
-use crate::SagaSettings;
 use crate::idempotency::IdempotencyKey;
 use crate::metrics::SagaMetrics;
 use crate::orders::OrderService;
+use crate::registry::Flows;
 use crate::saga::{Effect, Ignored, Input, NoMove, OrderCall, Saga, State, advance};
 use crate::store::{Identity, IgnoredInputs, NewSaga, NewSagas, Sagas, Stored};
 use crate::waiters::Waiters;
@@ -40,6 +41,7 @@ pub struct Coordinator {
     keyed: Batcher<Reads<NewSagas>>,
     ignored: Batcher<IgnoredInputs>,
     cache: DashMap<SagaId, Saga>,
+    pub flows: Arc<Flows>,
     /// Calls of the order service under way: one that hangs is not joined by its own repetitions.
     calling: DashSet<(SagaId, Discriminant<OrderCall>)>,
     producer: Producer,
@@ -72,9 +74,9 @@ pub enum Applied {
 pub enum ApplyError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A [`NoMove::Contradiction`].
-    #[error(transparent)]
-    Contradiction(NoMove),
+    /// It can't be read as the flow has it, or is a [`NoMove::Contradiction`].
+    #[error("{0}")]
+    Contradiction(String),
     #[error("there is no saga {0}")]
     UnknownSaga(SagaId),
     #[error(
@@ -89,14 +91,13 @@ impl Coordinator {
         clock: DatabaseClock,
         producer: Producer,
         orders: OrderService,
-        settings: &SagaSettings,
+        flows: Arc<Flows>,
         metrics: &Metrics,
         tracer: &Tracer,
     ) -> Self {
-        let resend_first = Duration::from_millis(settings.resend_first_ms.into());
         let session = || Session::beside(pool);
-        let sagas = || Sagas { session: session().impatient_of_locks(), resend_first };
-        let new_sagas = || NewSagas { session: session(), resend_first };
+        let sagas = || Sagas { session: session().impatient_of_locks(), flows: flows.clone() };
+        let new_sagas = || NewSagas { session: session(), flows: flows.clone() };
         Self {
             new_sagas: Batcher::start(ConditionalWrites::to(new_sagas()), metrics),
             keyed: Batcher::start(Reads(new_sagas()), metrics),
@@ -104,6 +105,7 @@ impl Coordinator {
             reads: Batcher::start(Reads(sagas()), metrics),
             ignored: Batcher::start(IgnoredInputs(session().impatient_of_locks()), metrics),
             cache: DashMap::new(),
+            flows: flows.clone(),
             calling: DashSet::new(),
             producer,
             orders,
@@ -139,7 +141,7 @@ impl Coordinator {
                     }
                 }
                 Outcome::Found(found) => {
-                    let found = known(saga.saga_id, found)?;
+                    let found = self.known(saga.saga_id, found).await?;
                     // An earlier try, whose answer was lost, stored it, and the sweeper may have gone on with it.
                     let is_this_one = found.saga_id == saga.saga_id;
                     return Ok(if is_this_one { Begun::Started } else { Begun::Joined(Box::new(found)) });
@@ -155,17 +157,28 @@ impl Coordinator {
         input: &Input,
         now: Timestamp,
     ) -> Result<Applied, ApplyError> {
+        self.apply_read(saga_id, |_| Ok(Cow::Borrowed(input)), now).await
+    }
+
+    /// Applies an input that can be read only by the saga's flow. `read` says why it can't be.
+    pub async fn apply_read<'a>(
+        self: &Arc<Self>,
+        saga_id: SagaId,
+        read: impl FnOnce(&Saga) -> Result<Cow<'a, Input>, String>,
+        now: Timestamp,
+    ) -> Result<Applied, ApplyError> {
         let cached = self.cache.get(&saga_id).map(|saga| saga.clone());
         let mut is_guess = cached.is_some();
         let mut saga = match cached {
             Some(saga) => saga,
             None => self.stored(saga_id).await?,
         };
+        let input = read(&saga).map_err(ApplyError::Contradiction)?;
         loop {
-            let mut transition = match advance(&saga, input, now) {
+            let mut transition = match advance(&saga, &input, now) {
                 Ok(transition) => transition,
                 // What the saga asks for is the same in all its versions.
-                Err(error @ NoMove::Contradiction(_)) => return Err(ApplyError::Contradiction(error)),
+                Err(error @ NoMove::Contradiction(_)) => return Err(ApplyError::Contradiction(error.to_string())),
                 // The row itself has to say so.
                 Err(_) if is_guess => {
                     self.cache.remove(&saga_id);
@@ -190,7 +203,7 @@ impl Coordinator {
             })?;
             match outcome {
                 Outcome::Stored(stored) => {
-                    let stored = known(saga_id, Some(stored))?;
+                    let stored = self.known(saga_id, Some(stored)).await?;
                     faults::reached("orchestrator.stored", stored.step_name());
                     log_move(&stored);
                     self.counts.moved(&saga, &stored);
@@ -201,7 +214,7 @@ impl Coordinator {
                 Outcome::Found(found) => {
                     debug!(%saga_id, "someone else was quicker; deciding again");
                     self.cache.remove(&saga_id);
-                    (saga, is_guess) = (known(saga_id, found)?, false);
+                    (saga, is_guess) = (self.known(saga_id, found).await?, false);
                 }
             }
         }
@@ -210,12 +223,28 @@ impl Coordinator {
     /// The saga that has this user's key, if there is one.
     pub async fn of_key(&self, user_id: &UserId, key: &IdempotencyKey) -> Result<Option<Saga>, ApplyError> {
         let found = self.keyed.submit(Identity::Key(user_id.to_string(), key.clone())).await?;
-        found.map(of_known_definition).transpose()
+        let Some(found) = found else { return Ok(None) };
+        let saga_id = match &found {
+            Stored::Saga(saga) => saga.saga_id,
+            Stored::UnknownDefinition { saga_id, .. } => *saga_id,
+        };
+        self.known(saga_id, Some(found)).await.map(Some)
     }
 
     /// Reads a saga, together with whoever else reads one now.
     pub async fn stored(&self, saga_id: SagaId) -> Result<Saga, ApplyError> {
-        known(saga_id, self.reads.submit(saga_id).await?)
+        let stored = self.reads.submit(saga_id).await?;
+        self.known(saga_id, stored).await
+    }
+
+    /// A saga that was found. Its flow may have been published a moment ago.
+    async fn known(&self, saga_id: SagaId, stored: Option<Stored>) -> Result<Saga, ApplyError> {
+        match of_known_definition(saga_id, stored) {
+            Err(Unknown::Definition { name, version, .. }) if self.flows.learn(&name, version).await => {
+                Ok(of_known_definition(saga_id, self.reads.submit(saga_id).await?)?)
+            }
+            known => Ok(known?),
+        }
     }
 
     /// Does what a saga that was just stored asks for.
@@ -329,15 +358,27 @@ impl Drop for Calling {
     }
 }
 
-fn known(saga_id: SagaId, stored: Option<Stored>) -> Result<Saga, ApplyError> {
-    stored.map_or(Err(ApplyError::UnknownSaga(saga_id)), of_known_definition)
+fn of_known_definition(saga_id: SagaId, stored: Option<Stored>) -> Result<Saga, Unknown> {
+    match stored {
+        None => Err(Unknown::Saga(saga_id)),
+        Some(Stored::Saga(saga)) => Ok(*saga),
+        Some(Stored::UnknownDefinition { name, version, .. }) => Err(Unknown::Definition { saga_id, name, version }),
+    }
 }
 
-fn of_known_definition(stored: Stored) -> Result<Saga, ApplyError> {
-    match stored {
-        Stored::Saga(saga) => Ok(*saga),
-        Stored::UnknownDefinition { saga_id, name, version } => {
-            Err(ApplyError::UnknownDefinition { saga_id, definition: format!("{name} v{version}") })
+/// A saga that this instance can't go on with.
+enum Unknown {
+    Saga(SagaId),
+    Definition { saga_id: SagaId, name: String, version: i32 },
+}
+
+impl From<Unknown> for ApplyError {
+    fn from(unknown: Unknown) -> Self {
+        match unknown {
+            Unknown::Saga(saga_id) => Self::UnknownSaga(saga_id),
+            Unknown::Definition { saga_id, name, version } => {
+                Self::UnknownDefinition { saga_id, definition: format!("{name} v{version}") }
+            }
         }
     }
 }

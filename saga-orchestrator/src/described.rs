@@ -5,7 +5,7 @@ use utoipa::OpenApi as _;
 use utoipa::openapi::{ObjectBuilder, OpenApi};
 
 use crate::views::list::{STATUSES, known_steps};
-use crate::{checkout, dead_letters, operator, retention, views};
+use crate::{checkout, dead_letters, flow_start, operator, publishing, retention, views};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(info(
@@ -20,6 +20,8 @@ struct Described;
 pub fn openapi() -> OpenApi {
     let parts = [
         checkout::Described::openapi(),
+        flow_start::Described::openapi(),
+        publishing::Described::openapi(),
         views::Described::openapi(),
         operator::Described::openapi(),
         dead_letters::Described::openapi(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{StatusCode, header};
+use flow::Flow;
 use messages::SagaId;
 use service_runtime::CancellationToken;
 use service_runtime::http::{Check, Problem};
@@ -14,6 +15,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::SagaSettings;
 use crate::coordinator::Coordinator;
 use crate::gate::Gate;
+use crate::registry::is_built_in;
+use crate::saga::Saga;
 
 /// What is known of a request that was refused. An earlier one with the same key may have been taken.
 pub const NOT_STORED: &str = "nothing was stored by this request";
@@ -27,12 +30,13 @@ const MINT_TRIES: usize = 300;
 /// The way in for new sagas.
 pub struct Intake {
     pub coordinator: Arc<Coordinator>,
+    /// Of the consumer of the platform's replies, and of that of users' flows.
     group: Arc<GroupState>,
+    flow_group: Arc<GroupState>,
     gate: Arc<Gate>,
     places: Places,
     /// How long a request waits for the outcome.
     pub wait: Duration,
-    pub saga_timeout: Duration,
     pub allow_forced_failures: bool,
     pub stop: CancellationToken,
     /// How long a request whose saga is just being stored is waited for when the service stops.
@@ -104,7 +108,7 @@ impl Refused {
 impl Intake {
     pub fn new(
         coordinator: Arc<Coordinator>,
-        group: Arc<GroupState>,
+        (group, flow_group): (Arc<GroupState>, Arc<GroupState>),
         gate: Arc<Gate>,
         places: Places,
         settings: &SagaSettings,
@@ -114,10 +118,10 @@ impl Intake {
         Self {
             coordinator,
             group,
+            flow_group,
             gate,
             places,
             wait: Duration::from_millis(settings.checkout_wait_ms),
-            saga_timeout: Duration::from_millis(settings.saga_timeout_ms),
             allow_forced_failures: settings.allow_forced_failures.get(),
             stop,
             stored_at_a_stop: shutdown_timeout.saturating_sub(TO_ANSWER),
@@ -151,8 +155,9 @@ impl Intake {
     /// flight. librdkafka sends one request a partition: scattered over eight of them, 64 sagas in flight made a
     /// third more work for Kafka and for everyone behind it than on one. The choice moves on each second, so all
     /// partitions get their share over time.
-    pub fn mint(&self) -> SagaId {
-        let owned = self.group.owned();
+    pub fn mint(&self, flow: &Flow) -> SagaId {
+        let group = self.group(flow);
+        let owned = group.owned();
         if owned.is_empty() {
             return SagaId::new();
         }
@@ -163,11 +168,17 @@ impl Intake {
         let wanted = owned[(second + apart) % owned.len()];
         // Each try hits one of all partitions at random; if all fail, the row is polled.
         let mut ids = (0..MINT_TRIES).map(|_| SagaId::new());
-        ids.find(|id| self.group.partition_of(&id.to_string()) == wanted).unwrap_or_else(SagaId::new)
+        ids.find(|id| group.partition_of(&id.to_string()) == wanted).unwrap_or_else(SagaId::new)
     }
 
     /// Whether a saga's replies may go to another instance now.
-    pub fn may_be_answered_elsewhere(&self, saga_id: SagaId) -> bool {
-        self.group.may_go_elsewhere(self.group.partition_of(&saga_id.to_string()))
+    pub fn may_be_answered_elsewhere(&self, saga: &Saga) -> bool {
+        let group = self.group(&saga.flow);
+        group.may_go_elsewhere(group.partition_of(&saga.saga_id.to_string()))
+    }
+
+    /// The consumer that reads the replies to sagas of this flow.
+    fn group(&self, flow: &Flow) -> &GroupState {
+        if is_built_in(flow) { &self.group } else { &self.flow_group }
     }
 }

@@ -6,6 +6,7 @@
 //! - `coordinator`: stores what the core decides, then carries out what the stored row asks for;
 //! - `replies`, `orders`, `sweeper`, `checkout`, `operator`: where inputs come from: Kafka, the order service, time,
 //!   clients, people;
+//! - `registry`, `publishing`, `supported`: the flows that sagas run by, and what of a flow file this release does;
 //! - `retention`: removes what has long ended, in every service;
 //! - `views`: what people and programs may see of all this;
 //! - `dead_letters`: what was set aside, and sending it back;
@@ -14,11 +15,14 @@
 //! - `described`: the HTTP interface, as OpenAPI;
 //! - `metrics`: what of it is counted.
 
+mod begin;
 mod checkout;
 mod coordinator;
 mod dashboard;
 mod dead_letters;
 mod described;
+mod flow_outcome;
+mod flow_start;
 mod forced_failures;
 mod gate;
 mod idempotency;
@@ -29,22 +33,24 @@ mod orders;
 mod outcome;
 mod passed_over;
 mod prefer;
+mod publishing;
+mod registry;
 mod replies;
 mod retention;
 pub mod saga;
 mod store;
+mod supported;
 mod sweeper;
 mod views;
 mod waiters;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use service_runtime::database::{self, DatabaseClock, DatabaseSettings, Session};
 use service_runtime::http::{Check, Health, HttpServer, HttpSettings, client};
-use service_runtime::kafka::{Consumer, KafkaSettings, Producer, require_topics};
+use service_runtime::kafka::{Consumer, KafkaSettings, Producer, TopicCreation, require_topics};
 use service_runtime::metrics::Metrics;
 use service_runtime::program::stop_when_done;
 use service_runtime::retention::Retention;
@@ -66,6 +72,9 @@ pub const DEFAULTS: [&str; 3] = [include_str!("../default.toml"), KAFKA_DEFAULTS
 
 const NAME: &str = "saga-orchestrator";
 
+/// The consumer group of replies to sagas of users' flows: what becomes of it hinders no checkout.
+const FLOWS_GROUP: &str = "saga-orchestrator.flows";
+
 /// How long a stop waits for calls and sends under way, after the records in hand are finished.
 const FINISH_LIMIT: Duration = Duration::from_millis(1000);
 
@@ -76,8 +85,17 @@ pub struct Config {
     trace: TraceSettings,
     database: DatabaseSettings,
     kafka: KafkaSettings,
+    topic_creation: TopicCreation,
     saga: SagaSettings,
     retention: Retention,
+}
+
+impl Config {
+    /// Has the topics of published flows be created in this way, and not by the brokers' admin API.
+    #[must_use]
+    pub fn with_topic_creation(self, topic_creation: TopicCreation) -> Self {
+        Self { topic_creation, ..self }
+    }
 }
 
 /// See `default.toml` for what each setting means. A URL may hold a password.
@@ -129,6 +147,7 @@ impl TryFrom<&Settings> for Config {
             trace: settings.try_into()?,
             database: settings.try_into()?,
             kafka: settings.try_into()?,
+            topic_creation: TopicCreation::default(),
             saga,
             retention,
         })
@@ -176,11 +195,16 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let pool = database::open(&config.database, &sqlx::migrate!(), &metrics).await?;
     let clock = DatabaseClock::start(&pool, &metrics, stop.clone()).await;
     store::definitions::check_unchanged(&pool).await?;
+    let flows = Arc::new(registry::Flows::new(Session::beside(&pool), &config.saga));
+    flows.open().await?;
     require_topics(&config.kafka, NAME, &messages::TOPICS.map(str::to_owned)).await?;
     let consumer = Consumer::open(&config.kafka, NAME, &messages::Event::TOPICS, &metrics, &tracer).await?;
     let producer = Producer::open(&config.kafka, NAME, &metrics)?;
     let group = consumer.state();
-    metrics::standing::show(&metrics, pool.clone());
+    let flow_consumer =
+        Consumer::open_growing(&config.kafka, NAME, FLOWS_GROUP, flows.reply_topics(), &metrics, &tracer);
+    let flow_group = flow_consumer.state();
+    metrics::standing::show(&metrics, pool.clone(), flows.clone());
 
     let gate = gate::Gate::at(Session::beside(&pool), config.saga.checkout_max_unfinished, &metrics).await;
     let gate = Arc::new(gate.map_err(|error| Fatal::new(error.to_string()))?);
@@ -188,12 +212,15 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let SagaSettings { event_streams_max, event_streams_max_per_client, checkout_max_waiting, .. } = config.saga;
     let streams = views::streams::Places::new(event_streams_max, event_streams_max_per_client, &metrics);
     let places = intake::Places::new(checkout_max_waiting, &metrics);
-    let views = views::Views::open(pool.clone(), clock.clone(), &config.saga, streams.clone(), stop.clone())?;
+    let views =
+        views::Views::open(pool.clone(), clock.clone(), flows.clone(), &config.saga, streams.clone(), stop.clone())?;
     let remover = retention::Remover::new(pool.clone(), config.retention, &config.saga)?;
-    let coordinator = Coordinator::new(&pool, clock.clone(), producer.clone(), orders, &config.saga, &metrics, &tracer);
+    let coordinator =
+        Coordinator::new(&pool, clock.clone(), producer.clone(), orders, flows.clone(), &metrics, &tracer);
     let coordinator = Arc::new(coordinator);
     let passed_over = Arc::new(passed_over::PassedOver::new(&metrics));
     let (watched, watched_gate, reported) = (group.clone(), gate.clone(), passed_over.clone());
+    let watched_flows = flow_group.clone();
     let health = Health::default()
         .with_database(&pool)
         .with_clock(&clock)
@@ -203,6 +230,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
             let check = watched.trouble().map_or(Check::Ok, Check::Degraded);
             Box::pin(std::future::ready(check))
         })
+        .with("flows", move || {
+            let check = watched_flows.trouble().map_or(Check::Ok, Check::Degraded);
+            Box::pin(std::future::ready(check))
+        })
         .with("intake", move || Box::pin(std::future::ready(watched_gate.check())))
         .with("event streams", move || Box::pin(std::future::ready(streams.check())));
     let watched_places = places.clone();
@@ -210,7 +241,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
 
     let intake = intake::Intake::new(
         coordinator.clone(),
-        group,
+        (group, flow_group),
         gate.clone(),
         places,
         &config.saga,
@@ -221,19 +252,33 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let forced_failures = config.saga.allow_forced_failures.get();
     let dashboard =
         dashboard::Dashboard { views: views.clone(), gate: gate.clone(), letters: letters.clone(), forced_failures };
-    let routes = checkout::router(intake)
+    let topics = publishing::Topics { creation: config.topic_creation, kafka: config.kafka.clone() };
+    let publisher = publishing::Publisher {
+        session: Session::beside(&pool),
+        pool: pool.clone(),
+        flows: flows.clone(),
+        topics: topics.clone(),
+        retention: config.retention,
+    };
+    let intake = Arc::new(intake);
+    let routes = checkout::router(intake.clone())
+        .merge(flow_start::router(intake))
+        .merge(publishing::router(publisher))
         .merge(views::router(views))
         .merge(dead_letters::router(letters))
         .merge(dashboard::router(dashboard))
         .merge(operator::router(coordinator.clone(), gate.clone()))
         .merge(retention::router(pool.clone()));
-    let handler = replies::Replies { coordinator: coordinator.clone(), unknown: AtomicU64::new(0), passed_over };
+    let replies = Arc::new(replies::Replies::new(coordinator.clone(), passed_over));
     let retention = config.saga.idempotency_retention;
-    let (consumed, served, (), (), (), ()) = tokio::join!(
-        stop_when_done(&stop, consumer.run(handler, producer.clone(), stop.clone())),
+    let (consumed, flows_consumed, served, (), (), (), (), (), ()) = tokio::join!(
+        stop_when_done(&stop, consumer.run(replies::PlatformReplies(replies.clone()), producer.clone(), stop.clone())),
+        stop_when_done(&stop, flow_consumer.run(replies::FlowReplies(replies), producer.clone(), stop.clone())),
         stop_when_done(&stop, server.serve(routes, openapi, health, metrics, tracer.clone(), stop.clone())),
         stop_when_done(&stop, sweeper::run(coordinator.clone(), Session::beside(&pool), &config.saga, stop.clone())),
         stop_when_done(&stop, gate.watch(stop.clone())),
+        stop_when_done(&stop, flows.watch(stop.clone())),
+        stop_when_done(&stop, publishing::keep_topics(flows.clone(), topics, stop.clone())),
         stop_when_done(&stop, idempotency::forget_old_keys(pool.clone(), retention, stop.clone())),
         stop_when_done(&stop, remover.run(stop.clone())),
     );
@@ -242,5 +287,5 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     producer.flush(FINISH_LIMIT).await;
     database::close(pool).await;
     tracer.close().await;
-    consumed.and(served)
+    consumed.and(flows_consumed).and(served)
 }

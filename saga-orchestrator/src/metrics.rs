@@ -52,7 +52,7 @@ impl SagaMetrics {
         };
         let help = "Sagas that turned back, by why. They are compensated, as far as there is something to undo.";
         let turned_back = metrics.counts_by("saga_compensations_total", help, "cause");
-        let causes = flows::built_in().iter().flat_map(|flow| &flow.causes);
+        let causes = flows::built_in().iter().flat_map(|built_in| &built_in.flow.causes);
         let failed = causes.map(|cause| {
             let name = word(cause);
             (cause.clone(), Failed { turned_back: turned_back.with_label_values(&[&name]), ended: ended(&name) })
@@ -119,7 +119,7 @@ fn steps(metrics: &Metrics) -> Vec<Step> {
 /// Where an unfinished saga of a definition that this release knows can stand: `sagas.status` and `sagas.step`.
 fn places() -> impl Iterator<Item = (&'static str, Name)> {
     let mut places: Vec<(&str, Name)> = Vec::new();
-    for (step, at) in flows::built_in().iter().flat_map(|flow| flow.steps.iter().zip(0..)) {
+    for (step, at) in flows::built_in().iter().flat_map(|built_in| built_in.flow.steps.iter().zip(0..)) {
         places.push((State::Running { step: at }.status(), step.name.clone()));
         if let Some(undo) = &step.undo {
             // Its status is the same whatever the cause.

@@ -99,7 +99,7 @@ type Sagas = State<Arc<Coordinator>>;
     responses(
         BodyProblems, NotFound, DatabaseProblems,
         (status = 202, description = "It is undone from here on, or was being undone before", body = Outcome, headers(("location" = String, description = "Where the saga is read"))),
-        (status = 409, description = "It has reached ORDER_CONFIRM, or has ended", body = Problem, content_type = PROBLEM_JSON),
+        (status = 409, description = "It has reached the step from which it is not cancelled (ORDER_CONFIRM in a checkout), or has ended", body = Problem, content_type = PROBLEM_JSON),
     ),
 )]
 /// 202: it is undone from here on, or was being undone before (the first cause stays). 409 from the pivot on.
@@ -172,13 +172,26 @@ async fn step_in(sagas: &Arc<Coordinator>, id: &str, operator: Operator) -> Resu
         }
         Applied::Ignored(ignored) => {
             let rule = match act {
-                OperatorAct::Cancel => "only a saga that has not reached ORDER_CONFIRM can be cancelled",
+                OperatorAct::Cancel => cancel_rule(sagas, saga_id).await,
                 OperatorAct::Resolve(_) => {
                     "only a pending compensation that needs attention, named by its step, can be resolved by hand"
+                        .to_owned()
                 }
-                OperatorAct::Retry => "it has ended",
+                OperatorAct::Retry => "it has ended".to_owned(),
             };
             Err(Problem::new(StatusCode::CONFLICT, format!("the saga is {}: {rule}", ignored.state)))
+        }
+    }
+}
+
+/// Which sagas of this one's flow can be cancelled.
+async fn cancel_rule(sagas: &Coordinator, saga_id: SagaId) -> String {
+    let Ok(saga) = sagas.stored(saga_id).await else { return "it can't be cancelled any more".to_owned() };
+    match saga.flow.cancel.filter(|cancel| cancel.by_operator) {
+        None => format!("sagas of {} are not cancelled by operators", saga.flow.name),
+        Some(cancel) => {
+            let limit = &saga.flow.steps[cancel.until].name;
+            format!("only a saga that has not reached {limit} can be cancelled")
         }
     }
 }

@@ -40,15 +40,17 @@ pub struct Outcome {
 
 impl From<&Saga> for Outcome {
     fn from(saga: &Saga) -> Self {
+        // Every row has it: a flow that is about no money is not published.
+        let money = saga.request.money.expect("every stored saga is about money");
         Self {
             saga_id: saga.saga_id,
             order_id: saga.order_id,
             status: saga.state.status(),
             step: saga.step_name().to_owned(),
             reason: saga.reason.clone(),
-            user_id: saga.checkout.user_id.to_string(),
-            total_amount: saga.checkout.money.amount(),
-            currency: saga.checkout.money.currency(),
+            user_id: saga.request.owner.to_string(),
+            total_amount: money.amount(),
+            currency: money.currency(),
             created_at: saga.created_at.into(),
             updated_at: saga.updated_at.into(),
         }

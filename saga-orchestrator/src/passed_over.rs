@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use messages::{OrderId, SagaId};
+use messages::SagaId;
 use service_runtime::http::Check;
 use service_runtime::metrics::{Count, Metrics};
 use tracing::warn;
@@ -40,7 +40,7 @@ impl PassedOver {
     }
 
     /// Notes one. Each saga is logged once.
-    pub fn note(&self, saga_id: SagaId, order_id: OrderId, definition: &str, now: Instant) {
+    pub fn note(&self, saga_id: SagaId, definition: &str, now: Instant) {
         self.total.inc();
         let mut episode = self.episode.lock().unwrap_or_else(PoisonError::into_inner);
         if !episode.is_current(now) {
@@ -54,7 +54,7 @@ impl PassedOver {
         }
         if episode.logged.insert(saga_id) {
             warn!(
-                %saga_id, %order_id, definition,
+                %saga_id, definition,
                 "a reply is passed over: this release does not know its saga's definition; one that does goes on with it"
             );
         }
@@ -92,7 +92,7 @@ mod tests {
     fn readiness_reports_such_replies_until_a_while_after_the_last() {
         let (passed_over, begin) = (PassedOver::new(&Metrics::of("test")), Instant::now());
         assert_eq!(passed_over.check(begin), Check::Ok);
-        let note = |after: Duration| passed_over.note(SagaId::new(), OrderId::new(), "pay-later v7", begin + after);
+        let note = |after: Duration| passed_over.note(SagaId::new(), "pay-later v7", begin + after);
         note(Duration::ZERO);
         note(REPORTED / 2);
 
@@ -110,7 +110,7 @@ mod tests {
     fn what_is_remembered_is_bounded() {
         let (passed_over, now) = (PassedOver::new(&Metrics::of("test")), Instant::now());
         for _ in 0..MAX_LOGGED + 10 {
-            passed_over.note(SagaId::new(), OrderId::new(), "pay-later v7", now);
+            passed_over.note(SagaId::new(), "pay-later v7", now);
         }
         assert_eq!(passed_over.episode.lock().unwrap().logged.len(), 10);
     }

@@ -1,25 +1,35 @@
 //! Participants' replies, from Kafka to the coordinator.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use flow::RawEvent;
 use messages::Event;
 use service_runtime::kafka::{Handled, Handler, Record, Retry};
 use tracing::warn;
 
-use crate::coordinator::{ApplyError, Coordinator};
+use crate::coordinator::{Applied, ApplyError, Coordinator};
 use crate::passed_over::PassedOver;
-use crate::saga::{Input, Reply};
+use crate::saga::flows::PAY_FIRST;
+use crate::saga::{Input, Reply, Saga};
 
+/// What the readers of replies share.
 pub struct Replies {
-    pub coordinator: Arc<Coordinator>,
+    coordinator: Arc<Coordinator>,
     /// Events of sagas that nobody knows, since the start.
-    pub unknown: AtomicU64,
-    pub passed_over: Arc<PassedOver>,
+    unknown: AtomicU64,
+    passed_over: Arc<PassedOver>,
 }
 
-impl Handler for Replies {
+/// Replies of the platform's participants: a topic for each event.
+pub struct PlatformReplies(pub Arc<Replies>);
+
+/// Replies of users' participants: a topic for each flow, and the event's name in the header `ce_type`.
+pub struct FlowReplies(pub Arc<Replies>);
+
+impl Handler for PlatformReplies {
     /// Done once the move is stored; the command that it leads to need not be sent yet, since the row sends it
     /// again.
     async fn handle(&self, record: &Record) -> Result<Handled, Retry> {
@@ -27,19 +37,55 @@ impl Handler for Replies {
             Ok(event) => event,
             Err(error) => return Ok(Handled::DeadLetter(error.to_string())),
         };
-        let (saga_id, order_id) = (event.saga_id(), event.order_id());
-        let input = Input::from(Reply::from(event));
-        match self.coordinator.apply(saga_id, &input, self.coordinator.clock.now()).await {
+        let saga_id = event.saga_id();
+        let read = |saga: &Saga| match saga.flow.name == PAY_FIRST {
+            true => Ok(Cow::Owned(Input::from(Reply::from(event)))),
+            false => {
+                let event = RawEvent::read(&record.body).map_err(|misfit| misfit.to_string())?;
+                Reply::read(saga, &record.topic, &event).map(|reply| Cow::Owned(reply.into()))
+            }
+        };
+        let coordinator = &self.0.coordinator;
+        self.0.applied(record, coordinator.apply_read(saga_id, read, coordinator.clock.now()).await)
+    }
+}
+
+impl Handler for FlowReplies {
+    async fn handle(&self, record: &Record) -> Result<Handled, Retry> {
+        let event = match RawEvent::read(&record.body) {
+            Ok(event) => event,
+            Err(misfit) => return Ok(Handled::DeadLetter(format!("not a valid message: {misfit}"))),
+        };
+        let Some(name) = record.header("ce_type") else {
+            return Ok(Handled::DeadLetter("it has no header `ce_type`, which names its event".to_owned()));
+        };
+        let read = |saga: &Saga| match saga.flow.reply_topic() == record.topic {
+            true => Reply::read(saga, name, &event).map(|reply| Cow::Owned(reply.into())),
+            false => Err(format!("it is on topic {}, and its saga runs by the flow {}", record.topic, saga.flow.name)),
+        };
+        let coordinator = &self.0.coordinator;
+        self.0.applied(record, coordinator.apply_read(event.saga_id, read, coordinator.clock.now()).await)
+    }
+}
+
+impl Replies {
+    pub fn new(coordinator: Arc<Coordinator>, passed_over: Arc<PassedOver>) -> Self {
+        Self { coordinator, unknown: AtomicU64::new(0), passed_over }
+    }
+
+    /// What becomes of a record, by what became of its reply.
+    fn applied(&self, record: &Record, applied: Result<Applied, ApplyError>) -> Result<Handled, Retry> {
+        match applied {
             Ok(_) => Ok(Handled::Done),
             Err(ApplyError::Store(error)) => Err(error.into()),
-            Err(error @ ApplyError::Contradiction(_)) => Ok(Handled::DeadLetter(error.to_string())),
-            Err(error @ ApplyError::UnknownSaga(_)) => {
+            Err(ApplyError::Contradiction(why)) => Ok(Handled::DeadLetter(why)),
+            Err(error @ ApplyError::UnknownSaga(saga_id)) => {
                 let count = self.unknown.fetch_add(1, Ordering::Relaxed) + 1;
-                warn!(%saga_id, %order_id, topic = record.topic, offset = record.offset, %error, count, "event ignored");
+                warn!(%saga_id, topic = record.topic, offset = record.offset, %error, count, "event ignored");
                 Ok(Handled::Done)
             }
-            Err(ApplyError::UnknownDefinition { definition, .. }) => {
-                self.passed_over.note(saga_id, order_id, &definition, Instant::now());
+            Err(ApplyError::UnknownDefinition { saga_id, definition }) => {
+                self.passed_over.note(saga_id, &definition, Instant::now());
                 Ok(Handled::Done)
             }
         }

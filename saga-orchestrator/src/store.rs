@@ -1,15 +1,18 @@
 //! The SQL of `sagas`, `saga_events` and `ignored_inputs`. A row and its history entry are one statement.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub mod definitions;
+pub mod flows;
 pub mod history;
 pub mod lists;
 mod new_sagas;
 pub mod old_sagas;
 mod unfinished;
 
+use flow::{Flow, Kept, Request};
 use messages::{Money, SagaId, Timestamp, UserId};
 use rust_decimal::Decimal;
 use service_runtime::batch::{Answers, Batch};
@@ -22,7 +25,8 @@ use uuid::Uuid;
 
 pub use self::new_sagas::{Identity, NewSaga, NewSagas, forget_keys};
 pub use self::unfinished::{Unfinished, unfinished};
-use crate::saga::{Attention, Checkout, Ignored, Saga, State, Transition, flows};
+use crate::registry::Flows;
+use crate::saga::{Attention, Checkout, Ignored, Saga, State, Transition};
 
 /// A stored saga.
 #[derive(Debug, Clone)]
@@ -39,8 +43,7 @@ pub enum Stored {
 /// Sagas that move: each from the version before its own.
 pub struct Sagas {
     pub session: Session,
-    /// When a new state's effect is repeated for the first time.
-    pub resend_first: Duration,
+    pub flows: Arc<Flows>,
 }
 
 impl Table for Sagas {
@@ -62,18 +65,19 @@ impl Table for Sagas {
                         UNNEST($6::text[]) AS reason, UNNEST($7::timestamptz[]) AS deadline_at,
                         UNNEST($8::timestamptz[]) AS updated_at, UNNEST($9::text[]) AS input,
                         UNNEST($10::uuid[]) AS event_id, UNNEST($11::text[]) AS entry_reason,
+                        UNNEST($12::float8[]) * interval '1 ms' AS resend_first,
                         UNNEST($13::bool[]) AS resolved_by_hand, UNNEST($14::timestamptz[]) AS at,
-                        UNNEST($15::text[]) AS actor, UNNEST($16::text[]) AS evidence
+                        UNNEST($15::text[]) AS actor, UNNEST($16::text[]) AS evidence, UNNEST($17::text[]) AS kept
              ), moved AS (
                  UPDATE sagas
                  SET version = new.version, status = new.status, step = new.step, cause = new.cause,
                      reason = new.reason, deadline_at = new.deadline_at, updated_at = new.updated_at,
-                     resolved_by_hand = new.resolved_by_hand,
+                     resolved_by_hand = new.resolved_by_hand, kept = new.kept::json,
                      -- A move that stays where it is (operator.retried) goes on counting.
                      attempts = CASE WHEN sagas.step = new.step THEN attempts ELSE 0 END,
-                     next_attempt_at = LEAST(now() + $12 * interval '1 ms', new.deadline_at),
+                     next_attempt_at = LEAST(now() + new.resend_first, new.deadline_at),
                      -- Nearly always unchanged, which spares all indexes a new entry.
-                     sweep_at = LEAST(sweep_at, now() + $12 * interval '1 ms', new.deadline_at),
+                     sweep_at = LEAST(sweep_at, now() + new.resend_first, new.deadline_at),
                      needs_attention_since = CASE WHEN sagas.step = new.step THEN needs_attention_since END,
                      attention_reason = CASE WHEN sagas.step = new.step THEN attention_reason END
                  FROM new WHERE sagas.saga_id = new.saga_id AND sagas.version = new.version - 1
@@ -95,18 +99,19 @@ impl Table for Sagas {
         .bind(entries().map(|e| &*e.input).collect::<Vec<_>>())
         .bind(entries().map(|e| e.event_id.map(Uuid::from)).collect::<Vec<_>>())
         .bind(entries().map(|e| e.reason.as_deref()).collect::<Vec<_>>())
-        .bind(milliseconds(self.resend_first))
+        .bind(sagas().map(|s| milliseconds(s.flow.repeat.first)).collect::<Vec<_>>())
         .bind(sagas().map(|s| s.resolved_by_hand).collect::<Vec<_>>())
         .bind(entries().map(|e| e.at).collect::<Vec<_>>())
         .bind(entries().map(|e| e.operator.as_ref().map(|o| o.by.as_str())).collect::<Vec<_>>())
-        .bind(entries().map(|e| Some(e.operator.as_ref()?.act.settled()?.evidence.as_str())).collect::<Vec<_>>());
+        .bind(entries().map(|e| Some(e.operator.as_ref()?.act.settled()?.evidence.as_str())).collect::<Vec<_>>())
+        .bind(sagas().map(|s| (!s.kept.is_empty()).then(|| s.kept.to_json())).collect::<Vec<_>>());
         let moved = ids(&self.session.rows(update).await?)?;
         let stored = sagas().filter(|saga| moved.contains(&saga.saga_id));
         Ok(stored.map(|saga| (saga.saga_id, Stored::Saga(Box::new(saga.clone())))).collect())
     }
 
     async fn read(&self, sagas: Vec<SagaId>) -> Result<HashMap<SagaId, Stored>, StoreError> {
-        to_sagas(&self.session.rows(wanted(sagas)).await?)
+        to_sagas(&self.flows, &self.session.rows(wanted(sagas)).await?)
     }
 
     async fn held(&self, sagas: Vec<SagaId>) -> Result<HashSet<SagaId>, StoreError> {
@@ -132,67 +137,68 @@ pub struct Due {
     pub now: Timestamp,
 }
 
-/// How repetitions are spaced, and when they become remarkable.
-#[derive(Debug, Clone, Copy)]
-pub struct Resending {
-    pub first: Duration,
-    pub most: Duration,
-    pub attention_after: u32,
-}
-
-/// Claims up to `limit` due sagas: notes the attempt and when the next one is due, so that no other instance
-/// repeats the same. All by the database's clock. Sagas of a definition that this release does not know are left
-/// to a release that does. A claimed row that can't be read is an error of its own.
+/// Claims up to `limit` due sagas of one flow, by these versions of it: notes the attempt and when the next one is due, so
+/// that no other instance repeats the same. All by the database's clock. Sagas of a version that this release does not
+/// know are left to a release that does. A claimed row that can't be read is an error of its own.
 pub async fn claim_due(
     session: &Session,
+    flows: &Flows,
     limit: i64,
-    resending: Resending,
+    versions: &[Arc<Flow>],
 ) -> Result<Vec<Result<Due, StoreError>>, StoreError> {
+    let Some(name) = versions.first().map(|flow| flow.name.as_str()) else { return Ok(Vec::new()) };
     let claim = sqlx::query(
-        "WITH early AS (
+        "WITH known AS (
+             SELECT UNNEST($3::int[]) AS definition_version, UNNEST($4::float8[]) AS first, UNNEST($5::float8[]) AS most,
+                    UNNEST($6::int[]) AS attention_after
+         ), early AS (
              -- They have moved since they were noted to be looked at now.
              SELECT saga_id FROM sagas
              WHERE status IN ('RUNNING', 'COMPENSATING') AND sweep_at <= now() AND next_attempt_at > now()
+               AND definition = $2
              LIMIT 10000
              FOR UPDATE SKIP LOCKED
          ), put_off AS (
              UPDATE sagas SET sweep_at = next_attempt_at FROM early WHERE sagas.saga_id = early.saga_id
          ), due AS (
-             SELECT saga_id, LEAST(
-                 now() + LEAST($2 * power(2, LEAST(attempts + 1, 20)), $3) * (1 - 0.25 * random()) * interval '1 ms',
-                 CASE WHEN deadline_at > now() THEN deadline_at END) AS again_at
+             SELECT saga_id, definition_version, attempts + 1 AS tries, deadline_at
              FROM sagas
              WHERE status IN ('RUNNING', 'COMPENSATING') AND sweep_at <= now() AND next_attempt_at <= now()
-               AND (definition, definition_version) IN (SELECT * FROM UNNEST($5::text[], $6::int[]))
+               AND definition = $2 AND definition_version = ANY($3)
              ORDER BY sweep_at LIMIT $1
              FOR UPDATE SKIP LOCKED
+         ), spaced AS (
+             SELECT saga_id, tries, tries >= attention_after AND deadline_at IS NULL AS is_remarkable, LEAST(
+                 now() + LEAST(first * power(2, LEAST(tries, 20)), most) * (1 - 0.25 * random()) * interval '1 ms',
+                 CASE WHEN deadline_at > now() THEN deadline_at END) AS again_at
+             FROM due JOIN known USING (definition_version)
          )
          UPDATE sagas
-         SET attempts = attempts + 1, next_attempt_at = again_at, sweep_at = again_at,
+         SET attempts = tries, next_attempt_at = again_at, sweep_at = again_at,
              needs_attention_since = CASE
-                 WHEN deadline_at IS NULL AND attempts + 1 >= $4 THEN COALESCE(needs_attention_since, now())
+                 WHEN is_remarkable THEN COALESCE(needs_attention_since, now())
                  ELSE needs_attention_since END,
              attention_reason = CASE
-                 WHEN deadline_at IS NULL AND attempts + 1 >= $4
-                 THEN COALESCE(attention_reason, format('%s was repeated %s times without success', step, attempts + 1))
+                 WHEN is_remarkable
+                 THEN COALESCE(attention_reason, format('%s was repeated %s times without success', step, tries))
                  ELSE attention_reason END
-         FROM due WHERE sagas.saga_id = due.saga_id
+         FROM spaced WHERE sagas.saga_id = spaced.saga_id
          RETURNING sagas.saga_id, order_id, user_id, total_amount, currency, status, step, cause, reason,
                    force_payment_fail, force_inventory_fail, definition, definition_version, version, deadline_at,
                    expires_at, needs_attention_since, attention_reason, resolved_by_hand, traceparent, created_at,
-                   updated_at, COALESCE(deadline_at <= now(), false) AS deadline_passed,
+                   updated_at, input::text, kept::text, COALESCE(deadline_at <= now(), false) AS deadline_passed,
                    COALESCE(needs_attention_since = now(), false) AS newly_needs_attention, now() AS now",
     )
     .bind(limit)
-    .bind(milliseconds(resending.first))
-    .bind(milliseconds(resending.most))
-    .bind(i32::try_from(resending.attention_after).unwrap_or(i32::MAX))
-    .bind(flows::built_in().iter().map(|flow| flow.name.as_str()).collect::<Vec<_>>())
-    .bind(flows::built_in().iter().map(|flow| flow.version).collect::<Vec<_>>());
+    .bind(name)
+    .bind(versions.iter().map(|flow| flow.version).collect::<Vec<_>>())
+    .bind(versions.iter().map(|flow| milliseconds(flow.repeat.first)).collect::<Vec<_>>())
+    .bind(versions.iter().map(|flow| milliseconds(flow.repeat.most)).collect::<Vec<_>>())
+    .bind(versions.iter().map(|flow| flow.repeat.attention_after.try_into().unwrap_or(i32::MAX)).collect::<Vec<i32>>());
     let due = session.rows(claim).await?;
     let due = due.iter().map(|row| {
         Ok(Due {
-            saga: from_row(row)?,
+            saga: from_row(flows, row)?,
             newly_needs_attention: row.try_get("newly_needs_attention")?,
             deadline_passed: row.try_get("deadline_passed")?,
             now: row.try_get("now")?,
@@ -233,9 +239,9 @@ impl Batch for IgnoredInputs {
 }
 
 /// Reads a saga.
-pub async fn read(database: impl PgExecutor<'_>, saga_id: SagaId) -> Result<Option<Stored>, StoreError> {
+pub async fn read(database: impl PgExecutor<'_>, flows: &Flows, saga_id: SagaId) -> Result<Option<Stored>, StoreError> {
     let rows = wanted(vec![saga_id]).fetch_all(database).await?;
-    Ok(to_sagas(&rows)?.remove(&saga_id))
+    Ok(to_sagas(flows, &rows)?.remove(&saga_id))
 }
 
 fn wanted(sagas: Vec<SagaId>) -> Query<'static, Postgres, PgArguments> {
@@ -244,14 +250,15 @@ fn wanted(sagas: Vec<SagaId>) -> Query<'static, Postgres, PgArguments> {
     sqlx::query(
         "SELECT saga_id, order_id, user_id, total_amount, currency, status, step, cause, reason, force_payment_fail,
                 force_inventory_fail, definition, definition_version, version, deadline_at, expires_at,
-                needs_attention_since, attention_reason, resolved_by_hand, traceparent, created_at, updated_at
+                needs_attention_since, attention_reason, resolved_by_hand, traceparent, created_at, updated_at,
+                input::text, kept::text
          FROM sagas WHERE saga_id = ANY($1)",
     )
     .bind(ids)
 }
 
-fn to_sagas(rows: &[PgRow]) -> Result<HashMap<SagaId, Stored>, StoreError> {
-    rows.iter().map(|row| Ok((row.try_get::<Uuid, _>("saga_id")?.into(), from_row(row)?))).collect()
+fn to_sagas(flows: &Flows, rows: &[PgRow]) -> Result<HashMap<SagaId, Stored>, StoreError> {
+    rows.iter().map(|row| Ok((row.try_get::<Uuid, _>("saga_id")?.into(), from_row(flows, row)?))).collect()
 }
 
 /// The sagas that a statement names in its first column.
@@ -259,32 +266,24 @@ fn ids(rows: &[PgRow]) -> Result<HashSet<SagaId>, StoreError> {
     rows.iter().map(|row| Ok(row.try_get::<Uuid, _>(0)?.into())).collect()
 }
 
-fn from_row(row: &PgRow) -> Result<Stored, StoreError> {
+fn from_row(flows: &Flows, row: &PgRow) -> Result<Stored, StoreError> {
     let unreadable = |why: String| StoreError::Refused(format!("a row of sagas can't be read: {why}").into());
     let (name, version) = (row.try_get::<&str, _>("definition")?, row.try_get("definition_version")?);
-    let Some(flow) = flows::find(name, version) else {
+    let Some(flow) = flows.find(name, version) else {
         let saga_id = row.try_get::<Uuid, _>("saga_id")?.into();
         return Ok(Stored::UnknownDefinition { saga_id, name: name.to_owned(), version });
     };
     let (status, step, cause) = (row.try_get("status")?, row.try_get("step")?, row.try_get("cause")?);
-    let currency = row.try_get::<&str, _>("currency")?.parse();
-    let amount: Decimal = row.try_get("total_amount")?;
-    let user_id = UserId::try_from(row.try_get::<String, _>("user_id")?);
+    let kept = row.try_get::<Option<&str>, _>("kept")?.map_or_else(|| Ok(Kept::default()), Kept::parse);
     Ok(Stored::Saga(Box::new(Saga {
         saga_id: row.try_get::<Uuid, _>("saga_id")?.into(),
         order_id: row.try_get::<Uuid, _>("order_id")?.into(),
         version: row.try_get("version")?,
         state: State::parse(&flow, status, step, cause).map_err(|error| unreadable(error.to_string()))?,
-        flow,
         reason: row.try_get("reason")?,
-        checkout: Checkout {
-            user_id: user_id.map_err(|error| unreadable(error.to_string()))?,
-            money: currency
-                .and_then(|currency| Money::new(amount, currency))
-                .map_err(|error| unreadable(error.to_string()))?,
-            force_payment_fail: row.try_get("force_payment_fail")?,
-            force_inventory_fail: row.try_get("force_inventory_fail")?,
-        },
+        request: Arc::new(request(&flow, row)?),
+        kept: kept.map_err(|error| unreadable(error.to_string()))?,
+        flow,
         deadline: row.try_get("deadline_at")?,
         expires_at: row.try_get("expires_at")?,
         attention: row
@@ -299,6 +298,25 @@ fn from_row(row: &PgRow) -> Result<Stored, StoreError> {
         created_at: row.try_get("created_at")?,
         updated_at: row.try_get("updated_at")?,
     })))
+}
+
+/// What a saga was started by. That of a checkout has columns of its own, so that people can search it.
+fn request(flow: &Flow, row: &PgRow) -> Result<Request, StoreError> {
+    let unreadable = |why: String| StoreError::Refused(format!("the input of a saga can't be read: {why}").into());
+    if let Some(input) = row.try_get::<Option<&str>, _>("input")? {
+        return flow.read_stored_start(input).map_err(|misfit| unreadable(misfit.to_string()));
+    }
+    let currency = row.try_get::<&str, _>("currency")?.parse();
+    let amount: Decimal = row.try_get("total_amount")?;
+    let user_id = UserId::try_from(row.try_get::<String, _>("user_id")?);
+    let money = currency.and_then(|currency| Money::new(amount, currency));
+    let checkout = Checkout {
+        user_id: user_id.map_err(|error| unreadable(error.to_string()))?,
+        money: money.map_err(|error| unreadable(error.to_string()))?,
+        force_payment_fail: row.try_get("force_payment_fail")?,
+        force_inventory_fail: row.try_get("force_inventory_fail")?,
+    };
+    Ok(checkout.into())
 }
 
 /// For Postgres to multiply an interval with.

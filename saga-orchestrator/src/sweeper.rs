@@ -12,18 +12,13 @@ use tracing::{debug, error, info, warn};
 use crate::SagaSettings;
 use crate::coordinator::Coordinator;
 use crate::saga::Input;
-use crate::store::{Due, Resending, Stored, claim_due};
+use crate::store::{Due, Stored, claim_due};
 
 /// How often the sweeper looks. A look that finds nothing reads one small index.
 const TICK: Duration = Duration::from_millis(250);
 
 /// Sweeps until `stop`.
 pub async fn run(coordinator: Arc<Coordinator>, session: Session, settings: &SagaSettings, stop: CancellationToken) {
-    let resending = Resending {
-        first: Duration::from_millis(settings.resend_first_ms.into()),
-        most: Duration::from_millis(settings.resend_max_ms.into()),
-        attention_after: settings.attention_after,
-    };
     let limit = (f64::from(settings.resend_per_second) * TICK.as_secs_f64()).ceil().max(1.0) as i64;
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -36,17 +31,18 @@ pub async fn run(coordinator: Arc<Coordinator>, session: Session, settings: &Sag
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let claimed = tokio::select! {
-            () = stop.cancelled() => return,
-            claimed = within_limit(claim_due(&session, limit, resending)) => claimed,
-        };
-        let failure = match claimed {
-            Ok(due) => {
-                due.into_iter().for_each(|due| repeat(&coordinator, due));
-                None
+        let mut failure = None;
+        // Each flow by itself: sagas of one whose participant does not answer take nothing from the others.
+        for versions in coordinator.flows.by_name() {
+            let claimed = tokio::select! {
+                () = stop.cancelled() => return,
+                claimed = within_limit(claim_due(&session, &coordinator.flows, limit, &versions)) => claimed,
+            };
+            match claimed {
+                Ok(due) => due.into_iter().for_each(|due| repeat(&coordinator, due)),
+                Err(error) => failure = Some(error),
             }
-            Err(error) => Some(error),
-        };
+        }
         match &failure {
             Some(error) if sweeping => warn!(error = error.for_log(), "overdue sagas can't be looked for; trying on"),
             None if !sweeping => info!("overdue sagas are looked for again"),

@@ -93,12 +93,13 @@ fn a_command_that_the_flow_file_describes_has_the_bytes_of_its_type() {
     let mut seen = 0;
     for saga in sagas() {
         let Effect::Send(record) = saga.effect() else { continue };
-        let Checkout { user_id, money, force_payment_fail, force_inventory_fail } = saga.checkout.clone();
+        let (user_id, money) = (saga.request.owner.clone(), saga.request.money.unwrap());
+        let forced = |field| saga.request.input.is_set(field);
         let reason = || saga.cause().unwrap().to_owned();
         let expected = match saga.step_name() {
-            "PAYMENT_CHARGE" => typed(&saga, ChargePayment { user_id, money, force_fail: force_payment_fail }),
+            "PAYMENT_CHARGE" => typed(&saga, ChargePayment { user_id, money, force_fail: forced("forcePaymentFail") }),
             "PAYMENT_REFUND" => typed(&saga, RefundPayment { money, reason: reason() }),
-            "INVENTORY_RESERVE" => typed(&saga, ReserveInventory { force_fail: force_inventory_fail }),
+            "INVENTORY_RESERVE" => typed(&saga, ReserveInventory { force_fail: forced("forceInventoryFail") }),
             "INVENTORY_RELEASE" => typed(&saga, ReleaseInventory { reason: reason() }),
             other => panic!("{other} sends a command that has no type here"),
         };

@@ -162,6 +162,7 @@ impl Metrics {
     /// All of it, in Prometheus' text format.
     pub async fn text(&self) -> String {
         self.process.look();
+        self.kafka.look();
         let looks = self.looks.read().unwrap_or_else(PoisonError::into_inner).clone();
         join_all(looks.iter().map(|look| tokio::time::timeout(LOOK_LIMIT, look()))).await;
         let mut text = Vec::new();
@@ -190,9 +191,9 @@ impl Metrics {
         self.kafka.records(topic)
     }
 
-    /// Whether a consumer gets on.
-    pub(crate) fn kafka_consumer(&self) -> ConsumerMetrics {
-        self.kafka.consumer(&self.registry)
+    /// Those of one more consumer: `gets_on` is asked before they are shown.
+    pub(crate) fn kafka_consumer(&self, gets_on: impl Fn() -> bool + Send + Sync + 'static) -> ConsumerMetrics {
+        self.kafka.consumer(&self.registry, gets_on)
     }
 }
 

@@ -210,7 +210,7 @@ fn wrongly_held(databases: &Databases, index: usize, saga: &Saga) -> Option<Stri
     if moved != expected {
         return Some(format!("payment {payment_is:?}, but the ledger has {:?}", gateway.ledger));
     }
-    let money = saga.checkout.money;
+    let money = saga.request.money.expect("every checkout is about money");
     let amounts = gateway.ledger.iter().map(|(_, amount)| *amount).chain(payment.map(|payment| payment.money));
     let mut amounts = amounts.chain(order.and_then(|order| order.contents.as_ref()).map(|contents| contents.money));
     let owners = [order.and_then(|o| o.saga_id), payment.map(|p| p.saga_id), reservation.map(|r| r.saga_id)];

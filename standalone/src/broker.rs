@@ -8,19 +8,22 @@
 //!   (librdkafka's `rdkafka_mock.c`). It is for trying the platform, not for a backlog.
 //! - A waiting fetch is not woken by a new record: it is answered when its wait is over. Consumers of this
 //!   broker need a low `fetch.wait.max.ms`, which is their latency.
-//! - No admin API: topics can only be created here. One that a client merely asks for springs up with four
+//! - No admin API: topics can only be created here, also those of users' flows (`topic_creation`). One that a client merely asks for springs up with four
 //!   partitions, so a missing topic is not noticed.
+
+use std::sync::Arc;
 
 use rdkafka::ClientConfig;
 use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaType;
+use service_runtime::kafka::TopicCreation;
 
 /// A running broker. It ends when the value is dropped.
 pub struct EmbeddedBroker {
     /// The mock broker is a part of this otherwise idle client and is destroyed with it.
-    client: Client<DefaultClientContext>,
+    client: Arc<Client<DefaultClientContext>>,
     bootstrap_servers: String,
 }
 
@@ -55,7 +58,7 @@ impl EmbeddedBroker {
         }
         let bootstrap_servers = cluster.bootstrap_servers();
         drop(cluster);
-        Ok(EmbeddedBroker { client, bootstrap_servers })
+        Ok(EmbeddedBroker { client: Arc::new(client), bootstrap_servers })
     }
 
     /// Whether a topic's first `partitions` partitions have a leader. Without one they take no record, as when the
@@ -70,6 +73,21 @@ impl EmbeddedBroker {
             cluster.partition_leader(topic, partition, available.then_some(1)).map_err(failed)?;
         }
         Ok(())
+    }
+
+    /// How a service that runs beside it creates topics on it.
+    pub fn topic_creation(&self) -> TopicCreation {
+        let client = Arc::downgrade(&self.client);
+        TopicCreation::by(move |topic, partitions| {
+            let Some(client) = client.upgrade() else { return Err("the embedded broker has stopped".to_owned()) };
+            let Some(cluster) = client.mock_cluster() else { return Err("there is no embedded broker".to_owned()) };
+            match cluster.create_topic(topic, partitions, 1) {
+                Err(error) if error.rdkafka_error_code() != Some(RDKafkaErrorCode::TopicAlreadyExists) => {
+                    Err(error.to_string())
+                }
+                _ => Ok(()),
+            }
+        })
     }
 
     /// `127.0.0.1:<port>`, for `bootstrap.servers`.

@@ -182,7 +182,12 @@ impl Platform {
         let stop_limit = HttpSettings::try_from(&orchestrator)?.stop_limit() + SERVICES_STOP_LIMIT;
         let threads = Threads::try_from(&order)?;
         let (order, payment) = ((&order).try_into()?, (&payment).try_into()?);
-        let (inventory, orchestrator) = ((&inventory).try_into()?, (&orchestrator).try_into()?);
+        let inventory = (&inventory).try_into()?;
+        let orchestrator = saga_orchestrator::Config::try_from(&orchestrator)?;
+        let orchestrator = match &broker {
+            Some(broker) => orchestrator.with_topic_creation(broker.topic_creation()),
+            None => orchestrator,
+        };
 
         let mut services = JoinSet::new();
         let token = || stop.clone();
@@ -363,6 +368,7 @@ async fn start_kafka(
 async fn create_missing_topics(bootstrap_servers: &str, topic_prefix: &str) -> Result<(), Fatal> {
     let plan = Plan {
         kafka: KafkaSettings::at(bootstrap_servers, topic_prefix)?,
+        topics: Vec::new(),
         partitions: None,
         grow: false,
         replication_factor: BROKERS_DEFAULT,

@@ -65,6 +65,31 @@ async fn a_topic_that_a_broker_has_made_by_itself_sets_no_example() -> Result<()
 }
 
 #[tokio::test]
+async fn the_topics_of_flows_are_created_and_grown_with_the_platforms() -> Result<()> {
+    let Some(topics) = topics().await? else { return Ok(()) };
+    let flow = ["--topic", "trip.replies", "--topic", "trip.hotel.book.command"];
+    let made = topics.init(&[&flow[..], &["--partitions", "2"]].concat()).await?;
+    ensure!(made.code == 0 && made.stdout.contains("23 created"), "{made:?}");
+    for topic in ["trip.replies", "trip.replies.dlq", "trip.hotel.book.command"] {
+        assert_eq!(topics.partitions(topic).await?, Some(2), "{topic}");
+    }
+    let again = topics.init(&flow).await?;
+    ensure!(again.code == 0 && again.stdout.contains("23 there already"), "{again:?}");
+
+    let without = topics.init(&["--partitions", "4", "--grow"]).await?;
+    let hint = format!("left as they are: {}trip.replies. If", topics.prefix());
+    ensure!(without.code == 0 && without.stdout.contains(&hint), "{without:?}");
+    assert_eq!(topics.partitions("trip.replies").await?, Some(2));
+    fails(&topics.init(&flow).await?, &["4 partitions are wanted", "trip.replies has 2"])?;
+
+    topics.publish("trip.replies", b"{}").await?;
+    let grow = [&flow[..], &["--partitions", "4", "--grow"]].concat();
+    fails(&topics.init(&grow).await?, &["1 records are not done by saga-orchestrator.flows"])?;
+    assert_eq!(topics.partitions("trip.replies").await?, Some(2));
+    Ok(())
+}
+
+#[tokio::test]
 async fn partitions_are_added_while_nothing_is_under_way_and_never_removed() -> Result<()> {
     let Some(topics) = topics().await? else { return Ok(()) };
     let made = topics.init(&["--partitions", "2"]).await?;

@@ -1,8 +1,10 @@
 //! The rules of the order service: what may be repeated, what contradicts, and who may move an order.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use e2e_tests::Service::Order;
-use e2e_tests::{Client, id, shared};
+use e2e_tests::{Client, Samples, Services, id, shared};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -174,6 +176,50 @@ async fn invalid_requests_about_orders_are_answered_with_the_field_and_the_rule(
         let mut body = order(Uuid::now_v7());
         body[field] = value;
         client.post(Order, "/orders", &body).await?.is_problem(422, &words)?;
+    }
+    Ok(())
+}
+
+/// How many connections of its pool the order service uses.
+async fn pool_in_use(client: &Client) -> Result<f64> {
+    Samples::of(client, Order).await?.value(r#"database_pool_connections{state="in_use"}"#)
+}
+
+#[tokio::test]
+async fn a_large_batch_leaves_the_pool_to_others() -> Result<()> {
+    let services = Services::start(&[]).await?;
+    let client = services.client()?;
+    let orders: Vec<Uuid> = (0..500).map(|_| Uuid::now_v7()).collect();
+    let insert = "INSERT INTO orders (order_id, saga_id, status, created_at, updated_at)
+                  SELECT id, id, 'CANCELLED', now(), now() FROM UNNEST($1::uuid[]) AS id";
+    let read = |id: &Uuid| json!({"method": "GET", "path": format!("/orders/{id}"), "body": null});
+    let cancel = |id: &Uuid| {
+        let body = json!({"status": "CANCELLED", "sagaId": id});
+        json!({"method": "PATCH", "path": status_path(*id), "body": body})
+    };
+    // The statements of each batch wait: the reads for a lock on the table, the cancels for others' rows that are not
+    // committed. Rolled back, the latter are not there.
+    for (lock, batch, status) in [
+        ("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE", orders.iter().map(read).collect::<Value>(), 404),
+        (insert, orders.iter().map(cancel).collect(), 200),
+    ] {
+        let mut other = client.databases.order.begin().await?;
+        let held = sqlx::query(lock);
+        if lock == insert { held.bind(&orders) } else { held }.execute(&mut *other).await?;
+        let answers = tokio::spawn({
+            let client = client.clone();
+            async move { client.post(Order, "/batch", &batch).await }
+        });
+        tokio::time::sleep(Duration::from_secs(2)).await;
+
+        let (in_use, is_waiting) = (pool_in_use(&client).await?, !answers.is_finished());
+
+        other.rollback().await?;
+        assert!(is_waiting && in_use <= 1.0, "{lock}: {in_use} of the pool's connections are in use");
+        let answers = answers.await??.json()?;
+        let answers = answers.as_array().map_or(&[][..], Vec::as_slice);
+        assert_eq!(answers.len(), orders.len());
+        assert!(answers.iter().all(|answer| answer["status"] == status), "{:?}", answers.first());
     }
     Ok(())
 }

@@ -180,12 +180,11 @@ async fn a_wrong_reply_is_set_aside_with_the_reason_and_does_not_move_the_trip()
         (reply(&|_| ()), "exploded", "trip.hotel.exploded"),
         (b"{".to_vec(), "booked", ""),
     ] {
-        let headers = BTreeMap::from([("ce_type".to_owned(), format!("trip.hotel.{event}"))]);
-        let wrong = Seen { partition: 0, offset: 0, key: saga_id.to_string(), body, headers };
-        let place = client.kafka.publish_again("trip.replies", &wrong).await?;
+        let (event, key) = (format!("trip.hotel.{event}"), saga_id.to_string());
+        let place = client.kafka.publish_event("trip.replies", &event, &key, &body).await?;
         let letter = client.kafka.dead_letter("trip.replies", place).await?;
 
-        assert_eq!(letter.body, wrong.body);
+        assert_eq!(letter.body, body);
         let why = letter.headers.get("dlq_error").context("a reason")?;
         ensure!(!why.is_empty() && why.contains(word), "no {word:?} in {why:?}");
         platform.stands_at(saga_id, "HOTEL_BOOK").await?;

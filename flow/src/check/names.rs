@@ -28,8 +28,11 @@ const RESERVED: [&str; 14] = [
 /// Those of them whose commands a user's flow may send: the participants that come with the platform.
 const OUR_PARTICIPANTS: [&str; 5] = ["payment", "inventory", "fraud", "fulfilment", "notification"];
 
+/// Takes the saga's money.
+const CREATES_ORDER: &str = "order.create";
+
 /// What the order service does by an HTTP call.
-const ACTIONS: [&str; 5] = ["order.create", "order.confirm", "order.cancel", "order.close", "order.in-transit"];
+const ACTIONS: [&str; 5] = [CREATES_ORDER, "order.confirm", "order.cancel", "order.close", "order.in-transit"];
 
 /// What stands in `sagas.step` besides steps.
 const ENDS: [&str; 3] = ["COMPLETED", "TIMED_OUT", "CANCELLED"];
@@ -48,6 +51,10 @@ pub fn check(file: &FlowFile, origin: Origin, findings: &mut Findings) {
     for ask in asks(file) {
         match (&ask.topic, &ask.action) {
             (Some(_), None) => {}
+            (None, Some(action)) if action.value == CREATES_ORDER && file.start.money.is_none() => {
+                let message = format!("`{CREATES_ORDER}` creates an order about money: `start` has to name it");
+                findings.report(action.at, Rule::Slot, message);
+            }
             (None, Some(action)) if ACTIONS.contains(&action.as_str()) => {}
             (None, Some(action)) => {
                 let message = format!("`{}` is no built-in action: {}", action.value, ACTIONS.join(", "));

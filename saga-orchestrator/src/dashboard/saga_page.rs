@@ -73,8 +73,6 @@ pub async fn find(
 }
 
 fn head(saga: &SagaBody) -> Markup {
-    let running = saga.status == "RUNNING";
-    let before_pivot = running && saga.step != "ORDER_CONFIRM";
     html! {
         div.head {
             div {
@@ -82,7 +80,7 @@ fn head(saga: &SagaBody) -> Markup {
                 p.money { (saga.total_amount) " " (saga.currency) " · " span.user { (saga.user_id) } }
             }
             div.buttons {
-                @if before_pivot || saga.status == "COMPENSATING" { button type="button" data-open="act-cancel" { "Cancel" } }
+                @if saga.may_be_cancelled { button type="button" data-open="act-cancel" { "Cancel" } }
                 @if saga.pending.is_some() { button type="button" data-open="act-retry" { "Retry now" } }
                 @if saga.needs_attention.is_some() && saga.status == "COMPENSATING" {
                     button.danger type="button" data-open="act-resolve" { "Resolve by hand" }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::{places, word};
+use crate::registry::Flows;
 use crate::store::{Unfinished, unfinished};
 
 /// Until what was read is read again.
@@ -30,10 +31,10 @@ struct Standing {
 }
 
 /// Has them shown with the metrics.
-pub fn show(metrics: &Metrics, pool: PgPool) {
+pub fn show(metrics: &Metrics, pool: PgPool, flows: Arc<Flows>) {
     let standing = Arc::new(Mutex::new(Standing::new(metrics)));
     metrics.before_shown(move || {
-        let (standing, pool) = (standing.clone(), pool.clone());
+        let (standing, pool, flows) = (standing.clone(), pool.clone(), flows.clone());
         Box::pin(async move {
             // Who comes meanwhile waits, and is shown the same.
             let mut standing = standing.lock().await;
@@ -41,7 +42,7 @@ pub fn show(metrics: &Metrics, pool: PgPool) {
                 return;
             }
             standing.asked = Some(Instant::now());
-            match again_if_lost(|| unfinished(&pool)).await {
+            match again_if_lost(|| unfinished(&pool, &flows)).await {
                 Ok(found) => standing.note(&found),
                 Err(error) => debug!(error = error.for_log(), "unfinished sagas can't be counted"),
             }

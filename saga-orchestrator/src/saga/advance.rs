@@ -4,11 +4,11 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use faults::Bug;
-use flow::{Flow, Happened, State};
+use flow::{Flow, Happened, Kept, Request, State};
 use messages::{EventId, OrderId, SagaId, Timestamp};
 
 use super::input::{Input, Operator, OperatorAct, Reply};
-use super::state::{Checkout, Saga};
+use super::state::Saga;
 
 /// A move: what to store. What to do then is told by the stored state itself: see [`super::effect`].
 #[derive(Debug, Clone, PartialEq)]
@@ -55,7 +55,7 @@ pub fn start(
     flow: Arc<Flow>,
     saga_id: SagaId,
     order_id: OrderId,
-    checkout: Checkout,
+    request: impl Into<Request>,
     expires_at: Timestamp,
     traceparent: Option<String>,
     now: Timestamp,
@@ -67,7 +67,8 @@ pub fn start(
         version: 0,
         state: State::START,
         reason: None,
-        checkout,
+        request: Arc::new(request.into()),
+        kept: Kept::default(),
         deadline: None,
         expires_at,
         attention: None,
@@ -103,7 +104,19 @@ pub fn advance(saga: &Saga, input: &Input, now: Timestamp) -> Result<Transition,
         // The row's times stay as well: they are a part of the messages that it repeats.
         return Ok(Transition { saga: Saga { version: entry.seq, ..saga.clone() }, entry });
     }
-    Ok(moved(saga, entry))
+    let transition = moved(saga, entry);
+    Ok(match kept(saga, input) {
+        Some(kept) => Transition { saga: Saga { kept, ..transition.saga }, ..transition },
+        None => transition,
+    })
+}
+
+/// What the saga has kept once this input has moved it; `None`: as before.
+fn kept(saga: &Saga, input: &Input) -> Option<Kept> {
+    let (Input::Reply(reply), State::Running { step }) = (input, saga.state) else { return None };
+    let step = &saga.flow.steps[step];
+    let fields = step.means(&reply.event)?.keep();
+    (!fields.is_empty()).then(|| saga.kept.with(&step.name, fields, &reply.values))
 }
 
 /// Where an input leads. `None`: it does not count here.
@@ -164,7 +177,7 @@ impl Reply {
     /// been charged, or somebody else's order, or for a command that the saga did not send.
     fn agrees_with(&self, saga: &Saga) -> Result<(), String> {
         let Some(message) = &self.message else { return Ok(()) };
-        let (order_id, money) = (saga.order_id, saga.checkout.money);
+        let (order_id, money) = (saga.order_id, saga.request.money);
         if message.order_id != order_id {
             return Err(format!("it is about order {}, its saga about order {order_id}", message.order_id));
         }
@@ -178,7 +191,8 @@ impl Reply {
         let is_answered = |(command, _): &(EventId, _)| message.causation_id == Some(*command);
         let answered = std::iter::once(first).chain(asked).find(is_answered);
         let (command, meaning) = answered.unwrap_or(first);
-        if let Err(other) = meaning.agrees(&self.values, Some(money)) {
+        if let Err(other) = meaning.agrees(&self.values, money) {
+            let money = money.map_or_else(|| "no money".to_owned(), |money| money.to_string());
             return Err(format!("it is about {other}, its saga about {money}"));
         }
         match message.causation_id {

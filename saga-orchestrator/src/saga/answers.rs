@@ -1,16 +1,17 @@
 //! What the other services' answers mean to a saga: participants' replies from Kafka, and the order service's
 //! answers over HTTP. Both are named as the flow's file names them.
 
-use flow::{Record, Value};
+use flow::{RawEvent, Record, Value};
 use messages::object::Object;
 use messages::{
-    Event, InventoryFailed, InventoryReleased, InventoryReserved, Message as _, PaymentCharged, PaymentFailed,
+    Event, InventoryFailed, InventoryReleased, InventoryReserved, Message as _, OrderId, PaymentCharged, PaymentFailed,
     PaymentRefunded,
 };
 use serde::Deserialize;
 
 use super::effect::OrderCall;
 use super::input::{MessageIds, Reply};
+use super::state::Saga;
 
 /// A reply of one of our own participants.
 impl From<Event> for Reply {
@@ -35,6 +36,33 @@ impl From<Event> for Reply {
         };
         Self { event: event.into(), values: Record(values), message }
     }
+}
+
+impl Reply {
+    /// A reply to a saga, read as its flow has it. `event` is the event's name.
+    ///
+    /// # Errors
+    /// The field that is missing or breaks its shape.
+    pub fn read(saga: &Saga, event: &str, raw: &RawEvent<'_>) -> Result<Self, String> {
+        let flow = &saga.flow;
+        let order_id = raw.subject(&flow.start.subject).map_err(|misfit| misfit.to_string())?;
+        let is_answered = |question| raw.causation_id.is_some() && saga.command_id_of(question) == raw.causation_id;
+        let mut meanings = flow.answered_by(event);
+        let first = meanings.next();
+        let (_, meaning) = match first {
+            // An event that nothing in the flow waits for is refused by the core, with its name.
+            None => return Ok(Self { message: Some(ids(raw, order_id)), ..Self::named(event.to_owned()) }),
+            Some(first) => {
+                std::iter::once(first).chain(meanings).find(|(asked, _)| is_answered(*asked)).unwrap_or(first)
+            }
+        };
+        let values = meaning.read(raw.payload).map_err(|misfit| format!("its payload breaks its shape: {misfit}"))?;
+        Ok(Self { event: event.to_owned().into(), values, message: Some(ids(raw, order_id)) })
+    }
+}
+
+fn ids(raw: &RawEvent<'_>, order_id: OrderId) -> MessageIds {
+    MessageIds { event_id: raw.event_id, order_id, causation_id: raw.causation_id }
 }
 
 #[derive(Deserialize)]

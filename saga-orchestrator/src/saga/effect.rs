@@ -4,10 +4,8 @@
 use flow::{Asked, Question, Slot, Source, Value, write_string};
 use messages::{Command, EventId, Money, OrderId, OutgoingRecord, SagaId, UserId};
 
-use super::state::{Checkout, Saga};
-
-/// The flow whose command ids are derived from topics, since sagas that earlier releases began are derived so.
-const IDS_BY_TOPIC: &str = "pay-first";
+use super::flows::PAY_FIRST;
+use super::state::Saga;
 
 /// The one thing that is to be done next.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,7 +56,8 @@ impl Saga {
     /// command: sent again, it keeps its id.
     pub(super) fn command_id_of(&self, question: Question<'_>) -> Option<EventId> {
         let Asked::Topic(topic) = &question.ask.of else { return None };
-        let what = if self.flow.name == IDS_BY_TOPIC { topic } else { question.name.as_str() };
+        // Those of sagas that earlier releases began are derived from topics.
+        let what = if self.flow.name == PAY_FIRST { topic } else { question.name.as_str() };
         Some(EventId::derived(self.saga_id, what))
     }
 
@@ -74,16 +73,30 @@ impl Saga {
     }
 
     /// Writes the value of a slot; false where there is none.
-    fn write(&self, slot: &Slot, body: &mut Vec<u8>) -> bool {
-        match &slot.source {
-            Source::Input(field) => return self.checkout.write(field, body),
-            Source::Subject => write_string(&self.order_id.to_string(), body),
-            Source::Owner => write_string(self.checkout.user_id.as_str(), body),
-            Source::Money => Value::Money(self.checkout.money).write(body),
-            Source::Cause => write_string(self.cause().unwrap_or_default(), body),
-            Source::Kept { .. } | Source::Reply(_) => return false,
-        }
-        true
+    pub fn write(&self, slot: &Slot, body: &mut Vec<u8>) -> bool {
+        let value = match &slot.source {
+            Source::Input(field) => self.request.input.get(field),
+            Source::Kept { step, field } => self.kept.get(step, field),
+            Source::Subject => {
+                write_string(&self.order_id.to_string(), body);
+                return true;
+            }
+            Source::Owner => {
+                write_string(self.request.owner.as_str(), body);
+                return true;
+            }
+            Source::Cause => {
+                write_string(self.cause().unwrap_or_default(), body);
+                return true;
+            }
+            Source::Money => {
+                let Some(money) = self.request.money else { return false };
+                Value::Money(money).write(body);
+                return true;
+            }
+            Source::Reply(_) => None,
+        };
+        value.inspect(|value| value.write(body)).is_some()
     }
 
     fn call(&self, action: &str) -> OrderCall {
@@ -93,24 +106,10 @@ impl Saga {
             "order.cancel" => OrderCall::Cancel { order_id, saga_id },
             // The other actions are in no flow that runs.
             _ => {
-                let (user_id, money) = (self.checkout.user_id.clone(), self.checkout.money);
+                let user_id = self.request.owner.clone();
+                let money = self.request.money.expect("the check of flows demands money where an order is created");
                 OrderCall::Create { order_id, saga_id, user_id, money }
             }
         }
-    }
-}
-
-impl Checkout {
-    /// Writes a field of the request as it was read; false where there is none of that name.
-    fn write(&self, field: &str, out: &mut Vec<u8>) -> bool {
-        match field {
-            "userId" => write_string(self.user_id.as_str(), out),
-            "totalAmount" => Value::Amount(self.money.amount()).write(out),
-            "currency" => write_string(self.money.currency().code(), out),
-            "forcePaymentFail" => Value::Flag(self.force_payment_fail).write(out),
-            "forceInventoryFail" => Value::Flag(self.force_inventory_fail).write(out),
-            _ => return false,
-        }
-        true
     }
 }

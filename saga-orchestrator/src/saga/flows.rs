@@ -5,29 +5,34 @@ use std::sync::{Arc, LazyLock};
 
 use flow::{Flow, Origin, check};
 
+/// The flow behind `POST /checkout`.
+pub const PAY_FIRST: &str = "pay-first";
+
+/// A built-in flow: its file and what it says.
+#[derive(Debug)]
+pub struct BuiltIn {
+    pub source: &'static str,
+    pub flow: Arc<Flow>,
+}
+
 /// Every built-in flow, checked once.
-static BUILT_IN: LazyLock<[Arc<Flow>; 1]> =
+static BUILT_IN: LazyLock<[BuiltIn; 1]> =
     LazyLock::new(|| [include_str!("../../../flows/pay-first.v1.yaml")].map(built_in_flow));
 
-fn built_in_flow(text: &str) -> Arc<Flow> {
-    match check(text, Origin::BuiltIn) {
-        Ok(flow) => flow,
+fn built_in_flow(source: &'static str) -> BuiltIn {
+    match check(source, Origin::BuiltIn) {
+        Ok(flow) => BuiltIn { source, flow },
         // The flow's own tests run before a release is made.
         Err(findings) => panic!("a built-in flow breaks a rule: {findings:?}"),
     }
 }
 
 /// Every built-in flow.
-pub fn built_in() -> &'static [Arc<Flow>] {
+pub fn built_in() -> &'static [BuiltIn] {
     BUILT_IN.as_slice()
 }
 
 /// The flow behind `POST /checkout`: charge, reserve, confirm.
 pub fn pay_first() -> Arc<Flow> {
-    BUILT_IN[0].clone()
-}
-
-/// The flow that a stored saga names, if this release knows it.
-pub fn find(name: &str, version: i32) -> Option<Arc<Flow>> {
-    BUILT_IN.iter().find(|flow| flow.name == name && flow.version == version).cloned()
+    BUILT_IN[0].flow.clone()
 }

@@ -2,7 +2,7 @@
 //! the result and then carries out what the stored state asks for.
 //!
 //! - [`flows`]: the flows that come with this release, each a file;
-//! - [`state`]: a saga, and what it knows;
+//! - [`state`]: a saga, and what it knows; [`checkout`]: what a checkout is started by;
 //! - [`input`]: what may happen to it;
 //! - [`mod@advance`]: every legal move, in one `match`;
 //! - [`answers`]: what the other services' answers mean;
@@ -10,16 +10,18 @@
 
 pub mod advance;
 pub mod answers;
+pub mod checkout;
 pub mod effect;
 pub mod flows;
 pub mod input;
 pub mod state;
 
 pub use advance::{HistoryEntry, Ignored, NoMove, Transition, advance, start};
+pub use checkout::Checkout;
 pub use effect::{Effect, OrderCall};
 pub use flow::State;
 pub use input::{Input, MessageIds, Operator, OperatorAct, Reply, Settled};
-pub use state::{Attention, Checkout, Saga};
+pub use state::{Attention, Saga};
 
 #[cfg(test)]
 pub mod tests;

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use flow::{Flow, State};
-use messages::{Money, OrderId, SagaId, Timestamp, UserId};
+use flow::{Flow, Kept, Request, State};
+use messages::{OrderId, SagaId, Timestamp};
 
 /// One run of a flow. In a checkout its subject is the order.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,7 +17,9 @@ pub struct Saga {
     pub state: State,
     /// Why it turned back, in words.
     pub reason: Option<String>,
-    pub checkout: Checkout,
+    pub request: Arc<Request>,
+    /// What is kept of the replies so far.
+    pub kept: Kept,
     /// When the pending step counts as timed out; `None` where nothing times out.
     pub deadline: Option<Timestamp>,
     /// When the saga as a whole has to have passed its pivot.
@@ -37,15 +39,6 @@ pub struct Saga {
 pub struct Attention {
     pub since: Timestamp,
     pub reason: String,
-}
-
-/// What the client asked for.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Checkout {
-    pub user_id: UserId,
-    pub money: Money,
-    pub force_payment_fail: bool,
-    pub force_inventory_fail: bool,
 }
 
 impl Saga {

@@ -109,7 +109,7 @@ fn answered(saga: &Saga, reply: Reply) -> Result<String, String> {
 fn as_asked(saga: &Saga) -> Reply {
     let Effect::Send(record) = saga.effect() else { panic!("a charge is a command") };
     let command: Envelope<ChargePayment> = Envelope::decode(&record.body).unwrap();
-    let charged = PaymentCharged { money: saga.checkout.money };
+    let charged = PaymentCharged { money: saga.request.money.unwrap() };
     Event::PaymentCharged(command.reply(charged, saga.updated_at)).into()
 }
 
@@ -328,7 +328,7 @@ fn a_state_asks_for_the_same_record_each_time() {
     assert_eq!(record.topic, ChargePayment::TOPIC.name());
     assert_eq!(record.key, saga.saga_id.to_string());
     let envelope: Envelope<ChargePayment> = Envelope::decode(&record.body).unwrap();
-    assert_eq!(envelope.payload.money, saga.checkout.money);
+    assert_eq!(envelope.payload.money, saga.request.money.unwrap());
 }
 
 #[test]

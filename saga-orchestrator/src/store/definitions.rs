@@ -21,32 +21,40 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// # Errors
 /// When one was changed under its version, or the database can't tell.
 pub async fn check_unchanged(pool: &PgPool) -> Result<(), Fatal> {
+    let noted = patiently(|| note(pool)).await?;
+    flows::built_in().iter().try_for_each(|built_in| unchanged(&built_in.flow, &noted))
+}
+
+/// Does what a start needs of a database that was there a moment ago: a busy one takes its time to connect.
+///
+/// # Errors
+/// When it refuses, or does not answer for long.
+pub async fn patiently<T, W: Future<Output = Result<T, StoreError>>>(work: impl Fn() -> W) -> Result<T, Fatal> {
     let mut tries = 0;
-    let noted = loop {
+    loop {
         tries += 1;
-        match within_limit(note(pool)).await {
-            Ok(noted) => break noted,
+        match within_limit(work()).await {
+            Ok(done) => return Ok(done),
             Err(error) if tries == TRIES => return Err(Fatal::new(error.to_string())),
             Err(error @ StoreError::Refused(_)) => return Err(Fatal::new(error.to_string())),
-            // It was there a moment ago: a busy one takes its time to connect.
             Err(error) => {
-                warn!(%error, "the definitions can't be looked up yet; trying again");
+                warn!(%error, "the flows can't be looked up yet; trying again");
                 tokio::time::sleep(PAUSE).await;
             }
         }
-    };
-    flows::built_in().iter().try_for_each(|flow| unchanged(flow, &noted))
+    }
 }
 
 /// Notes those that are new; answers all.
 async fn note(pool: &PgPool) -> Result<Vec<(String, i32, String)>, StoreError> {
+    let built_in = || flows::built_in().iter().map(|built_in| &built_in.flow);
     sqlx::query(
         "INSERT INTO definitions (name, version, steps) SELECT UNNEST($1::text[]), UNNEST($2::int[]), UNNEST($3::text[])
          ON CONFLICT DO NOTHING",
     )
-    .bind(flows::built_in().iter().map(|flow| flow.name.as_str()).collect::<Vec<_>>())
-    .bind(flows::built_in().iter().map(|flow| flow.version).collect::<Vec<_>>())
-    .bind(flows::built_in().iter().map(|flow| describe(flow)).collect::<Vec<_>>())
+    .bind(built_in().map(|flow| flow.name.as_str()).collect::<Vec<_>>())
+    .bind(built_in().map(|flow| flow.version).collect::<Vec<_>>())
+    .bind(built_in().map(|flow| describe(flow)).collect::<Vec<_>>())
     .execute(pool)
     .await?;
     Ok(sqlx::query_as("SELECT name, version, steps FROM definitions").fetch_all(pool).await?)

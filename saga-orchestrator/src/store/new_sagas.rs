@@ -1,6 +1,7 @@
 //! New sagas, and the idempotency keys that stand in their rows.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use messages::SagaId;
@@ -11,6 +12,9 @@ use sqlx::{PgPool, Row as _};
 
 use super::{Stored, from_row, ids, milliseconds, to_sagas, wanted};
 use crate::idempotency::IdempotencyKey;
+use crate::registry::Flows;
+use crate::saga::checkout::{FORCE_INVENTORY_FAIL, FORCE_PAYMENT_FAIL};
+use crate::saga::flows::PAY_FIRST;
 use crate::saga::{Saga, Transition};
 
 /// A saga to be stored, and the key under which its client may send it again.
@@ -31,8 +35,7 @@ pub enum Identity {
 /// New sagas. One whose key is taken is not stored: the saga that has it is found instead.
 pub struct NewSagas {
     pub session: Session,
-    /// When a new saga's first effect is repeated for the first time.
-    pub resend_first: Duration,
+    pub flows: Arc<Flows>,
 }
 
 impl Table for NewSagas {
@@ -44,7 +47,7 @@ impl Table for NewSagas {
     fn key(new: &NewSaga) -> Identity {
         let saga = &new.transition.saga;
         match &new.idempotency_key {
-            Some(key) => Identity::Key(saga.checkout.user_id.to_string(), key.clone()),
+            Some(key) => Identity::Key(saga.request.owner.to_string(), key.clone()),
             None => Identity::Saga(saga.saga_id),
         }
     }
@@ -60,14 +63,17 @@ impl Table for NewSagas {
                         UNNEST($10::text[]) AS definition, UNNEST($11::int[]) AS definition_version,
                         UNNEST($12::bigint[]) AS version, UNNEST($13::timestamptz[]) AS deadline_at,
                         UNNEST($14::timestamptz[]) AS expires_at, UNNEST($15::text[]) AS traceparent,
-                        UNNEST($16::timestamptz[]) AS created_at, UNNEST($18::text[]) AS idempotency_key
+                        UNNEST($16::timestamptz[]) AS created_at, UNNEST($18::text[]) AS idempotency_key,
+                        UNNEST($19::text[])::json AS input, UNNEST($17::float8[]) * interval '1 ms' AS resend_first
              ), stored AS (
                  INSERT INTO sagas (saga_id, order_id, user_id, total_amount, currency, status, step,
                                     force_payment_fail, force_inventory_fail, definition, definition_version, version,
-                                    deadline_at, expires_at, traceparent, created_at, idempotency_key, updated_at,
+                                    deadline_at, expires_at, traceparent, created_at, idempotency_key, input, updated_at,
                                     next_attempt_at, sweep_at)
-                 SELECT *, created_at, LEAST(now() + $17 * interval '1 ms', deadline_at),
-                        LEAST(now() + $17 * interval '1 ms', deadline_at)
+                 SELECT saga_id, order_id, user_id, total_amount, currency, status, step, force_payment_fail,
+                        force_inventory_fail, definition, definition_version, version, deadline_at, expires_at,
+                        traceparent, created_at, idempotency_key, input, created_at,
+                        LEAST(now() + resend_first, deadline_at), LEAST(now() + resend_first, deadline_at)
                  FROM new
                  -- Its id: an earlier try of this very saga. Its key: another request of the same client.
                  ON CONFLICT DO NOTHING
@@ -80,13 +86,13 @@ impl Table for NewSagas {
         )
         .bind(sagas().map(|s| s.saga_id.as_uuid()).collect::<Vec<_>>())
         .bind(sagas().map(|s| s.order_id.as_uuid()).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.checkout.user_id.as_str()).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.checkout.money.amount()).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.checkout.money.currency().code()).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.request.owner.as_str()).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.request.money.map(|money| money.amount())).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.request.money.map(|money| money.currency().code())).collect::<Vec<_>>())
         .bind(sagas().map(|s| s.state.status()).collect::<Vec<_>>())
         .bind(sagas().map(Saga::step_name).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.checkout.force_payment_fail).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.checkout.force_inventory_fail).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.request.input.is_set(FORCE_PAYMENT_FAIL)).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.request.input.is_set(FORCE_INVENTORY_FAIL)).collect::<Vec<_>>())
         .bind(sagas().map(|s| s.flow.name.as_str()).collect::<Vec<_>>())
         .bind(sagas().map(|s| s.flow.version).collect::<Vec<_>>())
         .bind(sagas().map(|s| s.version).collect::<Vec<_>>())
@@ -94,8 +100,9 @@ impl Table for NewSagas {
         .bind(sagas().map(|s| s.expires_at).collect::<Vec<_>>())
         .bind(sagas().map(|s| s.traceparent.as_deref()).collect::<Vec<_>>())
         .bind(sagas().map(|s| s.created_at).collect::<Vec<_>>())
-        .bind(milliseconds(self.resend_first))
-        .bind(new.iter().map(|new| new.idempotency_key.as_ref().map(IdempotencyKey::as_str)).collect::<Vec<_>>());
+        .bind(sagas().map(|s| milliseconds(s.flow.repeat.first)).collect::<Vec<_>>())
+        .bind(new.iter().map(|new| new.idempotency_key.as_ref().map(IdempotencyKey::as_str)).collect::<Vec<_>>())
+        .bind(sagas().map(input).collect::<Vec<_>>());
         let stored = ids(&self.session.rows(insert).await?)?;
         let stored = new.iter().filter(|new| stored.contains(&new.transition.saga.saga_id));
         Ok(stored.map(|new| (Self::key(new), Stored::Saga(Box::new(new.transition.saga.clone())))).collect())
@@ -115,35 +122,42 @@ impl Table for NewSagas {
         let mut found = HashMap::new();
         if !ids.is_empty() {
             found.extend(
-                to_sagas(&self.session.rows(wanted(ids)).await?)?
+                to_sagas(&self.flows, &self.session.rows(wanted(ids)).await?)?
                     .into_iter()
                     .map(|(id, saga)| (Identity::Saga(id), saga)),
             );
         }
         if !keys.is_empty() {
-            found.extend(read_keyed(&self.session, &users, &keys).await?);
+            found.extend(self.read_keyed(&users, &keys).await?);
         }
         Ok(found)
     }
 }
 
-/// Reads the sagas that have these users' keys.
-async fn read_keyed(session: &Session, users: &[&str], keys: &[&str]) -> Result<HashMap<Identity, Stored>, StoreError> {
-    let wanted = sqlx::query(
-        "SELECT saga_id, order_id, sagas.user_id, total_amount, currency, status, step, cause, reason,
-                force_payment_fail, force_inventory_fail, definition, definition_version, version, deadline_at,
-                expires_at, needs_attention_since, attention_reason, resolved_by_hand, traceparent, created_at,
-                updated_at, sagas.idempotency_key
-         FROM (SELECT UNNEST($1::text[]) AS user_id, UNNEST($2::text[]) AS idempotency_key) AS wanted
-         JOIN sagas ON sagas.user_id = wanted.user_id AND sagas.idempotency_key = wanted.idempotency_key",
-    )
-    .bind(users)
-    .bind(keys);
-    let rows = session.rows(wanted).await?;
-    let identity = |row: &PgRow| -> Result<Identity, StoreError> {
-        Ok(Identity::Key(row.try_get("user_id")?, IdempotencyKey::stored(row.try_get("idempotency_key")?)))
-    };
-    rows.iter().map(|row| Ok((identity(row)?, from_row(row)?))).collect()
+impl NewSagas {
+    /// Reads the sagas that have these users' keys.
+    async fn read_keyed(&self, users: &[&str], keys: &[&str]) -> Result<HashMap<Identity, Stored>, StoreError> {
+        let wanted = sqlx::query(
+            "SELECT saga_id, order_id, sagas.user_id, total_amount, currency, status, step, cause, reason,
+                    force_payment_fail, force_inventory_fail, definition, definition_version, version, deadline_at,
+                    expires_at, needs_attention_since, attention_reason, resolved_by_hand, traceparent, created_at,
+                    updated_at, input::text, kept::text, sagas.idempotency_key
+             FROM (SELECT UNNEST($1::text[]) AS user_id, UNNEST($2::text[]) AS idempotency_key) AS wanted
+             JOIN sagas ON sagas.user_id = wanted.user_id AND sagas.idempotency_key = wanted.idempotency_key",
+        )
+        .bind(users)
+        .bind(keys);
+        let rows = self.session.rows(wanted).await?;
+        let identity = |row: &PgRow| -> Result<Identity, StoreError> {
+            Ok(Identity::Key(row.try_get("user_id")?, IdempotencyKey::stored(row.try_get("idempotency_key")?)))
+        };
+        rows.iter().map(|row| Ok((identity(row)?, from_row(&self.flows, row)?))).collect()
+    }
+}
+
+/// What is stored of a request beside the columns that a checkout's has.
+fn input(saga: &Saga) -> Option<String> {
+    (saga.flow.name != PAY_FIRST).then(|| saga.request.input.to_json())
 }
 
 /// Forgets up to `limit` keys of sagas that ended longer than `retention` ago; answers how many it were. A saga

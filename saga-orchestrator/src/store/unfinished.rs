@@ -4,7 +4,7 @@
 use service_runtime::database::StoreError;
 use sqlx::{PgPool, Row as _};
 
-use crate::saga::flows;
+use crate::registry::Flows;
 
 /// The sagas at one place.
 #[derive(Debug)]
@@ -20,7 +20,8 @@ pub struct Unfinished {
 }
 
 /// One for each place where a saga stands.
-pub async fn unfinished(pool: &PgPool) -> Result<Vec<Unfinished>, StoreError> {
+pub async fn unfinished(pool: &PgPool, flows: &Flows) -> Result<Vec<Unfinished>, StoreError> {
+    let known = flows.all();
     let rows = sqlx::query(
         "SELECT status::text AS status, step, count(*) AS count, count(needs_attention_since) AS needing_attention,
                 count(*) FILTER (WHERE (definition, definition_version)
@@ -28,8 +29,8 @@ pub async fn unfinished(pool: &PgPool) -> Result<Vec<Unfinished>, StoreError> {
                 EXTRACT(epoch FROM now() - min(created_at))::float8 AS oldest_age_seconds
          FROM sagas WHERE status IN ('RUNNING', 'COMPENSATING') GROUP BY status, step",
     )
-    .bind(flows::built_in().iter().map(|flow| flow.name.as_str()).collect::<Vec<_>>())
-    .bind(flows::built_in().iter().map(|flow| flow.version).collect::<Vec<_>>())
+    .bind(known.iter().map(|flow| flow.name.as_str()).collect::<Vec<_>>())
+    .bind(known.iter().map(|flow| flow.version).collect::<Vec<_>>())
     .fetch_all(pool)
     .await?;
     let places = rows.iter().map(|row| {

@@ -263,7 +263,7 @@ pub async fn of_saga(
 ) -> Result<Response, Problem> {
     let saga_id = parse_id(&id)?;
     let known = last_event_id(&headers)?.unwrap_or(0);
-    if again_if_lost(|| store::read(&views.pool, saga_id)).await?.is_none() {
+    if again_if_lost(|| store::read(&views.pool, &views.flows, saga_id)).await?.is_none() {
         return Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no saga {saga_id}")));
     }
     let shared = views.feed.shared.clone();

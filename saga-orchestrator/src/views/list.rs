@@ -190,11 +190,12 @@ fn known_step(wanted: &str) -> Result<(Name, &'static str), Problem> {
 
 /// What may stand in `sagas.step`, with the status beside it.
 pub fn known_steps() -> Vec<(Name, &'static str)> {
-    let steps = || flows::built_in().iter().flat_map(|flow| &flow.steps);
+    let steps = || flows::built_in().iter().flat_map(|built_in| &built_in.flow.steps);
     let forward = steps().map(|step| (step.name.clone(), "RUNNING"));
     let back = steps().filter_map(|step| Some((step.undo.as_ref()?.name.clone(), "COMPENSATING")));
     let completed = Name::new("COMPLETED").map(|name| (name, "COMPLETED"));
-    let causes = flows::built_in().iter().flat_map(|flow| &flow.causes).map(|cause| (cause.clone(), "FAILED"));
+    let causes =
+        flows::built_in().iter().flat_map(|built_in| &built_in.flow.causes).map(|cause| (cause.clone(), "FAILED"));
     let mut known: Vec<(Name, &str)> = Vec::new();
     for step in forward.chain(back).chain(completed).chain(causes) {
         if !known.contains(&step) {

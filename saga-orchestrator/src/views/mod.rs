@@ -6,6 +6,7 @@ pub mod list;
 pub mod saga;
 pub mod services;
 pub mod stats;
+mod story;
 pub mod streams;
 mod summary;
 
@@ -23,12 +24,14 @@ use self::services::Participants;
 use self::stats::Figures;
 use self::streams::Places;
 use crate::SagaSettings;
+use crate::registry::Flows;
 
 /// What the views read from. Clones share it.
 #[derive(Clone)]
 pub struct Views {
     pub pool: PgPool,
     pub clock: DatabaseClock,
+    pub flows: Arc<Flows>,
     pub feed: Feed,
     pub figures: Arc<Figures>,
     pub participants: Participants,
@@ -39,16 +42,18 @@ impl Views {
     pub fn open(
         pool: PgPool,
         clock: DatabaseClock,
+        flows: Arc<Flows>,
         settings: &SagaSettings,
         streams: Places,
         stop: CancellationToken,
     ) -> Result<Self, Fatal> {
         Ok(Self {
             feed: Feed::start(pool.clone(), clock.clone(), streams, stop),
-            figures: Arc::new(Figures::new(pool.clone(), clock.clone())),
+            figures: Arc::new(Figures::new(pool.clone(), clock.clone(), flows.clone())),
             participants: Participants::new(settings)?,
             pool,
             clock,
+            flows,
         })
     }
 }

@@ -14,9 +14,10 @@ use service_runtime::http::{PathText, Problem};
 use sqlx::PgPool;
 use utoipa::ToSchema;
 
-use super::{Views, summary};
+use super::{Views, story, summary};
 use crate::described;
 use crate::outcome::{Outcome, of_unknown_definition, parse_id};
+use crate::registry::{Flows, is_built_in};
 use crate::saga::{Effect, OrderCall, Saga, State as SagaState};
 use crate::store::history::{self, Entry, Repetition};
 use crate::store::{self, Stored};
@@ -43,6 +44,14 @@ pub struct SagaBody {
     pub created_at: TimestampText,
     pub updated_at: TimestampText,
     pub definition: String,
+    /// The request by which a saga of a user's flow was started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>, nullable = false)]
+    pub input: Option<Box<RawValue>>,
+    /// What is kept of its replies: an object of fields for each step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>, nullable = false)]
+    pub kept: Option<Box<RawValue>>,
     /// From its beginning to its end, or till now.
     pub duration_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,6 +70,9 @@ pub struct SagaBody {
     pub traceparent: Option<String>,
     /// What happened, and what happens next, in sentences.
     pub summary: Vec<String>,
+    /// Whether an operator's cancel counts now, for the dashboard.
+    #[serde(skip)]
+    pub may_be_cancelled: bool,
 }
 
 /// Why a person should look at it, and since when.
@@ -162,7 +174,7 @@ pub async fn saga(State(views): State<Views>, PathText(id): PathText) -> Result<
 /// # Errors
 /// 404; 409 for one of a newer release's definition; 503 or 500 for the database's.
 pub async fn one(views: &Views, saga_id: SagaId) -> Result<SagaBody, Problem> {
-    let Some(stored) = again_if_lost(|| read(&views.pool, saga_id)).await? else {
+    let Some(stored) = again_if_lost(|| read(&views.pool, &views.flows, saga_id)).await? else {
         return Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no saga {saga_id}")));
     };
     let (repetition, entries, ignored) = (stored.repetition, stored.entries, stored.ignored.into_iter());
@@ -187,6 +199,8 @@ pub async fn one(views: &Views, saga_id: SagaId) -> Result<SagaBody, Problem> {
         created_at: outcome.created_at,
         updated_at: outcome.updated_at,
         definition: format!("{} v{}", saga.flow.name, saga.flow.version),
+        input: (!is_built_in(&saga.flow)).then(|| RawValue::from_string(saga.request.input.to_json()).ok()).flatten(),
+        kept: (!saga.kept.is_empty()).then(|| RawValue::from_string(saga.kept.to_json()).ok()).flatten(),
         duration_ms: milliseconds(saga.created_at, if ended { saga.updated_at } else { now }),
         needs_attention: saga
             .attention
@@ -205,11 +219,25 @@ pub async fn one(views: &Views, saga_id: SagaId) -> Result<SagaBody, Problem> {
             })
             .collect(),
         trace_id: saga.trace_id().map(str::to_owned),
-        traceparent: saga.traceparent,
+        traceparent: saga.traceparent.clone(),
         summary: Vec::new(),
+        may_be_cancelled: may_be_cancelled(&saga),
     };
-    body.summary = summary::sentences(&body);
+    body.summary = match is_built_in(&saga.flow) {
+        true => summary::sentences(&body),
+        false => story::sentences(&saga, &body),
+    };
     Ok(body)
+}
+
+/// What goes back already is cancelled again without a change.
+fn may_be_cancelled(saga: &Saga) -> bool {
+    let permitted = saga.flow.cancel.filter(|cancel| cancel.by_operator);
+    match saga.state {
+        SagaState::Running { step } => permitted.is_some_and(|cancel| step < cancel.until),
+        SagaState::Compensating { .. } => true,
+        SagaState::Completed | SagaState::Failed { .. } => false,
+    }
 }
 
 /// What is stored of a saga.
@@ -222,9 +250,9 @@ struct Whole {
 }
 
 /// In one snapshot: a saga that moves between two statements would stand elsewhere than where its history ends.
-async fn read(pool: &PgPool, saga_id: SagaId) -> Result<Option<Whole>, StoreError> {
+async fn read(pool: &PgPool, flows: &Flows, saga_id: SagaId) -> Result<Option<Whole>, StoreError> {
     let mut snapshot = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-    let Some(saga) = store::read(&mut *snapshot, saga_id).await? else { return Ok(None) };
+    let Some(saga) = store::read(&mut *snapshot, flows, saga_id).await? else { return Ok(None) };
     let ended = matches!(&saga, Stored::Saga(saga) if saga.state.has_ended());
     let repetition = if ended { None } else { history::repetition(&mut *snapshot, saga_id).await? };
     let entries = history::entries(&mut *snapshot, saga_id).await?;

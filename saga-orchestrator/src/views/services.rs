@@ -136,7 +136,7 @@ fn refusal(status: StatusCode, body: &str) -> String {
 /// 200 with what each service has; a service that is away has an `error` instead of a row. 404 for an unknown saga.
 pub async fn rows(State(views): State<Views>, PathText(id): PathText) -> Result<Json<RowsBody>, Problem> {
     let saga_id = parse_id(&id)?;
-    match again_if_lost(|| store::read(&views.pool, saga_id)).await? {
+    match again_if_lost(|| store::read(&views.pool, &views.flows, saga_id)).await? {
         Some(Stored::Saga(saga)) => Ok(Json(views.participants.rows(saga_id, saga.order_id).await)),
         Some(Stored::UnknownDefinition { name, version, .. }) => Err(of_unknown_definition(saga_id, &name, version)),
         None => Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no saga {saga_id}"))),

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Views;
+use crate::registry::Flows;
 use crate::store::lists::{self, Recent};
 use crate::store::{self, Unfinished};
 
@@ -116,12 +117,13 @@ pub struct PartBody {
 pub struct Figures {
     pool: PgPool,
     clock: DatabaseClock,
+    flows: Arc<Flows>,
     last: Mutex<BTreeMap<i64, (Instant, Arc<StatsBody>)>>,
 }
 
 impl Figures {
-    pub fn new(pool: PgPool, clock: DatabaseClock) -> Self {
-        Self { pool, clock, last: Mutex::default() }
+    pub fn new(pool: PgPool, clock: DatabaseClock, flows: Arc<Flows>) -> Self {
+        Self { pool, clock, flows, last: Mutex::default() }
     }
 
     /// The figures of the last so many minutes, at most a second old.
@@ -137,7 +139,7 @@ impl Figures {
         }
         let now = self.clock.now();
         let since = now - TimeDelta::minutes(minutes);
-        let unfinished = again_if_lost(|| store::unfinished(&self.pool)).await?;
+        let unfinished = again_if_lost(|| store::unfinished(&self.pool, &self.flows)).await?;
         let figures = Arc::new(StatsBody {
             at: now.into(),
             needing_attention: unfinished.iter().map(|at| at.needing_attention).sum(),

@@ -1,6 +1,6 @@
 //! What happened to a checkout, and what happens next, in sentences.
 
-use super::saga::{HistoryBody, SagaBody};
+use super::saga::{HistoryBody, PendingBody, SagaBody};
 
 /// The sentences, oldest first; the last one tells what happens next, or how it ended.
 pub fn sentences(saga: &SagaBody) -> Vec<String> {
@@ -28,8 +28,10 @@ fn sentence(
 ) -> Option<String> {
     let at = entry.at.0.format("%H:%M:%S%.3f");
     let why = entry.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
-    let by = entry.by.as_deref().unwrap_or("an operator");
     let step = before.map_or("", |before| &before.step);
+    if let Some(sentence) = by_operator(entry, step) {
+        return Some(sentence);
+    }
     Some(match entry.input.as_str() {
         "started" => format!("Taken at {at}."),
         "order.create-refused" => format!("The order was refused at {at}{why}."),
@@ -49,32 +51,45 @@ fn sentence(
         "deadline.passed" => {
             format!("{step} had no answer in time at {at}: whether it happened is unknown, so it is undone.")
         }
+        // What the order service did goes without saying; the end is told last.
+        _ => return None,
+    })
+}
+
+/// What a person did. `step`: what was pending then.
+pub fn by_operator(entry: &HistoryBody, step: &str) -> Option<String> {
+    let at = entry.at.0.format("%H:%M:%S%.3f");
+    let why = entry.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let by = entry.by.as_deref().unwrap_or("an operator");
+    Some(match entry.input.as_str() {
         "operator.cancelled" => format!("{by} cancelled it at {at}{why}."),
         "operator.retried" => format!("{by} had {step} repeated at {at}{why}."),
         "operator.resolved" => format!(
             "{by} settled {step} by hand at {at}{why} (evidence: {}).",
             entry.evidence.as_deref().unwrap_or("none")
         ),
-        // What the order service did goes without saying; the end is told last.
         _ => return None,
     })
+}
+
+/// What a saga waits for.
+pub fn waits(step: &str, pending: &PendingBody) -> String {
+    let repeated = match pending.attempts {
+        0 => String::new(),
+        1 => ", repeated once".to_owned(),
+        times => format!(", repeated {times} times"),
+    };
+    let again = pending.next_attempt_at.0.format("%H:%M:%S");
+    format!(
+        "Now it waits for {step} ({}{repeated}); without an answer it is asked for again at {again}.",
+        pending.effect.effect
+    )
 }
 
 fn next(saga: &SagaBody, money: &str) -> String {
     let took = format!("{:.3} s", saga.duration_ms / 1000.0);
     match (&saga.pending, saga.status) {
-        (Some(pending), _) => {
-            let repeated = match pending.attempts {
-                0 => String::new(),
-                1 => ", repeated once".to_owned(),
-                times => format!(", repeated {times} times"),
-            };
-            let again = pending.next_attempt_at.0.format("%H:%M:%S");
-            format!(
-                "Now it waits for {} ({}{repeated}); without an answer it is asked for again at {again}.",
-                saga.step, pending.effect.effect
-            )
-        }
+        (Some(pending), _) => waits(&saga.step, pending),
         (None, "COMPLETED") => format!("Completed after {took}: {money} charged, goods set aside, order confirmed."),
         (None, _) if saga.resolved_by_hand => {
             format!(
@@ -89,14 +104,14 @@ fn next(saga: &SagaBody, money: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use messages::{Currency, OrderId, SagaId, TimestampText};
     use rust_decimal::Decimal;
 
     use super::super::saga::IgnoredBody;
     use super::*;
 
-    fn entry(seq: i64, input: &str, status: &str, step: &str, reason: Option<&str>) -> HistoryBody {
+    pub fn entry(seq: i64, input: &str, status: &str, step: &str, reason: Option<&str>) -> HistoryBody {
         HistoryBody {
             seq,
             at: TimestampText(format!("2026-01-01T12:00:00.{:03}Z", seq * 10).parse().unwrap()),
@@ -113,7 +128,7 @@ mod tests {
         }
     }
 
-    fn sold_out() -> SagaBody {
+    pub fn sold_out() -> SagaBody {
         let at = TimestampText("2026-01-01T12:00:00Z".parse().unwrap());
         SagaBody {
             saga_id: SagaId::new(),
@@ -127,6 +142,8 @@ mod tests {
             created_at: at,
             updated_at: at,
             definition: "pay-first v1".to_owned(),
+            input: None,
+            kept: None,
             duration_ms: 60.0,
             needs_attention: None,
             resolved_by_hand: false,
@@ -143,6 +160,7 @@ mod tests {
             trace_id: None,
             traceparent: None,
             summary: vec![],
+            may_be_cancelled: false,
         }
     }
 

@@ -4,15 +4,15 @@ use std::fmt;
 
 use flow::payload::Payload;
 use flow::shape::{Shape, ShapeKind};
-use flow::{Done, Flow, Reading, Record, Slot, Source, Started, write_string};
+use flow::{Done, Flow, Reading, Record, Request, Slot, Source, write_string};
 use regex_syntax::hir::{Class, Hir, HirKind};
 use serde_json::{Map, Value as Json, json};
 
 /// Values that fit the flow's input; and others that fit it as well, to contradict them.
 pub struct Samples<'a> {
     flow: &'a Flow,
-    pub usual: Started,
-    pub other: Started,
+    pub usual: Request,
+    pub other: Request,
 }
 
 /// No request could be made for the flow.
@@ -47,7 +47,7 @@ impl<'a> Samples<'a> {
     }
 
     /// A command's payload. `kept`: a step, and what was read of its reply.
-    pub fn payload(&self, send: &Payload, started: &Started, subject: &str, kept: Option<(&str, &Record)>) -> String {
+    pub fn payload(&self, send: &Payload, started: &Request, subject: &str, kept: Option<(&str, &Record)>) -> String {
         let mut out = Vec::new();
         send.fill(&mut out, &mut |slot, out| self.write(slot, started, subject, kept, out));
         // Only texts were written.
@@ -57,7 +57,7 @@ impl<'a> Samples<'a> {
     fn write(
         &self,
         slot: &Slot,
-        started: &Started,
+        started: &Request,
         subject: &str,
         kept: Option<(&str, &Record)>,
         out: &mut Vec<u8>,

@@ -30,6 +30,7 @@ use super::connection::{self, ActiveRequest};
 use super::connections::{Admitted, Connections, Refused};
 use super::limits::{MAX_BUFFER, MAX_HEAD, Shed};
 use super::starting::LateRoutes;
+use super::transport::Transport;
 use crate::CancellationToken;
 
 /// How often connections that have had time enough are looked for.
@@ -177,13 +178,13 @@ impl Protocols {
         end: CancellationToken,
     ) {
         let connection = admitted.connection.clone();
-        let transport = TokioIo::new(connection::Transport(connection.clone()));
+        let transport = TokioIo::new(Transport(connection.clone()));
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let (request, active) = received(request, &connection, peer, &connections);
             let mut routes = routes.clone();
             async move {
                 let response = routes.call(request).await?;
-                Ok::<_, Infallible>(response.map(|body| Answer { body, _active: active }))
+                Ok::<_, Infallible>(response.map(|body| Answer::new(body, active)))
             }
         });
         match self {
@@ -234,7 +235,14 @@ async fn until_end<C: Future>(serving: C, end: &CancellationToken, graceful: imp
 /// An answer's body: until it is taken, its request is being answered.
 struct Answer {
     body: Body,
-    _active: ActiveRequest,
+    active: ActiveRequest,
+}
+
+impl Answer {
+    fn new(body: Body, mut active: ActiveRequest) -> Self {
+        active.has_more();
+        Self { body, active }
+    }
 }
 
 impl hyper::body::Body for Answer {
@@ -242,7 +250,14 @@ impl hyper::body::Body for Answer {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(cx).map_err(Into::into)
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        // It is asked for the next frame when the client, or a buffer for it, has room. So it is the client that is
+        // waited for until nothing more is there.
+        match frame {
+            Poll::Ready(_) => self.active.has_more(),
+            Poll::Pending => self.active.is_taken(),
+        }
+        frame.map_err(Into::into)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -253,3 +268,6 @@ impl hyper::body::Body for Answer {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests;

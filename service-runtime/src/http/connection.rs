@@ -1,21 +1,15 @@
-//! One connection: its bytes, and what it is at, so that the server knows which one it may close.
+//! One connection: what it is at, so that the server knows which one it may close.
 
-use std::io::{self, ErrorKind, IoSlice};
-use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::net::Shutdown;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use rustix::net::{Shutdown, sockopt};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::clients::Client;
-use super::limits::{HEAD_LIMIT, READ_LIMIT, Shed};
-
-/// The most that one read takes: the buffer is cleared before, which costs time.
-const MAX_READ: usize = 16 * 1024;
+use super::limits::{HEAD_LIMIT, Limits, READ_LIMIT, Shed};
 
 /// How often a connection whose next request is there already is asked whether it has been closed.
 const CLOSED_POLL: Duration = Duration::from_secs(1);
@@ -32,14 +26,14 @@ pub(super) enum Phase {
     Head,
     /// A request's body is waited for.
     Body,
-    /// A request is being answered.
+    /// A request is being answered, until the system has taken the answer's last byte.
     Busy,
 }
 
 /// A client's connection.
 pub struct Connection {
     number: u64,
-    stream: TcpStream,
+    pub(super) stream: TcpStream,
     client: Client,
     is_of_proxy: bool,
     may_be_http2: bool,
@@ -51,6 +45,13 @@ pub struct Connection {
     requests: AtomicU32,
     /// Since when the client reads nothing of what is sent: milliseconds from `opened` on. 0: it does.
     unread_since: AtomicU64,
+    /// Since when there are bytes to send that the system does not take, likewise. A client that reads slowly ends
+    /// `unread_since` with each byte, and this one only with the last.
+    unsent_since: AtomicU64,
+    /// Since when there is more of an answer than was taken of it, likewise, for each such answer.
+    untaken_since: Mutex<Vec<u64>>,
+    /// The head of its request did not come in time.
+    head_is_late: AtomicBool,
 }
 
 impl Connection {
@@ -67,6 +68,9 @@ impl Connection {
             phase: AtomicU64::new(Phase::Idle as u64),
             requests: AtomicU32::new(0),
             unread_since: AtomicU64::new(0),
+            unsent_since: AtomicU64::new(0),
+            untaken_since: Mutex::default(),
+            head_is_late: AtomicBool::new(false),
         }
     }
 
@@ -87,8 +91,11 @@ impl Connection {
     /// What it is at, and since when.
     pub(super) fn phase(&self) -> (Phase, Instant) {
         let packed = self.phase.load(Ordering::Relaxed);
+        let is_answering =
+            || self.requests.load(Ordering::Relaxed) > 0 || self.unsent_since.load(Ordering::Relaxed) > 0;
         let phase = match packed % 4 {
-            0 if self.requests.load(Ordering::Relaxed) > 0 => Phase::Busy,
+            // The next request may be coming already.
+            0 | 1 if is_answering() => Phase::Busy,
             0 => Phase::Idle,
             1 => Phase::Head,
             2 => Phase::Body,
@@ -109,7 +116,7 @@ impl Connection {
     pub(super) fn begin_request(self: &Arc<Self>) -> ActiveRequest {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.enter(Phase::Busy);
-        ActiveRequest(self.clone())
+        ActiveRequest { connection: self.clone(), untaken_since: None }
     }
 
     /// Notes that a body is waited for. Over HTTP/2 the connection has other requests beside it.
@@ -126,41 +133,96 @@ impl Connection {
         }
     }
 
-    fn has_read(&self, bytes: &[u8]) {
-        match self.phase().0 {
-            // The preface of HTTP/2, in whose frames no head can be told from a sign of life.
-            Phase::Idle if self.may_be_http2 && bytes.starts_with(b"PRI") => {
-                self.is_http2.store(true, Ordering::Relaxed)
-            }
-            Phase::Idle if !self.is_http2.load(Ordering::Relaxed) => self.enter(Phase::Head),
-            _ => {}
+    pub(super) fn has_read(&self, bytes: &[u8]) {
+        // Also while the answer before is still being sent, or its client would have no limit for this head.
+        if self.requests.load(Ordering::Relaxed) > 0 || self.phase.load(Ordering::Relaxed) % 4 != Phase::Idle as u64 {
+            return;
+        }
+        // The preface of HTTP/2, in whose frames no head can be told from a sign of life.
+        if self.may_be_http2 && bytes.starts_with(b"PRI") {
+            self.is_http2.store(true, Ordering::Relaxed);
+        } else if !self.is_http2.load(Ordering::Relaxed) {
+            self.enter(Phase::Head);
         }
     }
 
+    /// Notes that the client reads.
+    pub(super) fn has_sent_some(&self) {
+        self.unread_since.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes that the system does not take what is to be sent.
+    pub(super) fn can_not_send(&self) {
+        // At least 1: 0 says that all was sent.
+        let now = self.milliseconds().max(1);
+        for since in [&self.unread_since, &self.unsent_since] {
+            let _ = since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that the system has taken all that was to be sent.
+    pub(super) fn has_sent_all(&self) {
+        if self.unsent_since.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        // While the client was busy with the answer, the time for its next request did not run.
+        match self.phase.load(Ordering::Relaxed) % 4 {
+            0 => self.enter(Phase::Idle),
+            1 => self.enter(Phase::Head),
+            _ => {}
+        }
+        self.unsent_since.store(0, Ordering::Relaxed);
+    }
+
+    /// Since when its client has not taken all that is there for it. `None`: it has. Over HTTP/2 a client may also have
+    /// closed its window, of which the socket knows nothing.
+    pub(super) fn behind_since(&self) -> Option<Instant> {
+        let unsent_since = Some(self.unsent_since.load(Ordering::Relaxed)).filter(|since| *since > 0);
+        let since = self.untaken_since().iter().copied().chain(unsent_since).min()?;
+        Some(self.opened + Duration::from_millis(since))
+    }
+
+    fn untaken_since(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.untaken_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Why it should be closed by now, if it should.
-    pub(super) fn overdue(&self, idle_limit: Duration) -> Option<Overdue> {
+    pub(super) fn overdue(&self, limits: &Limits) -> Option<Overdue> {
         let unread_since = self.unread_since.load(Ordering::Relaxed);
-        if unread_since > 0 && self.milliseconds().saturating_sub(unread_since) > READ_LIMIT.as_millis() as u64 {
+        let reads_nothing =
+            unread_since > 0 && self.milliseconds().saturating_sub(unread_since) > READ_LIMIT.as_millis() as u64;
+        if reads_nothing || self.behind_since().is_some_and(|since| since.elapsed() > limits.answer()) {
             return Some(Overdue::Shed(Shed::SlowReader));
         }
         match self.phase() {
-            (Phase::Head, since) if since.elapsed() > HEAD_LIMIT => Some(Overdue::Shed(Shed::SlowHead)),
-            (Phase::Idle, since) if since.elapsed() > idle_limit => Some(Overdue::Idle),
+            (Phase::Head, since) if since.elapsed() > HEAD_LIMIT && !self.head_is_late.load(Ordering::Relaxed) => {
+                Some(Overdue::Shed(Shed::SlowHead))
+            }
+            (Phase::Idle, since) if since.elapsed() > limits.idle() => Some(Overdue::Idle),
             _ => None,
         }
     }
 
-    /// Ends it for a reason that its client is told as far as HTTP has words for it.
-    pub(super) fn close_overdue(&self, why: Overdue) {
-        if why == Overdue::Shed(Shed::SlowHead) {
-            // No answer is under way, so this is one.
+    /// Has its task answer that the request's head is late, and end it. Only the task knows whether the rest of the head
+    /// came at this very moment, and an answer is under way.
+    pub(super) fn end_late_head(&self) {
+        self.head_is_late.store(true, Ordering::Relaxed);
+        let _ = rustix::net::shutdown(&self.stream, Shutdown::Read);
+    }
+
+    /// Called by the connection's task when it finds nothing more to read.
+    pub(super) fn answer_late_head(&self) {
+        if self.head_is_late.load(Ordering::Relaxed) && self.phase().0 == Phase::Head {
             let _ = self.stream.try_write(HEAD_TOO_SLOW);
         }
-        self.close();
     }
 
     /// Ends it at once: what reads or writes it sees its end.
     pub(super) fn close(&self) {
+        if self.behind_since().is_some() {
+            // What the system holds for a slow client, up to megabytes, would stay until the client has taken it.
+            let _ = sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
+        }
         let _ = rustix::net::shutdown(&self.stream, Shutdown::Both);
     }
 
@@ -184,137 +246,57 @@ pub(super) enum Overdue {
 }
 
 /// A request that is being answered.
-pub(super) struct ActiveRequest(Arc<Connection>);
+pub(super) struct ActiveRequest {
+    connection: Arc<Connection>,
+    untaken_since: Option<u64>,
+}
+
+impl ActiveRequest {
+    /// Notes that there is more of the answer than was taken.
+    pub fn has_more(&mut self) {
+        if self.untaken_since.is_none() {
+            let now = self.connection.milliseconds();
+            self.connection.untaken_since().push(now);
+            self.untaken_since = Some(now);
+        }
+    }
+
+    /// Notes that all was taken that is there of the answer.
+    pub fn is_taken(&mut self) {
+        if let Some(since) = self.untaken_since.take() {
+            let mut untaken = self.connection.untaken_since();
+            if let Some(own) = untaken.iter().position(|other| *other == since) {
+                untaken.swap_remove(own);
+            }
+        }
+    }
+}
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        if self.0.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.enter(Phase::Idle);
+        self.is_taken();
+        if self.connection.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.connection.enter(Phase::Idle);
         }
-    }
-}
-
-/// A connection's bytes. It is shared with those who may close it, or ask whether its client has closed it.
-pub(super) struct Transport(pub Arc<Connection>);
-
-impl AsyncRead for Transport {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let stream = &self.0.stream;
-        loop {
-            ready!(stream.poll_read_ready(cx))?;
-            let room = buffer.remaining().min(MAX_READ);
-            let into = buffer.initialize_unfilled_to(room);
-            let mut read = 0;
-            let outcome = stream.try_io(Interest::READABLE, || {
-                read = rustix::io::read(stream, &mut *into)?;
-                // Less than asked for: all has been read, and the system reports when there is more (epoll(7), on
-                // EPOLLET). This is how tokio's own stream saves a call that would find nothing.
-                if 0 < read && read < room { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
-            });
-            match outcome {
-                Err(error) if error.kind() == ErrorKind::WouldBlock && read == 0 => continue,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() != ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
-                _ => {}
-            }
-            if read > 0 {
-                self.0.has_read(&into[..read]);
-            }
-            buffer.advance(read);
-            return Poll::Ready(Ok(()));
-        }
-    }
-}
-
-impl Transport {
-    fn poll_send(
-        &self,
-        cx: &mut Context<'_>,
-        mut send: impl FnMut(&TcpStream) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        let connection = &self.0;
-        loop {
-            if connection.stream.poll_write_ready(cx)?.is_pending() {
-                // At least 1: 0 says that the client reads.
-                let now = connection.milliseconds().max(1);
-                let _ = connection.unread_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
-                return Poll::Pending;
-            }
-            match send(&connection.stream) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                sent => {
-                    connection.unread_since.store(0, Ordering::Relaxed);
-                    return Poll::Ready(sent);
-                }
-            }
-        }
-    }
-}
-
-impl AsyncWrite for Transport {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_send(cx, |stream| stream.try_write(bytes))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_send(cx, |stream| stream.try_write_vectored(slices))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // An error: it has ended already.
-        let _ = rustix::net::shutdown(&self.0.stream, Shutdown::Write);
-        Poll::Ready(Ok(()))
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::net::Ipv4Addr;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
+    use super::super::transport::Transport;
     use super::*;
 
     /// A connection, and its client's end.
-    async fn connected() -> (Arc<Connection>, TcpStream) {
+    pub(in crate::http) async fn connected() -> (Arc<Connection>, TcpStream) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
         (Arc::new(Connection::new(1, stream, peer.ip().into(), false, false)), client)
-    }
-
-    #[tokio::test]
-    async fn bytes_go_both_ways_whatever_their_number() {
-        let (connection, mut client) = connected().await;
-        let mut server = Transport(connection);
-        let sent: Vec<u8> = (0..300_000_u32).map(|n| (n % 251) as u8).collect();
-        for length in [1, MAX_READ - 1, MAX_READ, MAX_READ + 1, sent.len()] {
-            let (mut there, mut back) = (vec![0; length], vec![0; length]);
-            let (sending, receiving) = tokio::join!(client.write_all(&sent[..length]), server.read_exact(&mut there));
-            sending.unwrap();
-            receiving.unwrap();
-            let (sending, receiving) = tokio::join!(server.write_all(&there), client.read_exact(&mut back));
-            sending.unwrap();
-            receiving.unwrap();
-            assert!(back == sent[..length], "{length} bytes");
-        }
-        client.shutdown().await.unwrap();
-        assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0);
-        server.shutdown().await.unwrap();
-        assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0);
     }
 
     #[tokio::test]
@@ -351,9 +333,25 @@ mod tests {
         assert_eq!(phase(), Phase::Busy);
         drop(request);
         assert_eq!(phase(), Phase::Idle);
-        assert_eq!(connection.overdue(Duration::from_secs(60)), None);
+        let limits =
+            |idle, answer| Limits { http_idle_timeout_ms: idle, http_answer_timeout_ms: answer, ..Limits::default() };
+        assert_eq!(connection.overdue(&limits(60_000, 60_000)), None);
         tokio::time::sleep(Duration::from_millis(5)).await;
-        assert_eq!(connection.overdue(Duration::ZERO), Some(Overdue::Idle));
+        assert_eq!(connection.overdue(&limits(0, 60_000)), Some(Overdue::Idle));
+
+        let (mut first, mut second) = (connection.begin_request(), connection.begin_request());
+        assert_eq!(connection.behind_since(), None, "no answer is there");
+        first.has_more();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        second.has_more();
+        assert_eq!(connection.overdue(&limits(0, 60_000)), None);
+        assert_eq!(connection.overdue(&limits(60_000, 0)), Some(Overdue::Shed(Shed::SlowReader)));
+        let behind = connection.behind_since();
+        first.is_taken();
+        assert!(connection.behind_since() > behind, "the second one is behind since later");
+        drop(second);
+        assert_eq!(connection.behind_since(), None, "there is nothing more of the first one as yet");
+        drop(first);
 
         connection.close();
         assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0);

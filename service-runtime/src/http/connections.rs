@@ -1,8 +1,8 @@
 //! The connections of a server: how many there may be, and which of them has to go when another one comes.
 //!
 //! There are never more than the process has descriptors for, less what databases, Kafka and files need. When all are
-//! taken, a newcomer gets the place of one that does nothing for anybody: idle, or slow in sending its request. Of those
-//! the client that has the most connections loses the oldest one first. So who opens many takes them from himself, and
+//! taken, a newcomer gets the place of one that does nothing for anybody: idle, slow in sending its request, or slow in
+//! taking its answer. Of those the client that has the most connections loses the one first that has been so for longest. So who opens many takes them from himself, and
 //! nobody has to be known or counted before.
 
 use std::cmp::Reverse;
@@ -20,7 +20,7 @@ use super::bodies::Bodies;
 use super::clients::Client;
 use super::connection::{Connection, Overdue, Phase};
 use super::health::Check;
-use super::limits::{BODY_LIMIT, Limits, Shed, ShedCounts};
+use super::limits::{BEHIND_GRACE, BODY_LIMIT, Limits, Shed, ShedCounts};
 use crate::metrics::{Gauge, Metrics};
 
 /// Descriptors that a service needs for its database (up to 17), Kafka, other services, files.
@@ -133,14 +133,17 @@ impl Connections {
 
     /// Closes what has had time enough.
     pub(super) fn sweep(&self) {
-        let idle_limit = self.limits.idle();
         let mut open = self.open();
-        let overdue = |connection: &Arc<Connection>| Some((connection.clone(), connection.overdue(idle_limit)?));
+        let overdue = |connection: &Arc<Connection>| Some((connection.clone(), connection.overdue(&self.limits)?));
         for (connection, why) in open.connections.values().filter_map(overdue).collect::<Vec<_>>() {
             if let Overdue::Shed(why) = why {
                 self.shed.note(why);
             }
-            connection.close_overdue(why);
+            if why == Overdue::Shed(Shed::SlowHead) {
+                connection.end_late_head();
+                continue;
+            }
+            connection.close();
             open.remove(&connection);
         }
         drop(open);
@@ -167,10 +170,10 @@ impl Connections {
             .values()
             .filter(|connection| of.is_none_or(|client| connection.client() == client && !connection.is_of_proxy()))
             .filter_map(|connection| {
-                let (phase, since) = connection.phase();
+                let since = useless_since(connection)?;
                 // A proxy's connections count for nobody, and go last.
                 let count = open.by_client.get(&connection.client()).filter(|_| !connection.is_of_proxy());
-                (phase != Phase::Busy).then(|| (Reverse(count.copied().unwrap_or_default()), since, connection.clone()))
+                Some((Reverse(count.copied().unwrap_or_default()), since, connection.clone()))
             })
             .collect();
         let count = (most / EVICTED_AT_ONCE).max(1).min(candidates.len());
@@ -201,6 +204,14 @@ impl Connections {
 
     fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Since when a connection does nothing for anybody, if so. Of those that take their answers slowly: with a grace.
+fn useless_since(connection: &Connection) -> Option<Instant> {
+    match connection.phase() {
+        (Phase::Busy, _) => connection.behind_since().filter(|since| since.elapsed() > BEHIND_GRACE),
+        (_, since) => Some(since),
     }
 }
 
@@ -354,6 +365,34 @@ mod tests {
         busy.pop();
 
         assert!(admitted(&connections, 1).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_newcomer_gets_the_place_of_the_one_that_takes_its_answer_most_slowly() {
+        let connections = connections("");
+        let mut busy = Vec::new();
+        for n in 0..MOST {
+            let (admitted, client) = admitted(&connections, n as u8).await.ok().unwrap();
+            let mut request = admitted.connection.begin_request();
+            // The others' answers are not there yet, or were taken as far as they are.
+            if n % 2 == 0 {
+                request.has_more();
+            }
+            if n % 4 == 0 {
+                request.is_taken();
+            }
+            busy.push((request, admitted, client));
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert_eq!(admitted(&connections, 200).await.err(), Some(Shed::Connections), "they may be quick");
+        tokio::time::sleep(BEHIND_GRACE).await;
+
+        let newcomers = [admitted(&connections, 201).await, admitted(&connections, 202).await];
+
+        assert!(newcomers.iter().all(Result::is_ok));
+        for (n, (.., client)) in busy.iter_mut().enumerate() {
+            assert_eq!(is_closed(client).await, [2, 6].contains(&n), "the connection {n}");
+        }
     }
 
     #[tokio::test]

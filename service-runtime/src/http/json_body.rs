@@ -25,33 +25,56 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
 
 /// A whole body that is declared as JSON, which a page of another site can't do without being asked for leave (CORS).
 /// Answers 415, 413 and 408 as [`JsonBody`] does. `LIMIT` is what its route takes, in bytes.
-pub(super) struct JsonText<const LIMIT: usize>(pub Bytes);
+pub struct JsonText<const LIMIT: usize = MAX_BODY>(pub Bytes);
+
+/// A whole body that is declared as YAML, likewise; up to [`MAX_BODY`].
+pub struct YamlText(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for YamlText {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let wanted = "the body must be YAML, with the header `Content-Type: application/yaml`";
+        whole(request, state, MAX_BODY, is_yaml, wanted).await.map(Self)
+    }
+}
 
 impl<S: Send + Sync, const LIMIT: usize> FromRequest<S> for JsonText<LIMIT> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        refuse_idempotency_key(request.headers())?;
-        if let Some(coding) = content_coding(request.headers()) {
-            let detail = format!("the body must not be compressed: `Content-Encoding: {coding}` is not supported");
-            // RFC 9110, section 15.5.16.
-            let refused = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail);
-            return Err(refused.with_header(header::ACCEPT_ENCODING, "identity"));
-        }
-        if !is_json(request.headers()) {
-            let detail = "the body must be JSON, with the header `Content-Type: application/json`";
-            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
-        }
-        let body = Bytes::from_request(request, state).await;
-        body.map(Self).map_err(|rejection| match (GivenUp::problem(&rejection), rejection.status()) {
-            // It was waited for as long as the server's limits allow.
-            (Some(problem), _) => problem,
-            (None, StatusCode::PAYLOAD_TOO_LARGE) => {
-                Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {LIMIT} bytes"))
-            }
-            (None, status) => Problem::new(status, "the body could not be read: it broke off, or is malformed"),
-        })
+        let wanted = "the body must be JSON, with the header `Content-Type: application/json`";
+        whole(request, state, LIMIT, is_json, wanted).await.map(Self)
     }
+}
+
+/// Reads a body that is declared as `is_wanted` has it, else answers with `wanted`.
+async fn whole<S: Send + Sync>(
+    request: Request,
+    state: &S,
+    limit: usize,
+    is_wanted: fn(&HeaderMap) -> bool,
+    wanted: &str,
+) -> Result<Bytes, Problem> {
+    refuse_idempotency_key(request.headers())?;
+    if let Some(coding) = content_coding(request.headers()) {
+        let detail = format!("the body must not be compressed: `Content-Encoding: {coding}` is not supported");
+        // RFC 9110, section 15.5.16.
+        let refused = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail);
+        return Err(refused.with_header(header::ACCEPT_ENCODING, "identity"));
+    }
+    if !is_wanted(request.headers()) {
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, wanted));
+    }
+    let body = Bytes::from_request(request, state).await;
+    body.map_err(|rejection| match (GivenUp::problem(&rejection), rejection.status()) {
+        // It was waited for as long as the server's limits allow.
+        (Some(problem), _) => problem,
+        (None, StatusCode::PAYLOAD_TOO_LARGE) => {
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {limit} bytes"))
+        }
+        (None, status) => Problem::new(status, "the body could not be read: it broke off, or is malformed"),
+    })
 }
 
 /// Refuses an `Idempotency-Key` (400): a route that uses it has taken it from the headers before, and a client must not
@@ -87,9 +110,20 @@ fn byte_order_mark(body: &[u8]) -> Option<&'static str> {
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
-    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let essence = essence(headers);
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+/// `application/yaml` (RFC 9512), or a name that was common before it.
+fn is_yaml(headers: &HeaderMap) -> bool {
+    let names = ["application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"];
+    names.contains(&essence(headers).as_str())
+}
+
+/// The declared type of a body, without parameters.
+fn essence(headers: &HeaderMap) -> String {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {

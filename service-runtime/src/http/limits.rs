@@ -14,8 +14,12 @@ pub(super) const HEAD_LIMIT: Duration = Duration::from_secs(5);
 /// How long the body of a request may take, from the moment on in which the server waits for it.
 pub(super) const BODY_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a client may leave an answer unread.
+/// How long a client may read nothing of an answer.
 pub(super) const READ_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a client may be behind with an answer before its connection has to make room for another one. A phone may lose
+/// a packet in that time.
+pub(super) const BEHIND_GRACE: Duration = Duration::from_secs(2);
 
 /// The largest head of a request, in bytes.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
@@ -27,7 +31,8 @@ pub(super) const MAX_BUFFER: usize = 64 * 1024;
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(super) struct Limits {
     pub http_max_connections: usize,
-    http_idle_timeout_ms: u64,
+    pub http_idle_timeout_ms: u64,
+    pub http_answer_timeout_ms: u64,
     pub http_bodies_max_bytes: usize,
     pub http2: bool,
     pub trusted_proxies: TrustedProxies,
@@ -41,6 +46,7 @@ impl Limits {
         };
         within("http_max_connections", limits.http_max_connections as u64, 16, 1_000_000)?;
         within("http_idle_timeout_ms", limits.http_idle_timeout_ms, 1000, 24 * 3_600_000)?;
+        within("http_answer_timeout_ms", limits.http_answer_timeout_ms, 1000, 24 * 3_600_000)?;
         within("http_bodies_max_bytes", limits.http_bodies_max_bytes as u64, 4 << 20, 1 << 40)?;
         Ok(limits)
     }
@@ -48,6 +54,11 @@ impl Limits {
     /// How long a connection without a request is kept.
     pub(super) const fn idle(&self) -> Duration {
         Duration::from_millis(self.http_idle_timeout_ms)
+    }
+
+    /// How long a client may be behind with an answer.
+    pub(super) const fn answer(&self) -> Duration {
+        Duration::from_millis(self.http_answer_timeout_ms)
     }
 }
 
@@ -62,7 +73,7 @@ pub(super) enum Shed {
     Evicted,
     /// Its request's head did not come in time.
     SlowHead,
-    /// It did not read its answer.
+    /// It did not read its answer, or too slowly.
     SlowReader,
     /// It did not come in time.
     SlowBody,

@@ -17,6 +17,7 @@ mod path_text;
 mod problem;
 mod reference;
 mod starting;
+mod transport;
 
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -48,9 +49,9 @@ use self::origin::{AllowedHosts, Guard};
 pub use client::client;
 pub use clients::{Caller, Client};
 pub use health::{Check, Health, probe_ready};
-pub use json_body::{JsonBody, refuse_idempotency_key};
+pub use json_body::{JsonBody, JsonText, YamlText, refuse_idempotency_key};
 pub use path_text::PathText;
-pub use problem::{INTERNAL, Problem};
+pub use problem::{Finding, INTERNAL, Problem};
 
 /// The largest request body that is read, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;

@@ -41,8 +41,25 @@ pub struct Problem {
     #[schema(nullable = false, value_type = Option<String>)]
     #[serde(rename = "errorId", skip_serializing_if = "Option::is_none", serialize_with = "as_id")]
     cause: Option<Cause>,
+    /// All that is wrong with a text that was sent, in its order.
+    #[schema(nullable = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    findings: Option<Vec<Finding>>,
     #[serde(skip)]
     headers: Vec<(header::HeaderName, String)>,
+}
+
+/// Something wrong in a text that was sent.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Finding {
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// The rule that is broken, by its stable name.
+    pub rule: &'static str,
+    /// What is wrong, and how to mend it.
+    pub message: String,
 }
 
 fn as_number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
@@ -63,6 +80,7 @@ impl Problem {
             field: None,
             saga_id: None,
             cause: None,
+            findings: None,
             headers: Vec::new(),
         }
     }
@@ -97,6 +115,12 @@ impl Problem {
     pub fn with_header(mut self, name: header::HeaderName, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
+    }
+
+    /// Names all that is wrong with the text that was sent.
+    #[must_use]
+    pub fn with_findings(self, findings: Vec<Finding>) -> Self {
+        Self { findings: Some(findings), ..self }
     }
 
     pub const fn status(&self) -> StatusCode {

@@ -6,7 +6,6 @@
 //! While a dead letter is not acknowledged, its partition is paused, and only that one. And it goes on by itself
 //! whatever becomes of Kafka: where it does not get on ([`super::watch`]), another member takes the place of this one.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,7 @@ use rdkafka::Message as _;
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
@@ -24,13 +23,13 @@ use tracing::{debug, info, warn};
 use super::closing::ClosesOnThread;
 use super::group::GroupState;
 use super::letters::Letters;
-use super::member::{Member, Membership, Name, Renewal};
+use super::member::{Change, Member, Membership, Name, Renewal};
 use super::processing::{Place, Shared, process};
 use super::producer::Producer;
 use super::watch::Watch;
 use super::{KafkaSettings, Record, require_topics, to_record};
 use crate::database::StoreError;
-use crate::metrics::{ConsumerMetrics, Count, Metrics, RecordCounts};
+use crate::metrics::{ConsumerMetrics, Count, Metrics};
 use crate::trace::Tracer;
 use crate::{CancellationToken, Fatal};
 
@@ -71,12 +70,13 @@ pub trait Handler: Send + Sync + 'static {
     fn handle(&self, record: &Record) -> impl Future<Output = Result<Handled, Retry>> + Send;
 }
 
-/// A member of the consumer group that is named as its service.
+/// A member of a consumer group: of the one that is named as its service, or of one of its own.
 pub struct Consumer {
     membership: Arc<Membership>,
     watch: Watch,
     renewals: Count,
-    counts: HashMap<String, RecordCounts>,
+    /// Where the topics come from, if there may be more of them later.
+    growing: Option<watch::Receiver<Vec<String>>>,
     tracer: Tracer,
     settings: KafkaSettings,
     service: &'static str,
@@ -85,8 +85,7 @@ pub struct Consumer {
 /// Why a member is consumed no more.
 enum End {
     Shutdown,
-    /// Another one has to take its place.
-    Renew(Renewal),
+    Asked(Change),
     /// The group has shut it out.
     ShutOut(RDKafkaErrorCode),
 }
@@ -104,25 +103,48 @@ impl Consumer {
         let partitions = require_topics(settings, service, &consumed).await?;
         require_topics(settings, service, &topics.iter().map(|t| dead_letter_topic(t)).collect::<Vec<_>>()).await?;
 
-        let names: Vec<String> = topics.iter().map(|topic| settings.prefixed(topic)).collect();
-        let state = GroupState::new(settings.prefixed(topics[0]), partitions);
-        let membership = Membership::join(settings, service, names.clone(), state, metrics)?;
-        let ConsumerMetrics { partitions: gauges, renewals, ok } = metrics.kafka_consumer();
+        let membership = Membership::without_topics(settings, service, service, GroupState::new(partitions), metrics);
+        membership.subscribe(&consumed)?;
+        Ok(Self::over(membership, settings, service, None, (metrics, tracer)))
+    }
+
+    /// A consumer beside the service's own, in a group of its own: its topics may become more, or others, while it runs.
+    /// Without topics it has no client of Kafka. With each change its group parts the partitions anew, and only that group.
+    ///
+    /// A topic that is missing is reported by the consumer's state, and hinders no other topic. Its dead-letter topic has
+    /// to be there when the first record is set aside.
+    pub fn open_growing(
+        settings: &KafkaSettings,
+        service: &'static str,
+        group: &'static str,
+        topics: watch::Receiver<Vec<String>>,
+        metrics: &Metrics,
+        tracer: &Tracer,
+    ) -> Self {
+        let membership = Membership::without_topics(settings, service, group, GroupState::new(0), metrics);
+        Self::over(membership, settings, service, Some(topics), (metrics, tracer))
+    }
+
+    fn over(
+        membership: Membership,
+        settings: &KafkaSettings,
+        service: &'static str,
+        growing: Option<watch::Receiver<Vec<String>>>,
+        (metrics, tracer): (&Metrics, &Tracer),
+    ) -> Self {
         let shown = membership.state.clone();
-        metrics.before_shown(move || {
-            ok.set(shown.trouble().is_none().into());
-            Box::pin(std::future::ready(()))
-        });
-        let watched = (membership.state.clone(), membership.offsets.clone());
-        Ok(Self {
-            watch: Watch::new(settings, service, names, watched, gauges),
-            membership: Arc::new(membership),
+        let membership = Arc::new(membership);
+        let ConsumerMetrics { partitions: gauges, renewals } =
+            metrics.kafka_consumer(move || shown.trouble().is_none());
+        Self {
+            watch: Watch::new(settings, service, membership.clone(), growing.is_some(), gauges),
+            membership,
             renewals,
-            counts: topics.iter().map(|topic| ((*topic).to_owned(), metrics.kafka_records(topic))).collect(),
+            growing,
             tracer: tracer.clone(),
             settings: settings.clone(),
             service,
-        })
+        }
     }
 
     /// Membership and owned partitions, kept up to date while the consumer runs.
@@ -145,23 +167,36 @@ impl Consumer {
             handler,
             producer,
             membership: membership.clone(),
-            counts: self.counts,
             tracer: self.tracer,
             service: self.service,
             letters: Letters::default(),
             shutdown: shutdown.clone(),
         });
-        let (renew, mut renewed) = mpsc::channel(1);
+        let (ask, mut asked) = mpsc::channel(1);
         let watching = shutdown.child_token();
-        tokio::spawn(self.watch.run(renew, watching.clone()));
+        if let Some(topics) = self.growing {
+            tokio::spawn(pass_on(topics, ask.clone(), watching.clone()));
+        }
+        tokio::spawn(self.watch.run(ask, watching.clone()));
         let mut consuming =
-            Consuming { shared, tasks: TaskTracker::new(), settings: &self.settings, renewed: &mut renewed };
+            Consuming { shared, tasks: TaskTracker::new(), settings: &self.settings, asked: &mut asked };
         let mut shut_outs = ShutOuts::default();
+        let group = membership.group;
         let outcome = loop {
-            let Some(member) = membership.current() else { break Ok(()) };
-            let Renewal { why, name } = match consuming.consume(&member).await {
+            let end = match membership.current() {
+                Some(member) => consuming.consume(&member).await,
+                None => consuming.idle().await,
+            };
+            let Renewal { why, name } = match end {
                 End::Shutdown => break Ok(()),
-                End::Renew(renewal) => renewal,
+                End::Asked(Change::Topics(topics)) => {
+                    info!(group, ?topics, "the topics to consume");
+                    match membership.subscribe(&topics) {
+                        Ok(()) => continue,
+                        Err(error) => break Err(error),
+                    }
+                }
+                End::Asked(Change::Renew(renewal)) => renewal,
                 End::ShutOut(code) if shut_outs.is_first(Instant::now()) => {
                     let why = format!("its group has shut it out ({code}), as it does after a restart of Kafka");
                     Renewal { why, name: Name::Same }
@@ -169,13 +204,12 @@ impl Consumer {
                 End::ShutOut(code) => {
                     break Err(Fatal::new(format!(
                         "the consumer group {} has shut this instance out twice ({code}): does another instance run with the same KAFKA_GROUP_INSTANCE_ID?",
-                        self.settings.prefixed(self.service)
+                        self.settings.prefixed(group)
                     )));
                 }
             };
-            warn!(group = self.service, %why, "the consumer is made anew");
+            warn!(group, %why, "the consumer is made anew");
             self.renewals.inc();
-            drop(member);
             if let Err(error) = membership.renew(name) {
                 break Err(error);
             }
@@ -194,8 +228,19 @@ impl Consumer {
         });
         // Without a broker it would wait for one.
         let _ = tokio::time::timeout(CLOSE_LIMIT, closed).await;
-        info!("stopped consuming");
+        info!(group, "stopped consuming");
         outcome
+    }
+}
+
+/// Passes on the topics to consume: those that are wanted now, and then each change.
+async fn pass_on(mut topics: watch::Receiver<Vec<String>>, ask: mpsc::Sender<Change>, stop: CancellationToken) {
+    topics.mark_changed();
+    while let Some(Ok(())) = stop.run_until_cancelled(topics.changed()).await {
+        let wanted = topics.borrow_and_update().clone();
+        if ask.send(Change::Topics(wanted)).await.is_err() {
+            break;
+        }
     }
 }
 
@@ -204,24 +249,32 @@ struct Consuming<'a, H> {
     shared: Arc<Shared<H>>,
     tasks: TaskTracker,
     settings: &'a KafkaSettings,
-    renewed: &'a mut mpsc::Receiver<Renewal>,
+    asked: &'a mut mpsc::Receiver<Change>,
 }
 
 impl<H: Handler> Consuming<'_, H> {
+    /// Waits for topics.
+    async fn idle(&mut self) -> End {
+        tokio::select! {
+            () = self.shared.shutdown.cancelled() => End::Shutdown,
+            Some(change) = self.asked.recv() => End::Asked(change),
+        }
+    }
+
     async fn consume(&mut self, member: &Member) -> End {
-        let Self { shared, tasks, settings, renewed } = self;
+        let Self { shared, tasks, settings, asked } = self;
         let (offsets, limit) = (&shared.membership.offsets, settings.kafka_max_in_flight);
         // Records that wait for their dead letters don't count: their partitions are paused already.
         let in_hand = || tasks.len().saturating_sub(offsets.held());
         let mut looks = tokio::time::interval(Duration::from_millis(20));
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut refusals = Refusals::default();
+        let (group, mut refusals) = (shared.membership.group, Refusals::default());
         loop {
             let received = tokio::select! {
                 // Looked at first: a stream of records must not put it off.
                 biased;
                 () = shared.shutdown.cancelled() => return End::Shutdown,
-                Some(renewal) = renewed.recv() => return End::Renew(renewal),
+                Some(change) = asked.recv() => return End::Asked(change),
                 _ = looks.tick(), if offsets.all_paused() => {
                     if in_hand() <= limit / 2 {
                         shared.resume_all();
@@ -233,7 +286,7 @@ impl<H: Handler> Consuming<'_, H> {
             match received {
                 Ok(message) => {
                     if refusals.have_ended() {
-                        info!(group = shared.service, "Kafka is read again");
+                        info!(group, "Kafka is read again");
                     }
                     let (record, flaw) = to_record(&message, &settings.kafka_topic_prefix);
                     let partition = (message.topic().to_owned(), record.partition);
@@ -251,7 +304,7 @@ impl<H: Handler> Consuming<'_, H> {
                             shared.membership.state.note_refusal(why);
                         }
                         if refusals.is_new(code) {
-                            warn!(%error, group = shared.service, "Kafka refuses to be read; trying on");
+                            warn!(%error, group, "Kafka refuses to be read; trying on");
                         }
                     }
                     _ => debug!(%error, "consuming"),

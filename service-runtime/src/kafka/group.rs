@@ -22,11 +22,12 @@ use crate::metrics::KafkaTraffic;
 /// partitions is healthy: there may be more instances than partitions.
 pub struct GroupState {
     joined: AtomicBool,
+    /// There is no topic to consume yet, so there is no member either.
+    idle: AtomicBool,
     broker_up: AtomicBool,
     /// Counts the consumers that were made one after the other. What an earlier one still has to say is ignored.
     generation: AtomicU64,
-    /// The topic whose partitions are told by [`GroupState::owned`]; all topics of a group are co-partitioned.
-    first_topic: String,
+    /// Of each topic; all topics of a group are co-partitioned. 0 while it is not known.
     partitions: AtomicU32,
     owned: RwLock<Vec<u32>>,
     /// What is assigned now, and which offset librdkafka fetches next.
@@ -41,12 +42,13 @@ pub struct GroupState {
 const OF_LATE: Duration = Duration::from_secs(60);
 
 impl GroupState {
-    pub(super) fn new(first_topic: String, partitions: u32) -> Self {
+    /// Of a consumer whose topics have so many partitions each; 0: it is not known yet.
+    pub(super) fn new(partitions: u32) -> Self {
         Self {
             joined: AtomicBool::new(false),
+            idle: AtomicBool::new(false),
             broker_up: AtomicBool::new(true),
             generation: AtomicU64::new(0),
-            first_topic,
             partitions: AtomicU32::new(partitions),
             owned: RwLock::default(),
             fetched: RwLock::default(),
@@ -68,13 +70,17 @@ impl GroupState {
         self.broker_up.load(Ordering::Relaxed) && !comes_here
     }
 
-    /// The partition of records with this key.
+    /// The partition of records with this key. 0 while it is not known how many there are, as in the first seconds of a
+    /// consumer whose topics grow.
     pub fn partition_of(&self, key: &str) -> u32 {
-        messages::partition_for_key(key.as_bytes(), self.partitions.load(Ordering::Relaxed))
+        messages::partition_for_key(key.as_bytes(), self.partitions.load(Ordering::Relaxed).max(1))
     }
 
     /// For readiness: `None` when all is well, else what is wrong.
     pub fn trouble(&self) -> Option<String> {
+        if self.idle.load(Ordering::Relaxed) {
+            return None;
+        }
         let hindrance = read(&self.hindrance).clone();
         match (self.broker_up.load(Ordering::Relaxed), self.joined.load(Ordering::Relaxed)) {
             (false, _) => Some("no broker can be reached".to_owned()),
@@ -93,6 +99,11 @@ impl GroupState {
         let generation = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
         self.unassign();
         generation
+    }
+
+    /// Whether there is nothing to consume.
+    pub(super) fn set_idle(&self, idle: bool) {
+        self.idle.store(idle, Ordering::Relaxed);
     }
 
     pub(super) fn is_joined(&self) -> bool {
@@ -125,7 +136,7 @@ impl GroupState {
     /// How many partitions each topic has. It may be another number when Kafka comes back empty.
     pub(super) fn set_partitions(&self, partitions: u32) {
         let before = self.partitions.swap(partitions, Ordering::Relaxed);
-        if before != partitions {
+        if before != partitions && before != 0 {
             info!(before, partitions, "the topics have another number of partitions");
         }
     }
@@ -139,13 +150,16 @@ impl GroupState {
         }
     }
 
-    fn assign(&self, list: &TopicPartitionList) {
-        let mut owned: Vec<u32> =
-            list.elements_for_topic(&self.first_topic).iter().map(|element| element.partition() as u32).collect();
+    pub(super) fn assign(&self, list: &TopicPartitionList) {
+        let assigned = list.elements().into_iter().map(|one| (one.topic().to_owned(), one.partition()));
+        let assigned: Vec<TopicPartition> = assigned.collect();
+        // The same of each topic, once all members want the same topics.
+        let first = assigned.first().map(|(topic, _)| topic);
+        let of_first = assigned.iter().filter(|(topic, _)| Some(topic) == first);
+        let mut owned: Vec<u32> = of_first.map(|(_, partition)| *partition as u32).collect();
         owned.sort_unstable();
         *write(&self.owned) = owned;
-        let assigned = list.elements().into_iter().map(|one| ((one.topic().to_owned(), one.partition()), None));
-        *write(&self.fetched) = assigned.collect();
+        *write(&self.fetched) = assigned.into_iter().map(|partition| (partition, None)).collect();
         self.joined.store(true, Ordering::Relaxed);
         info!(partitions = list.count(), "joined the consumer group");
     }

@@ -1,5 +1,4 @@
-//! librdkafka's consumer: a member of the group that is named as its service. Where it does not get on, another one takes
-//! its place.
+//! librdkafka's consumer: a member of its group. Where it does not get on, another one takes its place.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -10,10 +9,20 @@ use super::KafkaSettings;
 use super::closing::ClosesOnThread;
 use super::group::{GroupContext, GroupState};
 use super::offsets::Offsets;
+use super::topic_counts::TopicCounts;
 use crate::Fatal;
 use crate::metrics::Metrics;
 
 pub(super) type Member = ClosesOnThread<GroupContext>;
+
+/// What is asked of the loop over a consumer's records.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// To have another member take the place of the one that there is.
+    Renew(Renewal),
+    /// To consume these topics, named without the installation's prefix.
+    Topics(Vec<String>),
+}
 
 /// Why another member takes the place of the one that there is.
 #[derive(Debug)]
@@ -37,10 +46,13 @@ pub(super) enum Name {
 pub(super) struct Membership {
     settings: KafkaSettings,
     service: &'static str,
+    /// Its name without the installation's prefix.
+    pub group: &'static str,
     /// By their names on Kafka.
-    pub topics: Vec<String>,
+    topics: RwLock<Vec<String>>,
     pub offsets: Arc<Offsets>,
     pub state: Arc<GroupState>,
+    pub counts: TopicCounts,
     metrics: Metrics,
     /// Counts the members that got a name of their own.
     names: AtomicU32,
@@ -49,29 +61,59 @@ pub(super) struct Membership {
 }
 
 impl Membership {
-    /// Subscribes to `topics`, named as on Kafka.
-    pub fn join(
+    /// One without topics, and so without a member.
+    pub fn without_topics(
         settings: &KafkaSettings,
         service: &'static str,
-        topics: Vec<String>,
+        group: &'static str,
         state: GroupState,
         metrics: &Metrics,
-    ) -> Result<Self, Fatal> {
-        let membership = Self {
+    ) -> Self {
+        state.set_idle(true);
+        Self {
             settings: settings.clone(),
             service,
-            topics,
+            group,
+            topics: RwLock::default(),
             offsets: Arc::default(),
             state: Arc::new(state),
+            counts: TopicCounts::new(metrics),
             metrics: metrics.clone(),
             names: AtomicU32::new(0),
             current: RwLock::default(),
-        };
-        membership.renew(Name::Same)?;
-        Ok(membership)
+        }
     }
 
-    /// The member that there is now. `None` once it was taken.
+    /// The topics that are consumed, by their names on Kafka.
+    pub fn topics(&self) -> Vec<String> {
+        self.topics.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Consumes these topics from now on, named without the installation's prefix: by the member that there is, if there is
+    /// one. It joins its group anew without having left it, so that a static member too is assigned partitions of a topic
+    /// that is new: one that comes back under its name is assigned what it had. What was in hand comes again.
+    pub fn subscribe(&self, topics: &[String]) -> Result<(), Fatal> {
+        self.counts.show(topics);
+        let mut names: Vec<String> = topics.iter().map(|topic| self.settings.prefixed(topic)).collect();
+        names.sort();
+        names.dedup();
+        let before = {
+            let mut current = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *current, names.clone())
+        };
+        if before == names {
+            return Ok(());
+        }
+        self.state.set_idle(names.is_empty());
+        let member = self.current().filter(|_| !names.is_empty());
+        // A member that its group has shut out takes no subscription.
+        match member.is_some_and(|member| subscribe(&member, &names).is_ok()) {
+            true => Ok(()),
+            false => self.renew(Name::Same),
+        }
+    }
+
+    /// The member that there is now. `None` without topics, and once it was taken.
     pub fn current(&self) -> Option<Arc<Member>> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -82,12 +124,16 @@ impl Membership {
     }
 
     /// Has another member take the place of the one that there is, which leaves the group behind our back. What it had in
-    /// hand comes again.
+    /// hand comes again. Without topics there is none afterwards.
     pub fn renew(&self, name: Name) -> Result<(), Fatal> {
         self.names.fetch_add((name == Name::New).into(), Ordering::Relaxed);
         let generation = self.state.begin_generation();
         self.offsets.all_revoked();
         drop(self.take());
+        let topics = self.topics();
+        if topics.is_empty() {
+            return Ok(());
+        }
         let context = GroupContext {
             offsets: self.offsets.clone(),
             state: self.state.clone(),
@@ -96,17 +142,18 @@ impl Membership {
             commits_fail: AtomicBool::new(false),
         };
         let member = self.member(context)?;
+        subscribe(&member, &topics)?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(ClosesOnThread::new(member)));
         Ok(())
     }
 
     fn member(&self, context: GroupContext) -> Result<StreamConsumer<GroupContext>, Fatal> {
-        let (settings, service) = (&self.settings, self.service);
+        let (settings, group) = (&self.settings, self.group);
         // A member learns by its next heartbeat that the group parts the partitions anew, and all wait for the last.
         let heartbeat = (settings.kafka_session_timeout_ms / 3).min(500);
-        let mut config = settings.client(service);
+        let mut config = settings.client(self.service);
         config
-            .set("group.id", settings.prefixed(service))
+            .set("group.id", settings.prefixed(group))
             .set("session.timeout.ms", settings.kafka_session_timeout_ms.to_string())
             .set("heartbeat.interval.ms", heartbeat.to_string())
             .set("auto.offset.reset", "earliest")
@@ -126,13 +173,13 @@ impl Membership {
                 0 => String::new(),
                 number => format!("-{number}"),
             };
-            config.set("group.instance.id", format!("{}-{service}{number}", settings.kafka_group_instance_id));
+            config.set("group.instance.id", format!("{}-{group}{number}", settings.kafka_group_instance_id));
         }
-        let member: StreamConsumer<GroupContext> = config
-            .create_with_context(context)
-            .map_err(|e| Fatal::new(format!("the Kafka consumer can't be made: {e}")))?;
-        let names: Vec<&str> = self.topics.iter().map(String::as_str).collect();
-        member.subscribe(&names).map_err(|e| Fatal::new(format!("can't subscribe to {names:?}: {e}")))?;
-        Ok(member)
+        config.create_with_context(context).map_err(|e| Fatal::new(format!("the Kafka consumer can't be made: {e}")))
     }
+}
+
+fn subscribe(member: &StreamConsumer<GroupContext>, topics: &[String]) -> Result<(), Fatal> {
+    let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+    member.subscribe(&names).map_err(|e| Fatal::new(format!("can't subscribe to {names:?}: {e}")))
 }

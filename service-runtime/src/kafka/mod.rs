@@ -4,6 +4,7 @@
 mod closing;
 mod connection;
 mod consumer;
+mod creation;
 mod follower;
 mod group;
 mod headers;
@@ -16,7 +17,9 @@ mod producer;
 mod progress;
 mod reader;
 mod security;
+mod silence;
 mod spans;
+mod topic_counts;
 mod topics;
 mod watch;
 mod watermarks;
@@ -33,6 +36,10 @@ use crate::settings::{
 };
 
 pub use consumer::{Consumer, Handled, Handler, Retry};
+pub use creation::{
+    CreatedTopics, CreationError, DEAD_LETTER_MAX_BYTES, NewTopics, RefusedTopic, TopicCreation, create_topics,
+    is_dead_letter_topic, new_topic_settings, until_shown,
+};
 pub use follower::TopicFollower;
 pub use group::GroupState;
 pub use headers::Headers;

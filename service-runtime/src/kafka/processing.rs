@@ -1,7 +1,6 @@
 //! What becomes of one record: its handler runs until it answers, its reply or its copy on the dead-letter topic is sent
 //! until the broker acknowledges it, and then its offset may be committed.
 
-use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +19,6 @@ use super::producer::{Delivery, Producer};
 use super::{Handled, Handler, Record, Retry, spans};
 use crate::batch::{Backoff, panic_text};
 use crate::database::StoreError;
-use crate::metrics::{Count, RecordCounts};
 use crate::trace::{Span, Tracer};
 use crate::{CancellationToken, Cause};
 
@@ -35,8 +33,6 @@ pub(super) struct Shared<H> {
     pub handler: H,
     pub producer: Producer,
     pub membership: Arc<Membership>,
-    /// By topic.
-    pub counts: HashMap<String, RecordCounts>,
     pub tracer: Tracer,
     pub service: &'static str,
     pub letters: Letters,
@@ -101,7 +97,7 @@ async fn see_through<H: Handler>(
     if acknowledged.is_none() {
         return;
     }
-    shared.count(record, |counts| match handled {
+    shared.membership.counts.count(&record.topic, |counts| match handled {
         Handled::Done => &counts.done,
         Handled::Reply(_) => &counts.replied,
         Handled::DeadLetter(_) => &counts.dead_lettered,
@@ -141,15 +137,8 @@ impl<H: Handler> Shared<H> {
                     return Some(Handled::DeadLetter(format!("{what} ({cause})")));
                 }
             }
-            self.count(record, |counts| &counts.retries);
+            self.membership.counts.count(&record.topic, |counts| &counts.retries);
             self.pause(place, &mut backoff).await?;
-        }
-    }
-
-    fn count(&self, record: &Record, which: impl FnOnce(&RecordCounts) -> &Count) {
-        // Only subscribed topics are consumed.
-        if let Some(counts) = self.counts.get(&record.topic) {
-            which(counts).inc();
         }
     }
 

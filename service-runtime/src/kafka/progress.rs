@@ -76,15 +76,22 @@ impl Standing {
         if done > high { high - low } else { high - done }
     }
 
+    /// Up to where records have come: what came since the assignment, else where the group had committed. What was removed
+    /// before it was read will not come.
+    fn come(&self) -> i64 {
+        let PartitionMarks { low, committed, .. } = self.marks;
+        self.received.or(committed).unwrap_or(low).max(low)
+    }
+
     /// Whether records were fetched that have not come yet: those of all partitions stand in one queue, and while it is
     /// full nothing more is fetched.
     fn is_queued(&self) -> bool {
-        let come = self.received.or(self.marks.committed).unwrap_or(self.marks.low);
-        self.fetched.is_some_and(|fetched| fetched > come)
+        self.at() > self.come()
     }
 
+    /// What is read next, by librdkafka where it says so.
     fn at(&self) -> i64 {
-        self.fetched.or(self.received).or(self.marks.committed).unwrap_or(self.marks.low)
+        self.fetched.unwrap_or_else(|| self.come())
     }
 
     /// How many records wait to be read.
@@ -195,6 +202,20 @@ mod tests {
         assert_eq!(after((0..9).map(at).collect()), []);
         assert_eq!(after(vec![at(9); 6]).len(), 1, "the queue does not move either");
         assert_eq!(after(vec![at(40); 6]).len(), 1, "all that was fetched has come");
+    }
+
+    #[test]
+    fn what_was_removed_before_it_came_does_not_wait_in_the_queue() {
+        let (mut progress, mut still) = (Progress::default(), Vec::new());
+        let marks = PartitionMarks { partition: 0, low: 40, high: 60, committed: Some(9) };
+        for n in 0..9 {
+            // Another partition's records come.
+            let other = Standing { received: Some(n), ..standing(n, 60) };
+            let removed = Standing { marks, ..standing(40, 60) };
+            still = progress.look(&[(("t".to_owned(), 0), removed), (("t".to_owned(), 1), other)], Instant::now());
+        }
+        assert_eq!(still.len(), 1);
+        assert_eq!(still[0].partition, ("t".to_owned(), 0));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::metadata::MetadataTopic;
 use tracing::warn;
 
 use super::KafkaSettings;
@@ -43,6 +44,24 @@ pub fn existing_topics(
     client: &str,
     limit: Duration,
 ) -> Result<HashMap<String, usize>, Fatal> {
+    let topics = existing_shapes(settings, client, limit)?;
+    Ok(topics.into_iter().map(|(name, shape)| (name, shape.partitions)).collect())
+}
+
+/// What all partitions of a topic share.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    pub partitions: usize,
+    /// Of each partition, the least.
+    pub replicas: usize,
+}
+
+/// The same, with how often each partition is there.
+pub(super) fn existing_shapes(
+    settings: &KafkaSettings,
+    client: &str,
+    limit: Duration,
+) -> Result<HashMap<String, Shape>, Fatal> {
     let servers = &settings.kafka_bootstrap_servers;
     let unusable = |error| Fatal::new(format!("KAFKA_BOOTSTRAP_SERVERS={servers}: {error}"));
     let asking: BaseConsumer<Heard> =
@@ -52,7 +71,11 @@ pub fn existing_topics(
     loop {
         let error = match asking.fetch_metadata(None, Duration::from_secs(2)) {
             Ok(metadata) => {
-                return Ok(metadata.topics().iter().map(|t| (t.name().to_owned(), t.partitions().len())).collect());
+                let shape = |topic: &MetadataTopic| Shape {
+                    partitions: topic.partitions().len(),
+                    replicas: topic.partitions().iter().map(|one| one.replicas().len()).min().unwrap_or_default(),
+                };
+                return Ok(metadata.topics().iter().map(|topic| (topic.name().to_owned(), shape(topic))).collect());
             }
             Err(error) => heard::why(&asking, &error),
         };

@@ -1,10 +1,12 @@
 //! How far topics reach, and how far a group has come: what `kafka-topics` and `kafka-consumer-groups --describe` tell.
 //! No group is joined and nothing is committed.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::MetadataPartition;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::KafkaSettings;
@@ -70,7 +72,7 @@ pub async fn watermarks(
     answer.map_err(|why| heard::no_answer(&servers, &why))
 }
 
-/// The marks of a topic's partitions, in order; an error for each that Kafka does not answer for. `None`: there is no
+/// The marks of a topic's partitions, in order; an error for each that Kafka does not answer for, or that has no leader. `None`: there is no
 /// such topic. Blocks its thread.
 pub(super) fn marks(
     consumer: &BaseConsumer<Heard>,
@@ -80,6 +82,9 @@ pub(super) fn marks(
     let metadata = consumer.fetch_metadata(Some(topic), LIMIT)?;
     let Some(found) = metadata.topics().first() else { return Ok(None) };
     let mut ids: Vec<i32> = found.partitions().iter().map(|partition| partition.id()).collect();
+    // librdkafka would wait for their leaders, and answer for no partition.
+    let with_leader = |partition: &&MetadataPartition| partition.leader() >= 0;
+    let led: HashSet<i32> = found.partitions().iter().filter(with_leader).map(|partition| partition.id()).collect();
     if ids.is_empty() {
         return match found.error().map(RDKafkaErrorCode::from) {
             None | Some(RDKafkaErrorCode::UnknownTopicOrPartition) => Ok(None),
@@ -89,17 +94,24 @@ pub(super) fn marks(
     ids.sort_unstable();
     let at = |offset| {
         let mut list = TopicPartitionList::new();
-        for id in &ids {
+        for id in &led {
             list.add_partition_offset(topic, *id, offset)?;
         }
         Ok::<_, KafkaError>(list)
     };
     // Their beginnings and ends stand for times here. One request each, of each broker.
-    let low = consumer.offsets_for_times(at(Offset::Beginning)?, LIMIT)?;
-    let high = consumer.offsets_for_times(at(Offset::End)?, LIMIT)?;
-    let committed =
-        if with_group { consumer.committed_offsets(at(Offset::Invalid)?, LIMIT)? } else { at(Offset::Invalid)? };
+    let (mut low, mut high, mut committed) = (at(Offset::Invalid)?, at(Offset::Invalid)?, at(Offset::Invalid)?);
+    if !led.is_empty() {
+        low = consumer.offsets_for_times(at(Offset::Beginning)?, LIMIT).map_err(of_offsets)?;
+        high = consumer.offsets_for_times(at(Offset::End)?, LIMIT).map_err(of_offsets)?;
+        if with_group {
+            committed = consumer.committed_offsets(at(Offset::Invalid)?, LIMIT).map_err(of_offsets)?;
+        }
+    }
     let marks = ids.iter().map(|partition| {
+        if !led.contains(partition) {
+            return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable));
+        }
         let known = |list: &TopicPartitionList| {
             let found = list.find_partition(topic, *partition);
             let found = found.ok_or(KafkaError::OffsetFetch(RDKafkaErrorCode::UnknownPartition))?;
@@ -118,6 +130,11 @@ pub(super) fn marks(
         })
     });
     Ok(Some(marks.collect()))
+}
+
+/// As an error of the question about offsets: one about metadata means that no broker has answered at all.
+fn of_offsets(error: KafkaError) -> KafkaError {
+    error.rdkafka_error_code().map_or(error, KafkaError::OffsetFetch)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! behind.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use prometheus::Registry;
 
@@ -16,7 +17,18 @@ pub(super) struct KafkaMetrics {
     retries: Counts,
     lag: Gauges,
     still: Gauges,
+    consumers: Arc<OnceLock<Consumers>>,
 }
+
+/// What the consumers of a service share.
+struct Consumers {
+    renewals: Count,
+    ok: Gauge,
+    /// Of each consumer: whether it gets on.
+    get_on: RwLock<Vec<GetsOn>>,
+}
+
+type GetsOn = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// What one Kafka client has exchanged with its brokers.
 pub(crate) struct KafkaTraffic {
@@ -37,13 +49,11 @@ pub(crate) struct RecordCounts {
     pub retries: Count,
 }
 
-/// Whether a consumer gets on.
+/// Of one consumer.
 pub(crate) struct ConsumerMetrics {
     pub partitions: PartitionGauges,
     /// How often it was made anew.
     pub renewals: Count,
-    /// What readiness says.
-    pub ok: Gauge,
 }
 
 /// How far a consumer is behind, and whether it gets on, by partition.
@@ -67,6 +77,7 @@ impl KafkaMetrics {
             retries: registered(registry, counts("kafka_record_retries_total", retries, &["topic"])),
             lag: registered(registry, gauges("kafka_consumer_lag", lag, &["topic", "partition"])),
             still: registered(registry, gauges("kafka_consumer_stalled", still, &["topic", "partition"])),
+            consumers: Arc::default(),
         }
     }
 
@@ -87,14 +98,31 @@ impl KafkaMetrics {
         }
     }
 
-    /// Those of a consumer, which a service without one does not show. To be called once.
-    pub(super) fn consumer(&self, registry: &Registry) -> ConsumerMetrics {
+    /// Those of one more consumer, of which a service without any shows nothing.
+    pub(super) fn consumer(
+        &self,
+        registry: &Registry,
+        gets_on: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> ConsumerMetrics {
         let ok = "1: partitions are read as readiness wants it. 0: /health/ready says why not.";
-        let renewals = "How often the consumer was made anew, since it made no progress.";
-        ConsumerMetrics {
-            partitions: PartitionGauges { lag: self.lag.clone(), still: self.still.clone() },
+        let renewals = "How often a consumer was made anew, since it made no progress.";
+        let consumers = self.consumers.get_or_init(|| Consumers {
             renewals: registered(registry, Count::new("kafka_consumer_renewals_total", renewals).expect(VALID)),
             ok: registered(registry, Gauge::new("kafka_consumer_ok", ok).expect(VALID)),
+            get_on: RwLock::default(),
+        });
+        consumers.get_on.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(gets_on));
+        ConsumerMetrics {
+            partitions: PartitionGauges { lag: self.lag.clone(), still: self.still.clone() },
+            renewals: consumers.renewals.clone(),
+        }
+    }
+
+    /// Brings up to date whether all consumers get on.
+    pub(super) fn look(&self) {
+        if let Some(Consumers { ok, get_on, .. }) = self.consumers.get() {
+            let get_on = get_on.read().unwrap_or_else(PoisonError::into_inner);
+            ok.set(get_on.iter().all(|gets_on| gets_on()).into());
         }
     }
 }
@@ -130,6 +158,11 @@ impl PartitionGauges {
         self.still.with_label_values(&labels).set(stands_still.into());
     }
 
+    /// Shows that none of a partition's records is read. How many there are is not known.
+    pub(crate) fn show_stalled(&self, topic: &str, partition: i32) {
+        self.still.with_label_values(&[topic, &partition.to_string()]).set(1);
+    }
+
     /// A partition is not this consumer's any more, and is shown by the one that has it.
     pub(crate) fn show_no_more(&self, topic: &str, partition: i32) {
         let partition = partition.to_string();
@@ -142,13 +175,31 @@ impl PartitionGauges {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::super::Metrics;
 
     #[tokio::test]
     async fn a_service_without_a_consumer_shows_no_health_of_one() {
         let metrics = Metrics::of("test");
         assert!(!metrics.text().await.contains("kafka_consumer_ok"));
-        metrics.kafka_consumer().ok.set(1);
+        metrics.kafka_consumer(|| true);
+        assert!(metrics.text().await.contains("\nkafka_consumer_ok 1\n"));
+    }
+
+    #[tokio::test]
+    async fn of_two_consumers_one_in_trouble_is_enough_for_the_service_not_to_be_ok() {
+        let metrics = Metrics::of("test");
+        let second = Arc::new(AtomicBool::new(false));
+        let gets_on = second.clone();
+        let [one, other] =
+            [metrics.kafka_consumer(|| true), metrics.kafka_consumer(move || gets_on.load(Ordering::Relaxed))];
+        [one, other].iter().for_each(|consumer| consumer.renewals.inc());
+        let text = metrics.text().await;
+        assert!(text.contains("\nkafka_consumer_ok 0\n"), "{text}");
+        assert!(text.contains("\nkafka_consumer_renewals_total 2\n"), "{text}");
+        second.store(true, Ordering::Relaxed);
         assert!(metrics.text().await.contains("\nkafka_consumer_ok 1\n"));
     }
 
@@ -170,7 +221,7 @@ mod tests {
     #[tokio::test]
     async fn the_lag_of_a_partition_that_went_to_another_is_shown_no_more() {
         let metrics = Metrics::of("s");
-        let gauges = metrics.kafka_consumer().partitions;
+        let gauges = metrics.kafka_consumer(|| true).partitions;
         gauges.show("t", 0, 4, false);
         gauges.show("t", 1, 5, true);
         gauges.show_no_more("t", 0);

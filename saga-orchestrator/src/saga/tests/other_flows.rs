@@ -1,8 +1,10 @@
 //! Flows that are not built in, by the same core.
 
-use flow::{Origin, check};
+use flow::{Kept, Origin, RawEvent, check};
 
 use super::*;
+
+const TRIP: &str = include_str!("../../../../examples/trip/trip.v1.yaml");
 
 /// A saga of a flow that is not built in, at its first step.
 fn other_saga(text: &str) -> Saga {
@@ -10,9 +12,101 @@ fn other_saga(text: &str) -> Saga {
     Saga { flow, ..new_saga() }
 }
 
+/// A trip, at its first step.
+fn trip() -> Saga {
+    let flow = check(TRIP, Origin::User).unwrap_or_else(|findings| panic!("{findings:?}"));
+    let json =
+        r#"{"traveller":"ann","budget":"900.00","from":"BER","to":"LIS","out":"2027-05-01","back":"2027-05-08"}"#;
+    let request = flow.read_start(json).unwrap();
+    start(flow, SagaId::new(), OrderId::new(), request, at(90), None, at(0)).saga
+}
+
+/// The body of a reply to what the saga asks for now.
+fn reply_body(saga: &Saga, payload: &str) -> String {
+    let (event, command) = (EventId::new(), saga.command_id().unwrap());
+    let (saga_id, trip) = (saga.saga_id, saga.order_id);
+    format!(
+        r#"{{"eventId":"{event}","causationId":"{command}","sagaId":"{saga_id}","tripId":"{trip}","timestamp":"2027-01-01T00:00:00Z","payload":{payload}}}"#
+    )
+}
+
+/// What becomes of a saga that gets this reply.
+fn replied(saga: &Saga, event: &str, payload: &str) -> Saga {
+    let body = reply_body(saga, payload);
+    let reply = Reply::read(saga, event, &RawEvent::read(body.as_bytes()).unwrap()).unwrap();
+    advance(saga, &reply.into(), at(1)).unwrap().saga
+}
+
+fn command(saga: &Saga) -> String {
+    let Effect::Send(record) = saga.effect() else { panic!("{saga} sends nothing") };
+    let body = String::from_utf8(record.body).unwrap();
+    let (_, payload) = body.split_once(r#","payload":"#).unwrap();
+    format!("{} {}", record.topic, payload.strip_suffix('}').unwrap())
+}
+
+#[test]
+fn a_trip_keeps_what_its_flow_keeps_and_undoes_with_it() {
+    let saga = trip();
+    assert_eq!(
+        command(&saga),
+        r#"trip.hotel.book.command {"guest":"ann","city":"LIS","arrive":"2027-05-01","leave":"2027-05-08"}"#
+    );
+    let price = r#""price":{"amount":90.50,"currency":"EUR"}"#;
+    let saga = replied(&saga, "trip.hotel.booked", &format!(r#"{{"bookingRef":"H-\"1\"",{price},"more":[1]}}"#));
+    assert_eq!(saga.kept.to_json(), r#"{"HOTEL_BOOK":{"bookingRef":"H-\"1\""}}"#);
+    let saga = replied(&saga, "trip.car.rented", r#"{"bookingRef":"C1"}"#);
+    let ticketed = replied(&saga, "trip.flight.ticketed", r#"{"ticketNumber":"T1"}"#);
+    assert_eq!(ticketed.state, State::Completed);
+    assert_eq!(
+        ticketed.kept.to_json(),
+        r#"{"HOTEL_BOOK":{"bookingRef":"H-\"1\""},"CAR_RENT":{"bookingRef":"C1"},"FLIGHT_TICKET":{"ticketNumber":"T1"}}"#
+    );
+
+    let saga = replied(&saga, "trip.flight.refused", r#"{"reason":"no seat"}"#);
+    assert_eq!(command(&saga), r#"trip.car.return.command {"reason":"NO_SEAT"}"#);
+    let saga = replied(&saga, "trip.car.returned", "{}");
+    assert_eq!(command(&saga), r#"trip.hotel.cancel.command {"bookingRef":"H-\"1\"","reason":"NO_SEAT"}"#);
+    // From the row the same: that is all a process knows that finds it.
+    let stored = Saga { kept: Kept::parse(&saga.kept.to_json()).unwrap(), ..saga.clone() };
+    assert_eq!(stored.effect(), saga.effect());
+    let saga = replied(&saga, "trip.hotel.cancelled", "{}");
+    assert_eq!((saga.to_string().as_str(), saga.reason.as_deref()), ("FAILED/NO_SEAT", Some("no seat")));
+}
+
+#[test]
+fn an_undo_of_what_was_not_answered_has_null_for_what_would_have_been_kept() {
+    let saga = trip();
+    let deadline = saga.deadline.unwrap();
+    let saga = advance(&saga, &Input::DeadlinePassed, deadline).unwrap().saga;
+    assert_eq!(command(&saga), r#"trip.hotel.cancel.command {"bookingRef":null,"reason":"TIMED_OUT"}"#);
+}
+
+#[test]
+fn a_reply_that_breaks_its_shape_or_is_about_something_else_is_refused_in_words() {
+    let saga = trip();
+    let read = |body: &str, event: &str| {
+        let reply = Reply::read(&saga, event, &RawEvent::read(body.as_bytes()).unwrap())?;
+        advance(&saga, &reply.into(), at(1)).map(|moved| moved.saga.to_string()).map_err(|error| error.to_string())
+    };
+    let good = reply_body(&saga, r#"{"bookingRef":"H1","price":{"amount":5,"currency":"EUR"}}"#);
+    assert_eq!(read(&good, "trip.hotel.booked").unwrap(), "RUNNING/CAR_RENT");
+    let (command, other) = (saga.command_id().unwrap().to_string(), EventId::new().to_string());
+    for (body, event, why) in [
+        (good.replace("bookingRef", "ref"), "trip.hotel.booked", "`bookingRef` is missing"),
+        (good.replace(r#""H1""#, "7"), "trip.hotel.booked", "`bookingRef` must be a text"),
+        (good.replace("tripId", "orderId"), "trip.hotel.booked", "`tripId` is missing"),
+        (good.replace(&saga.order_id.to_string(), &other), "trip.hotel.booked", "it is about order"),
+        (good.replace(&command, &other), "trip.hotel.booked", "it answers command"),
+        (good.clone(), "trip.hotel.burnt", "it is a trip.hotel.burnt, which nothing in its saga asks for"),
+    ] {
+        let error = read(&body, event).unwrap_err();
+        assert!(error.contains(why), "{why}: {error}");
+    }
+}
+
 #[test]
 fn another_flows_commands_have_ids_by_their_step_and_name_the_subject_as_the_flow_does() {
-    let saga = other_saga(include_str!("../../../../examples/trip/trip.v1.yaml"));
+    let saga = other_saga(TRIP);
     assert_eq!(saga.command_id(), Some(EventId::derived(saga.saga_id, "HOTEL_BOOK")));
     let Effect::Send(record) = saga.effect() else { panic!("a hotel is asked for by a command") };
     assert_eq!(record.topic, "trip.hotel.book.command");

@@ -1,0 +1,276 @@
+//! A new saga by a request over HTTP: stores it, waits for its end, answers with the outcome. The steps don't run in here:
+//! a client that hangs up changes nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use flow::{Flow, Request};
+use messages::{OrderId, SagaId, TRACEPARENT, TraceContext};
+use service_runtime::batch::Backoff;
+use service_runtime::database::{ANSWER_LIMIT, StoreError};
+use service_runtime::http::{Caller, INTERNAL, Problem};
+use service_runtime::trace;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use crate::coordinator::{ApplyError, Begun, Coordinator};
+use crate::flow_outcome::FlowOutcome;
+use crate::idempotency::IdempotencyKey;
+use crate::intake::{Intake, NOT_STORED, Place};
+use crate::outcome::Outcome;
+use crate::prefer::Preferences;
+use crate::saga::flows::PAY_FIRST;
+use crate::saga::{Saga, State, start};
+use crate::store::NewSaga;
+use crate::waiters::Waiter;
+
+/// How often a waiting request looks at the row itself, for the case that the reply goes to another instance: seldom
+/// while its partition is this instance's (or Kafka is away), often when it is not, or has moved.
+const POLL: Duration = Duration::from_secs(1);
+const POLL_ELSEWHERE: Duration = Duration::from_millis(200);
+
+/// How long an outcome is waited for once the client has closed its sending side. It may still read, so it gets an answer:
+/// 202 after this time. Most such clients are gone, and would hold the places of others until the limit.
+const WAIT_WHEN_SENDING_ENDED: Duration = Duration::from_secs(5);
+
+/// Says that this request did not start the saga, but an earlier one with its key.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// Which of its preferences an answer follows (RFC 7240, section 3).
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// A saga that takes long to its pivot has this as its limit where its flow has none: longer than anything is kept.
+const NO_LIMIT: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// The saga that a request asks for.
+pub struct Wanted {
+    pub flow: Arc<Flow>,
+    pub request: Request,
+    pub idempotency_key: Option<IdempotencyKey>,
+    /// Whether it may be a new one. One that was begun before, under the request's key, is answered all the same.
+    pub permitted: Result<(), Problem>,
+}
+
+/// Begins the saga, or finds the one that the request's key belongs to, and answers as the flow and the client's
+/// preferences have it: with its end, or with 202 and how far it is.
+///
+/// # Errors
+/// 429 and 503 where no new saga is taken, 422 for a key of another request, and what `permitted` says.
+pub async fn begin(intake: &Intake, caller: &Caller, headers: &HeaderMap, wanted: Wanted) -> Result<Response, Problem> {
+    let Wanted { flow, request, idempotency_key, permitted } = wanted;
+    let preferences = Preferences::of(headers);
+    let (until, answer_by) = (Instant::now() + intake.wait, Instant::now() + preferences.wait(intake.wait));
+    let (place, closed) = match intake.place()? {
+        Place::Taken(permit) => (permit, None),
+        Place::Closed(permit, why) => (permit, Some(Problem::unavailable(format!("{why}: {NOT_STORED}"), 5))),
+    };
+    let repeated = |found: Saga, place| replay(intake, caller, found, (&flow, &request), preferences, answer_by, place);
+    let forbidden = permitted.err();
+    let is_closed = forbidden.is_none() && closed.is_some();
+    if let Some(refusal) = forbidden.or(closed) {
+        // A repetition is no new saga.
+        let found = match &idempotency_key {
+            Some(key) => intake.coordinator.of_key(&request.owner, key).await.map_err(not_known)?,
+            None => None,
+        };
+        let Some(found) = found else {
+            if is_closed {
+                intake.refused_as_closed();
+            }
+            return Err(refusal);
+        };
+        return repeated(found, place).await;
+    }
+    let now = intake.coordinator.clock.now();
+    let (saga_id, trace) = (intake.mint(&flow), traceparent(headers));
+    let expires_at = now + flow.pivot_limit().unwrap_or(NO_LIMIT);
+    let transition = start(flow.clone(), saga_id, OrderId::new(), request.clone(), expires_at, Some(trace), now);
+    let started = transition.saga.clone();
+    trace::set("saga.id", || saga_id.to_string().into());
+    let waiter = intake.coordinator.waiters.register(saga_id);
+
+    // In a task of its own: a client that hangs up now must not leave the effect undone. It keeps the place.
+    let (coordinator, new) = (intake.coordinator.clone(), NewSaga { transition, idempotency_key });
+    let has_key = new.idempotency_key.is_some();
+    let stored = async move { store(coordinator, new, until).await.map(|begun| (begun, place)) };
+    let stopping = async {
+        intake.stop.cancelled().await;
+        tokio::time::sleep(intake.stored_at_a_stop).await;
+    };
+    let begun = tokio::select! {
+        begun = tokio::spawn(trace::carried(stored)) => begun,
+        // One whole try is waited for in any case. Longer than that it takes where thousands want to be stored at once.
+        () = tokio::time::sleep_until(until.max(Instant::now() + ANSWER_LIMIT) + POLL) => Ok(Err(unknown(saga_id, has_key))),
+        () = stopping => return Err(unknown(saga_id, has_key)),
+    };
+    let begun = begun.map_err(|panic| Problem::internal(&format!("a saga can't be stored: {panic}").into()))?;
+    let (begun, place) = begun.inspect_err(|_| intake.refused_by_database())?;
+    match begun {
+        Begun::Started => {
+            let latest = wait(intake, caller, waiter, started, answer_by).await;
+            drop(place);
+            Ok(answer(&latest, preferences, intake.wait))
+        }
+        Begun::Joined(found) => {
+            // It waits for the other saga now, and counts once.
+            drop(waiter);
+            repeated(*found, place).await
+        }
+    }
+}
+
+/// Answers with the saga that has the request's key.
+async fn replay(
+    intake: &Intake,
+    caller: &Caller,
+    found: Saga,
+    (flow, request): (&Flow, &Request),
+    preferences: Preferences,
+    answer_by: Instant,
+    _place: OwnedSemaphorePermit,
+) -> Result<Response, Problem> {
+    if found.flow.name != flow.name || found.request.input != request.input {
+        let detail = "the `Idempotency-Key` was used for another checkout of this user: send a new key with a new body";
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
+    }
+    let waiter = intake.coordinator.waiters.register(found.saga_id);
+    // It may have ended between the read that found it and the registration.
+    let mut latest = intake.coordinator.stored(found.saga_id).await.unwrap_or(found);
+    if !latest.state.has_ended() {
+        latest = wait(intake, caller, waiter, latest, answer_by).await;
+    }
+    let mut answer = answer(&latest, preferences, intake.wait);
+    answer.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    Ok(answer)
+}
+
+/// Stores the saga. After an error whose outcome is unknown it is stored again, which settles the question: there
+/// is one row for an id, and one for a key. Where the question stays open until the wait limit, the answer says
+/// just that. Only with a key may the client send the request again; and only without one it is told an id, since
+/// under a key an earlier request's saga may be the one.
+async fn store(coordinator: Arc<Coordinator>, new: NewSaga, until: Instant) -> Result<Begun, Problem> {
+    let saga_id = new.transition.saga.saga_id;
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+    let mut maybe_stored = false;
+    loop {
+        match coordinator.start(new.clone()).await {
+            Ok(begun) => return Ok(begun),
+            Err(ApplyError::Store(StoreError::Unavailable(_))) => maybe_stored = true,
+            // Nothing was done by this try; an earlier one may have stored it.
+            Err(ApplyError::Store(_)) if maybe_stored => {}
+            Err(ApplyError::Store(error @ (StoreError::NotSent(_) | StoreError::Locked(_)))) => {
+                return Err(Problem::unavailable(format!("{NOT_STORED}: {error}"), 1).with_cause(error.cause()));
+            }
+            Err(ApplyError::Store(error @ StoreError::Refused(_))) => {
+                let detail = format!("{NOT_STORED}: {INTERNAL}");
+                return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail).with_cause(error.cause()));
+            }
+            // The key is another saga's, so this one was not stored, whatever became of earlier tries.
+            Err(error) => return Err(not_known(error)),
+        }
+        if Instant::now() >= until {
+            return Err(unknown(saga_id, new.idempotency_key.is_some()));
+        }
+        tokio::time::sleep(backoff.delay()).await;
+    }
+}
+
+/// 503: whether the saga was stored, nobody can say now.
+fn unknown(saga_id: SagaId, has_key: bool) -> Problem {
+    let unknown = "outcome unknown: the database did not answer while the checkout was stored.";
+    if has_key {
+        let detail = format!("{unknown} Send the same request with the same key again");
+        return Problem::outcome_unknown(detail).retry_after(1);
+    }
+    let detail =
+        format!("{unknown} Its saga tells, once the database is back; it is unknown there (404) if nothing was stored");
+    Problem::outcome_unknown(detail).with_saga(saga_id).with_header(header::LOCATION, format!("/sagas/{saga_id}"))
+}
+
+/// 503: the saga that has the key can't be told of now, and this request stored none. One of a newer release's
+/// definition, that release can tell.
+fn not_known(error: ApplyError) -> Problem {
+    let problem = Problem::unavailable(format!("{NOT_STORED}: {error}"), 1);
+    match error {
+        ApplyError::UnknownDefinition { saga_id, .. } => {
+            problem.with_saga(saga_id).with_header(header::LOCATION, format!("/sagas/{saga_id}"))
+        }
+        ApplyError::Store(error @ StoreError::Refused(_)) => {
+            let detail = format!("{NOT_STORED}: {INTERNAL}");
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail).with_cause(error.cause())
+        }
+        ApplyError::Store(error) => problem.with_cause(error.cause()),
+        ApplyError::UnknownSaga(_) | ApplyError::Contradiction(_) => problem,
+    }
+}
+
+/// Waits for the saga's end, at most until the limit or until this instance stops; and not for long for a client that has
+/// closed its sending side, since it may be gone.
+async fn wait(intake: &Intake, caller: &Caller, mut waiter: Waiter, begun: Saga, until: Instant) -> Saga {
+    let mut latest = begun.clone();
+    let mut may_be_gone = std::pin::pin!(async {
+        caller.sending_ended().await;
+        tokio::time::sleep(WAIT_WHEN_SENDING_ENDED).await;
+    });
+    loop {
+        tokio::select! {
+            ended = waiter.woken() => return ended,
+            () = intake.stop.cancelled() => return latest,
+            () = &mut may_be_gone => return latest,
+            () = tokio::time::sleep_until(until) => return latest,
+            stored = poll(intake, &begun) => {
+                latest = stored;
+                if latest.state.has_ended() {
+                    waiter.found_elsewhere();
+                    return latest;
+                }
+            }
+        }
+    }
+}
+
+/// The row, a while from now.
+async fn poll(intake: &Intake, latest: &Saga) -> Saga {
+    let mut looked = Instant::now();
+    loop {
+        tokio::time::sleep(POLL_ELSEWHERE).await;
+        if looked.elapsed() < POLL && !intake.may_be_answered_elsewhere(latest) {
+            continue;
+        }
+        looked = Instant::now();
+        if let Ok(saga) = intake.coordinator.stored(latest.saga_id).await {
+            return saga;
+        }
+    }
+}
+
+fn answer(saga: &Saga, preferences: Preferences, limit: Duration) -> Response {
+    let status = match saga.state {
+        State::Completed => saga.flow.answer.done,
+        State::Failed { cause } => saga.flow.failed_status(&saga.flow.causes[cause]),
+        State::Running { .. } | State::Compensating { .. } => 202,
+    };
+    // A flow's statuses are 200 to 599.
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::ACCEPTED);
+    let location = [(header::LOCATION, format!("/sagas/{}", saga.saga_id))];
+    let retry_after = (status == StatusCode::ACCEPTED).then_some([(header::RETRY_AFTER, "1")]);
+    let body = match saga.flow.name == PAY_FIRST {
+        true => Json(Outcome::from(saga)).into_response(),
+        false => Json(FlowOutcome(saga)).into_response(),
+    };
+    let mut answer = (status, location, retry_after, body).into_response();
+    if let Some(applied) = preferences.applied(limit, status) {
+        answer.headers_mut().insert(PREFERENCE_APPLIED, applied);
+    }
+    answer
+}
+
+/// The request's own W3C trace context if it has a valid one, else a new one.
+fn traceparent(headers: &HeaderMap) -> String {
+    let given = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
+    let given = given.filter(|given| given.parse::<TraceContext>().is_ok());
+    given.map_or_else(|| trace::new_trace(true).to_string(), str::to_owned)
+}

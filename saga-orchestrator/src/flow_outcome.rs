@@ -1,0 +1,42 @@
+//! A saga of a user's flow as clients see it: the body of the answer that it was started with.
+
+use flow::Slot;
+use messages::TimestampText;
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
+use serde_json::value::RawValue;
+
+use crate::saga::{Saga, State};
+
+/// How far it is, or how it ended. The id of what it is about stands under the name that the flow gives it.
+pub struct FlowOutcome<'a>(pub &'a Saga);
+
+impl FlowOutcome<'_> {
+    /// What the flow answers with, once all is done. The same bytes each time: it is made from the row alone.
+    fn result(&self) -> Option<Box<RawValue>> {
+        let saga = self.0;
+        let body = saga.flow.answer.body.as_ref().filter(|_| saga.state == State::Completed)?;
+        let mut json = Vec::new();
+        body.fill(&mut json, &mut |slot: &Slot, out| saga.write(slot, out));
+        // What a payload writes is JSON.
+        serde_json::from_slice(&json).ok()
+    }
+}
+
+impl Serialize for FlowOutcome<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(saga) = self;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("sagaId", &saga.saga_id)?;
+        map.serialize_entry("flow", &saga.flow.name)?;
+        map.serialize_entry("version", &saga.flow.version)?;
+        map.serialize_entry(&saga.flow.start.subject, &saga.order_id)?;
+        map.serialize_entry("status", saga.state.status())?;
+        map.serialize_entry("step", saga.step_name())?;
+        map.serialize_entry("reason", &saga.reason)?;
+        map.serialize_entry("owner", saga.request.owner.as_str())?;
+        map.serialize_entry("result", &self.result())?;
+        map.serialize_entry("createdAt", &TimestampText(saga.created_at))?;
+        map.serialize_entry("updatedAt", &TimestampText(saga.updated_at))?;
+        map.end()
+    }
+}

@@ -1,0 +1,100 @@
+//! `POST /flows/{name}`: reads a request by the flow's input, and begins a saga of it.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use axum::routing::post;
+use flow::Flow;
+use service_runtime::http::description::{BodyProblems, DatabaseProblems, PROBLEM_JSON};
+use service_runtime::http::{Caller, JsonText, PathText, Problem};
+use utoipa::OpenApi;
+
+use crate::begin::{Wanted, begin};
+use crate::idempotency::{IdempotencyKey, TakenKey};
+use crate::intake::Intake;
+use crate::registry::Flows;
+use crate::saga::flows::PAY_FIRST;
+
+/// Describes the route.
+#[derive(OpenApi)]
+#[openapi(paths(start))]
+pub struct Described;
+
+pub fn router(intake: Arc<Intake>) -> Router {
+    Router::new().route("/flows/{name}", post(start)).with_state(intake)
+}
+
+#[utoipa::path(
+    post, path = "/flows/{name}", operation_id = "startFlow", tag = "Flows", summary = "Start a saga of a published flow, and report its outcome",
+    params(
+        ("name" = String, Path, description = "The flow's name"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Sent again with the same body by the same owner, it is the same saga",
+            min_length = 8, max_length = 255, pattern = "^[!-~][ -~]*[!-~]$", example = "8e03978e-40d5-43dd-bc93-6894a57f9324"),
+        ("Prefer" = Option<String>, Header, description = "As for `POST /checkout`", example = "respond-async, wait=10"),
+    ),
+    request_body(content = serde_json::Value, description = "The fields of the flow's `start.input`", content_type = "application/json"),
+    responses(
+        BodyProblems, DatabaseProblems,
+        (status = 200, description = "COMPLETED. The flow may answer with another status (`answer.done`)", body = serde_json::Value,
+            headers(("location" = String, description = "Where the saga is read"), ("idempotent-replayed" = Option<String>, description = "`true`: an earlier request with this key started it"))),
+        (status = 202, description = "Still running; `Location` reports the end", body = serde_json::Value, headers(
+            ("location" = String, description = "Where the saga is read"), ("retry-after" = u32, description = "In how many seconds to look"))),
+        (status = 404, description = "No version of such a flow is active", body = Problem, content_type = PROBLEM_JSON),
+        (status = 409, description = "FAILED: all is undone. The flow may answer with other statuses (`answer.failed`)", body = serde_json::Value,
+            headers(("location" = String, description = "Where the saga is read"))),
+        (status = 422, description = "A value that breaks the flow's input, or a key that was used for another request", body = Problem, content_type = PROBLEM_JSON),
+        (status = 429, description = "Too many requests are waiting: nothing was stored", body = Problem, content_type = PROBLEM_JSON,
+            headers(("retry-after" = u32, description = "In how many seconds to try again"))),
+        (status = 503, description = "New sagas are paused, too many are unfinished, or the database can't be reached: nothing was stored. Or: outcome unknown",
+            body = Problem, content_type = PROBLEM_JSON),
+    ),
+)]
+/// The status that the flow answers with; 202 with how far it is, when it takes longer or the client asked not to wait.
+async fn start(
+    State(intake): State<Arc<Intake>>,
+    caller: Caller,
+    TakenKey(idempotency_key): TakenKey,
+    PathText(name): PathText,
+    headers: HeaderMap,
+    JsonText(body): JsonText,
+) -> Result<Response, Problem> {
+    let flows = &intake.coordinator.flows;
+    let active = flows.active(&name);
+    // A request that is repeated may have been taken before its flow was retired.
+    let Some(flow) = active.clone().or_else(|| latest(flows, &name)) else { return Err(unknown(flows, &name)) };
+    if flow.name == PAY_FIRST {
+        let detail = "sagas of pay-first are started by `POST /checkout`";
+        return Err(Problem::new(StatusCode::NOT_FOUND, detail));
+    }
+    let text = std::str::from_utf8(&body);
+    let text =
+        text.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the body is not valid JSON: it is not UTF-8"))?;
+    if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) {
+        return Err(Problem::new(StatusCode::BAD_REQUEST, format!("the body is not valid JSON: {error}")));
+    }
+    let request = flow.read_start(text).map_err(|misfit| match misfit.field.as_str() {
+        "" => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, misfit.to_string()),
+        field => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, misfit.to_string()).with_field(field),
+    })?;
+    let permitted = match active {
+        Some(_) => idempotency_key.as_ref().map_or(Ok(()), IdempotencyKey::check_new),
+        None => Err(unknown(flows, &name)),
+    };
+    begin(&intake, &caller, &headers, Wanted { flow, request, idempotency_key, permitted }).await
+}
+
+/// The latest version of a flow that is known.
+fn latest(flows: &Flows, name: &str) -> Option<Arc<Flow>> {
+    flows.by_name().into_iter().find(|versions| versions[0].name == name)?.pop()
+}
+
+fn unknown(flows: &Flows, name: &str) -> Problem {
+    let active = flows.active_versions().into_iter().filter(|(name, _)| name != PAY_FIRST);
+    let active: Vec<String> = active.map(|(name, version)| format!("{name} v{version}")).collect();
+    let which = if active.is_empty() { "none is".to_owned() } else { format!("active: {}", active.join(", ")) };
+    let name: String = name.chars().take(80).collect();
+    Problem::new(StatusCode::NOT_FOUND, format!("no version of a flow {name:?} is active; {which}"))
+}

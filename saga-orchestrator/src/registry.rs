@@ -1,0 +1,276 @@
+//! The flows that this instance knows: those that come with the release, and those that users have published. What is
+//! published on another instance is learned within a second, or when a saga needs it.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
+
+use flow::{Flow, Origin, Reach, check};
+use service_runtime::database::{Session, StoreError, within_limit};
+use service_runtime::{CancellationToken, Fatal};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::SagaSettings;
+use crate::saga::flows::{PAY_FIRST, built_in};
+use crate::store::definitions::patiently;
+use crate::store::flows::{self as rows, Changed, Publication, Published, Stored};
+use crate::supported::unsupported;
+
+/// How often an instance looks whether flows were published or changed.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// After a look nobody looks again for so long: many replies of sagas that run by an unknown flow come at once.
+const RECENT: Duration = Duration::from_millis(250);
+
+/// By which name and version a saga runs.
+type Key = (String, i32);
+
+/// The flows that this instance knows.
+pub struct Flows {
+    session: Session,
+    overrides: Overrides,
+    known: RwLock<Known>,
+    looked: tokio::sync::Mutex<Option<(Instant, i64)>>,
+    /// The topics that participants of users' flows reply on.
+    reply_topics: watch::Sender<Vec<String>>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// By name, then by version.
+    flows: BTreeMap<String, BTreeMap<i32, Arc<Flow>>>,
+    active: BTreeMap<String, i32>,
+    /// What a newer release has published and this one can't run.
+    unreadable: HashSet<Key>,
+}
+
+/// Settings that stand above what a built-in flow says.
+#[derive(Debug, Clone, Copy)]
+struct Overrides {
+    reach: Duration,
+    repeat: flow::Repeat,
+}
+
+impl Flows {
+    /// Those of this release.
+    pub fn new(session: Session, settings: &SagaSettings) -> Self {
+        let overrides = Overrides {
+            reach: Duration::from_millis(settings.saga_timeout_ms),
+            repeat: flow::Repeat {
+                first: Duration::from_millis(settings.resend_first_ms.into()),
+                most: Duration::from_millis(settings.resend_max_ms.into()),
+                attention_after: settings.attention_after,
+            },
+        };
+        let mut known = Known::default();
+        built_in().iter().for_each(|built_in| known.add(overrides.of(&built_in.flow)));
+        let (reply_topics, _) = watch::channel(Vec::new());
+        Self { session, overrides, known: RwLock::new(known), looked: tokio::sync::Mutex::default(), reply_topics }
+    }
+
+    /// The flow of this name and version, if this instance knows it.
+    pub fn find(&self, name: &str, version: i32) -> Option<Arc<Flow>> {
+        self.known().flows.get(name)?.get(&version).cloned()
+    }
+
+    /// The flow that new sagas of this name start by.
+    pub fn active(&self, name: &str) -> Option<Arc<Flow>> {
+        let known = self.known();
+        known.flows.get(name)?.get(known.active.get(name)?).cloned()
+    }
+
+    /// The names of all flows that sagas can be started by, and their versions.
+    pub fn active_versions(&self) -> BTreeMap<String, i32> {
+        self.known().active.clone()
+    }
+
+    /// The flow behind `POST /checkout`.
+    pub fn pay_first(&self) -> Arc<Flow> {
+        self.find(PAY_FIRST, 1).unwrap_or_else(crate::saga::flows::pay_first)
+    }
+
+    /// Every flow, by name and version.
+    pub fn all(&self) -> Vec<Arc<Flow>> {
+        self.known().flows.values().flat_map(BTreeMap::values).cloned().collect()
+    }
+
+    /// The versions of every flow.
+    pub fn by_name(&self) -> Vec<Vec<Arc<Flow>>> {
+        self.known().flows.values().map(|versions| versions.values().cloned().collect()).collect()
+    }
+
+    /// The topics that users' participants reply on, as flows are published.
+    pub fn reply_topics(&self) -> watch::Receiver<Vec<String>> {
+        self.reply_topics.subscribe()
+    }
+
+    /// Stores the flows of this release beside those that were published, and reads what is there.
+    ///
+    /// # Errors
+    /// When another file is stored under the name and version of a built-in flow, or the database does not answer.
+    pub async fn open(&self) -> Result<(), Fatal> {
+        for built_in in built_in() {
+            let Flow { name, version, digest, .. } = &*built_in.flow;
+            let (by, reason) = ("release", env!("CARGO_PKG_VERSION"));
+            let publication =
+                Publication { name, version: *version, digest, source: built_in.source, built_in: true, by, reason };
+            if let Stored::Other(stored) = patiently(|| rows::publish(&self.session, publication)).await? {
+                return Err(Fatal::new(format!(
+                    "the flow {name} v{version} of this release has digest {digest}, and the one that is stored has {stored}: a changed flow needs a new version"
+                )));
+            }
+            patiently(|| rows::activate_first(&self.session, (name, *version), by, reason)).await?;
+        }
+        patiently(|| self.refresh()).await
+    }
+
+    /// Reads what was published or changed since the last look.
+    pub async fn refresh(&self) -> Result<(), StoreError> {
+        let mut looked = self.looked.lock().await;
+        let last = rows::last_change(&self.session).await?;
+        if looked.is_none_or(|(_, seen)| seen != last) {
+            self.load().await?;
+        }
+        *looked = Some((Instant::now(), last));
+        Ok(())
+    }
+
+    /// Whether this flow is known, if need be by a look at what is stored.
+    pub async fn learn(&self, name: &str, version: i32) -> bool {
+        let key = (name.to_owned(), version);
+        if self.known().unreadable.contains(&key) {
+            return false;
+        }
+        let is_recent = self.looked.lock().await.is_some_and(|(at, _)| at.elapsed() < RECENT);
+        if self.find(name, version).is_none() && !is_recent && within_limit(self.refresh()).await.is_err() {
+            return false;
+        }
+        self.find(name, version).is_some()
+    }
+
+    /// Keeps looking until `stop`.
+    pub async fn watch(&self, stop: CancellationToken) {
+        let mut looking = true;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            match within_limit(self.refresh()).await {
+                Ok(()) => looking = true,
+                Err(error) if looking => {
+                    warn!(error = error.for_log(), "published flows can't be looked up; trying on");
+                    looking = false;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    async fn load(&self) -> Result<(), StoreError> {
+        let (published, changes) = (rows::published(&self.session).await?, rows::changes(&self.session).await?);
+        for Published { name, version, built_in, .. } in &published {
+            let key = (name.clone(), *version);
+            let is_new = self.find(name, *version).is_none() && !self.known().unreadable.contains(&key);
+            if is_new && let Some(source) = rows::source(&self.session, name, *version).await? {
+                self.add(key, &source, *built_in);
+            }
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.active = active(&changes);
+        let users = known.flows.values().flat_map(BTreeMap::values).filter(|flow| !is_built_in(flow));
+        let topics: BTreeSet<String> = users.map(|flow| flow.reply_topic()).collect();
+        drop(known);
+        self.reply_topics.send_if_modified(|now| {
+            let wanted: Vec<String> = topics.into_iter().collect();
+            let differs = *now != wanted;
+            *now = wanted;
+            differs
+        });
+        Ok(())
+    }
+
+    fn add(&self, key: Key, source: &str, built_in: bool) {
+        let (name, version) = (&key.0, key.1);
+        let origin = if built_in { Origin::BuiltIn } else { Origin::User };
+        let read = check(source, origin).map_err(|findings| findings.len());
+        let read = read.and_then(|flow| match unsupported(&flow).len() {
+            0 => Ok(flow),
+            found => Err(found),
+        });
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        match read {
+            Ok(flow) => {
+                info!(flow = name, version, digest = flow.digest, "a published flow is known now");
+                let flow = if built_in { self.overrides.of(&flow) } else { flow };
+                known.add(flow);
+            }
+            Err(findings) => {
+                warn!(flow = name, version, findings, "a published flow is of a newer release; it is left to that one");
+                known.unreadable.insert(key);
+            }
+        }
+    }
+
+    fn known(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn add(&mut self, flow: Arc<Flow>) {
+        self.flows.entry(flow.name.clone()).or_default().insert(flow.version, flow);
+    }
+}
+
+/// Whether a flow came with a release. A user's can have neither a route nor the name of a built-in one.
+pub fn is_built_in(flow: &Flow) -> bool {
+    flow.start.route.is_some() || built_in().iter().any(|built_in| built_in.flow.name == flow.name)
+}
+
+impl Overrides {
+    fn of(self, flow: &Arc<Flow>) -> Arc<Flow> {
+        let reach = flow.reach.map(|_| Reach::Pivot(self.reach));
+        Arc::new(Flow { repeat: self.repeat, reach, ..(**flow).clone() })
+    }
+}
+
+/// The version of each flow that new sagas start by.
+pub fn active(changes: &[Changed]) -> BTreeMap<String, i32> {
+    let mut active = BTreeMap::new();
+    for Changed { name, version, change, .. } in changes {
+        match change.as_str() {
+            "ACTIVATED" => drop(active.insert(name.clone(), *version)),
+            "RETIRED" if active.get(name) == Some(version) => drop(active.remove(name)),
+            _ => {}
+        }
+    }
+    active
+}
+
+#[cfg(test)]
+mod tests {
+    use messages::Timestamp;
+
+    use super::*;
+
+    fn change(version: i32, change: &str) -> Changed {
+        let [name, actor, reason] = ["trip", "ann", "test"].map(str::to_owned);
+        Changed { name, version, change: change.to_owned(), actor, reason, at: Timestamp::default() }
+    }
+
+    #[test]
+    fn the_last_version_that_was_activated_and_not_retired_is_active() {
+        let of = |changes: &[(i32, &str)]| {
+            let changes: Vec<_> = changes.iter().map(|(version, what)| change(*version, what)).collect();
+            active(&changes).get("trip").copied()
+        };
+        assert_eq!(of(&[(1, "PUBLISHED")]), None);
+        assert_eq!(of(&[(1, "PUBLISHED"), (1, "ACTIVATED"), (2, "PUBLISHED")]), Some(1));
+        assert_eq!(of(&[(1, "ACTIVATED"), (2, "ACTIVATED")]), Some(2));
+        assert_eq!(of(&[(1, "ACTIVATED"), (2, "ACTIVATED"), (1, "RETIRED")]), Some(2));
+        assert_eq!(of(&[(1, "ACTIVATED"), (2, "ACTIVATED"), (2, "RETIRED")]), None, "an old one does not come back");
+        assert_eq!(of(&[(2, "ACTIVATED"), (2, "RETIRED"), (2, "ACTIVATED")]), Some(2));
+    }
+}

@@ -1,0 +1,84 @@
+//! What a flow file may say and this release does not do yet: such a flow is not published, and one that a newer release
+//! has published is left to that one.
+
+use flow::{Action, Asked, Flow, Late, Reach, Step};
+
+/// Something in a flow that this release does not do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotYet {
+    /// At which step, or the key at the top of the file.
+    pub place: String,
+    pub what: &'static str,
+}
+
+/// The calls of the order service that there are.
+const CALLS: [&str; 3] = ["order.create", "order.confirm", "order.cancel"];
+
+/// All that this release does not do of a flow.
+pub fn unsupported(flow: &Flow) -> Vec<NotYet> {
+    let mut found = Vec::new();
+    let mut note = |is_there: bool, place: &str, what| {
+        if is_there {
+            found.push(NotYet { place: place.to_owned(), what });
+        }
+    };
+    note(flow.start.money.is_none(), "start", "a flow that is about no money");
+    note(flow.start.topic.is_some(), "start", "a start by an event (`topic`)");
+    note(matches!(flow.reach, Some(Reach::Answer(_))), "reach_answer_within", "a limit up to the answer");
+    let is_early = flow.answer.after + 1 < flow.steps.len();
+    note(is_early || !flow.answer.is_final, "answer", "an answer before the last step");
+    for step in &flow.steps {
+        steps(step, &mut note);
+    }
+    found
+}
+
+fn steps(step: &Step, note: &mut impl FnMut(bool, &str, &'static str)) {
+    let name = step.name.as_str();
+    note(matches!(step.action, Action::Wait { .. }), name, "`wait` for a signal");
+    note(!step.progress.is_empty(), name, "`progress`");
+    note(step.late == Late::Attention || step.late == Late::GoOn, name, "`late: attention` and `late: go_on`");
+    note(step.order_status.is_some(), name, "`order`, a status that travels with the step");
+    let forward = if let Action::Ask(ask) = &step.action { Some(ask) } else { None };
+    for ask in forward.into_iter().chain(step.undo.as_ref().map(|undo| &undo.ask)) {
+        if let Asked::Action(action) = &ask.of {
+            note(!CALLS.contains(&action.as_str()), name, "this call of the order service");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flow::{Origin, check};
+
+    use super::*;
+    use crate::saga::flows;
+
+    const TRIP: &str = include_str!("../../examples/trip/trip.v1.yaml");
+
+    fn found(text: &str) -> Vec<String> {
+        let flow = check(text, Origin::User).unwrap_or_else(|findings| panic!("{findings:?}"));
+        unsupported(&flow).into_iter().map(|NotYet { place, what }| format!("{place}: {what}")).collect()
+    }
+
+    #[test]
+    fn what_this_release_runs_has_no_finding() {
+        assert_eq!(unsupported(&flows::pay_first()), []);
+        assert_eq!(found(TRIP), [""; 0]);
+    }
+
+    #[test]
+    fn what_it_does_not_do_is_named_with_its_step() {
+        let (text, _its_tests) = TRIP.split_once("\ntests:").unwrap();
+        let late = text.replacen("    within: 60s\n", "    within: 60s\n    late: attention\n", 1);
+        assert_eq!(found(&late), ["HOTEL_BOOK: `late: attention` and `late: go_on`"]);
+        let progress = text.replacen(
+            "    refused: { trip.hotel.full:",
+            "    progress: { trip.hotel.waiting: { within: 60s } }\n    refused: { trip.hotel.full:",
+            1,
+        );
+        assert_eq!(found(&progress), ["HOTEL_BOOK: `progress`"]);
+        let reach = text.replace("reach_pivot_within: 3m", "reach_answer_within: 3m");
+        assert_eq!(found(&reach), ["reach_answer_within: a limit up to the answer"]);
+    }
+}
