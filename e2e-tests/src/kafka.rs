@@ -8,7 +8,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::Value;
-use service_runtime::kafka::{KafkaSettings, Record, TopicReader};
+use service_runtime::kafka::{KafkaSettings, Record, TopicFollower, TopicReader};
 
 use crate::{Batch, broker, eventually, raw_producer};
 
@@ -68,6 +68,22 @@ impl KafkaClient {
     /// Publishes a record, to the partition that its key belongs to. Answers its partition and offset.
     pub async fn publish(&self, topic: &str, key: &str, body: &[u8]) -> Result<(i32, i64)> {
         self.send(FutureRecord::to(&self.name(topic)).key(key).payload(body)).await
+    }
+
+    /// Publishes once more what was found: its key, body and headers. Answers its partition and offset.
+    pub async fn publish_again(&self, topic: &str, seen: &Seen) -> Result<(i32, i64)> {
+        let add = |headers: OwnedHeaders, (key, value): (&String, &String)| {
+            headers.insert(Header { key, value: Some(value) })
+        };
+        let headers = seen.headers.iter().fold(OwnedHeaders::new(), add);
+        let topic = self.name(topic);
+        self.send(FutureRecord::to(&topic).key(&seen.key).payload(&seen.body[..]).headers(headers)).await
+    }
+
+    /// What is written to these topics from now on.
+    pub async fn follow(&self, topics: &[&str]) -> Result<TopicFollower> {
+        let settings = KafkaSettings::at(&self.address, &self.prefix)?;
+        Ok(TopicFollower::open(&settings, "e2e-follower", topics).await?)
     }
 
     /// Publishes a record that names its event in the header `ce_type`, as participants of users' flows do.

@@ -16,6 +16,9 @@ use crate::{Client, KafkaClient, free_ports, postgres};
 /// How long a start may take here, where other environments start beside it.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
+/// The setting that keeps topics and groups apart. Each environment has a prefix of its own, unless one is given.
+const PREFIX: &str = "KAFKA_TOPIC_PREFIX";
+
 /// How many environments may run at a time, besides the shared one.
 pub(crate) static PLACES: Semaphore = Semaphore::const_new(3);
 
@@ -60,11 +63,12 @@ impl Standalone {
         if let Some(address) = real_kafka() {
             delete_old_topics(&address).await?;
         }
-        let (ports, prefix) = (free_ports()?, new_prefix());
+        let given = settings.iter().find(|(name, _)| *name == PREFIX).map(|(_, prefix)| (*prefix).to_owned());
+        let (ports, prefix) = (free_ports()?, given.unwrap_or_else(new_prefix));
         let mut arguments = arguments(&scratch, &ports);
         arguments.extend(real_kafka().into_iter().flat_map(|address| ["--kafka".to_owned(), address]));
         let mut environment = owned(kafka_security());
-        environment.push(("KAFKA_TOPIC_PREFIX".to_owned(), prefix.clone()));
+        environment.push((PREFIX.to_owned(), prefix.clone()));
         environment.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let process = Process::start(&scratch, "standalone", &arguments, &environment)?;
         let mut standalone = Self { process, ports, prefix, arguments, environment, scratch, _place: place };

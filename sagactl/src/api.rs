@@ -147,6 +147,15 @@ impl Api {
         self.told(headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))).await
     }
 
+    /// `POST` of a text of this type. Whatever the status is.
+    ///
+    /// # Errors
+    /// When no answer comes, or one that is not JSON.
+    pub async fn post_text(&self, path: &str, content_type: &str, text: Vec<u8>) -> Result<Told, Fatal> {
+        let request = self.http.post(format!("{}{path}", self.base)).header("Content-Type", content_type);
+        self.told(request.body(text).timeout(LIMIT)).await
+    }
+
     /// An open stream of events.
     ///
     /// # Errors
@@ -214,6 +223,14 @@ impl Told {
         if self.status != StatusCode::OK {
             return Err(self.refusal());
         }
+        self.read()
+    }
+
+    /// The body, whatever the status is.
+    ///
+    /// # Errors
+    /// When it is not what was expected.
+    pub fn read<T: DeserializeOwned>(self) -> Result<T, Fatal> {
         serde_json::from_value(self.body)
             .map_err(|error| Fatal::new(format!("an answer that is not understood: {error}")))
     }

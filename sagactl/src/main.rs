@@ -232,7 +232,9 @@ async fn main() -> ExitCode {
             topics(&kafka, json, Paint::new(color), &mut std::io::stdout()).await.map(|()| 0)
         }
         Command::Dlq(arguments) => run_dlq(arguments.command).await.map(code),
-        Command::Flow(command) => flow::run(command, Paint::new(color), &mut std::io::stdout()).map(code),
+        Command::Flow(command) => {
+            flow::run(command, &orchestrator, Paint::new(color), &mut std::io::stdout()).await.map(code)
+        }
         Command::Participant(command) => participant::run(command, Paint::new(color), &mut std::io::stdout()).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "sagactl", &mut std::io::stdout());

@@ -31,6 +31,7 @@ mod readme;
 mod redrive;
 mod retention;
 mod sagactl;
+mod sagactl_flows;
 mod scenarios;
 mod shutdown;
 mod slow_gateway;

@@ -22,7 +22,7 @@ const BATCH: i64 = 5000;
 macro_rules! select_sagas {
     ($which:literal) => {
         concat!(
-            "SELECT s.saga_id, order_id, s.status, s.step, version, total_amount, currency,
+            "SELECT s.saga_id, order_id, definition, s.status, s.step, version, total_amount, currency,
                     updated_at > now() - $2 * interval '1 second' AS moved_lately,
                     CASE WHEN needs_attention_since IS NOT NULL THEN COALESCE(attention_reason, '') END AS attention,
                     resolved_by_hand,
@@ -274,6 +274,7 @@ fn saga(row: &PgRow) -> sqlx::Result<Saga> {
     Ok(Saga {
         saga_id: row.try_get("saga_id")?,
         order_id: row.try_get("order_id")?,
+        flow: row.try_get("definition")?,
         status: row.try_get("status")?,
         step: row.try_get("step")?,
         version: row.try_get("version")?,

@@ -22,7 +22,10 @@ pub struct Case {
 #[derive(Debug, Clone)]
 pub struct Saga {
     pub saga_id: Uuid,
+    /// What it is about: an order, or what its flow calls its subject.
     pub order_id: Uuid,
+    /// The flow that it runs by.
+    pub flow: String,
     pub status: String,
     pub step: String,
     pub version: i64,
@@ -92,6 +95,11 @@ pub struct Decision {
 }
 
 impl Saga {
+    /// Whether it is a checkout, all of whose steps are the platform's own.
+    pub fn is_checkout(&self) -> bool {
+        self.flow == "pay-first"
+    }
+
     pub fn has_ended(&self) -> bool {
         matches!(self.status.as_str(), "COMPLETED" | "FAILED")
     }

@@ -17,6 +17,7 @@ fn ended(status: &str, step: &str, version: i64, order: &str) -> Case {
     let saga = Saga {
         saga_id,
         order_id,
+        flow: "pay-first".to_owned(),
         status: status.clone(),
         step: step.clone(),
         version,
@@ -139,6 +140,31 @@ fn whatever_a_checkout_may_rightly_leave_behind_violates_nothing() {
     for case in [completed(), refunded(), declined(), refused(), voided()] {
         assert_eq!(violations(&case), [], "{case:?}");
     }
+}
+
+/// What a saga of a user's flow leaves here: its participants keep their own tables.
+fn trip(status: &str, step: &str) -> Case {
+    let mut case = ended(status, step, 4, "");
+    case.order = None;
+    saga(&mut case).flow = "trip".to_owned();
+    case
+}
+
+#[test]
+fn a_saga_of_a_users_flow_has_no_order() {
+    for case in [trip("COMPLETED", "COMPLETED"), trip("FAILED", "NO_SEAT")] {
+        assert_eq!(violations(&case), [], "{case:?}");
+    }
+    let stands = |case: &mut Case| moved_to(case, "RUNNING", "HOTEL_BOOK");
+    is_found(trip("COMPLETED", "COMPLETED"), stands, &[EverySagaEnds], "stands at RUNNING/HOTEL_BOOK", "no money");
+    // It may ask the platform's own participants as well.
+    let charged = |case: &mut Case| {
+        paid(case, "CHARGED");
+        decided(case, "CHARGE", "APPROVED");
+    };
+    is_found(trip("FAILED", "NO_SEAT"), charged, &[EndsAgree], "its payment is CHARGED", "5 USD");
+    let goods = |case: &mut Case| reserved(case, "RESERVED");
+    is_found(trip("FAILED", "NO_SEAT"), goods, &[EndsAgree], "its reservation is RESERVED", "no money");
 }
 
 #[test]
