@@ -48,7 +48,7 @@ pub fn router(intake: Arc<Intake>) -> Router {
         (status = 422, description = "A value that breaks the flow's input, or a key that was used for another request", body = Problem, content_type = PROBLEM_JSON),
         (status = 429, description = "Too many requests are waiting: nothing was stored", body = Problem, content_type = PROBLEM_JSON,
             headers(("retry-after" = u32, description = "In how many seconds to try again"))),
-        (status = 503, description = "New sagas are paused, too many are unfinished, or the database can't be reached: nothing was stored. Or: outcome unknown",
+        (status = 503, description = "The active version needs a newer release; new sagas are paused, too many are unfinished, or the database can't be reached: nothing was stored. Or: outcome unknown",
             body = Problem, content_type = PROBLEM_JSON),
     ),
 )]
@@ -64,7 +64,7 @@ async fn start(
     let flows = &intake.coordinator.flows;
     let active = flows.active(&name);
     // A request that is repeated may have been taken before its flow was retired.
-    let Some(flow) = active.clone().or_else(|| latest(flows, &name)) else { return Err(unknown(flows, &name)) };
+    let Some(flow) = active.clone().or_else(|| latest(flows, &name)) else { return Err(not_started(flows, &name)) };
     if flow.name == PAY_FIRST {
         let detail = "sagas of pay-first are started by `POST /checkout`";
         return Err(Problem::new(StatusCode::NOT_FOUND, detail));
@@ -81,7 +81,7 @@ async fn start(
     })?;
     let permitted = match active {
         Some(_) => idempotency_key.as_ref().map_or(Ok(()), IdempotencyKey::check_new),
-        None => Err(unknown(flows, &name)),
+        None => Err(not_started(flows, &name)),
     };
     begin(&intake, &caller, &headers, Wanted { flow, request, idempotency_key, permitted }).await
 }
@@ -91,7 +91,12 @@ fn latest(flows: &Flows, name: &str) -> Option<Arc<Flow>> {
     flows.by_name().into_iter().find(|versions| versions[0].name == name)?.pop()
 }
 
-fn unknown(flows: &Flows, name: &str) -> Problem {
+/// Why no saga of a flow is started here.
+fn not_started(flows: &Flows, name: &str) -> Problem {
+    if let Some(version) = flows.active_versions().get(name) {
+        let detail = format!("{name} v{version} is active, and this release can't run it: one that can does");
+        return Problem::unavailable(detail, 5);
+    }
     let active = flows.active_versions().into_iter().filter(|(name, _)| name != PAY_FIRST);
     let active: Vec<String> = active.map(|(name, version)| format!("{name} v{version}")).collect();
     let which = if active.is_empty() { "none is".to_owned() } else { format!("active: {}", active.join(", ")) };

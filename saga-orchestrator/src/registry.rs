@@ -261,6 +261,12 @@ mod tests {
     }
 
     #[test]
+    fn the_file_of_a_released_flow_is_never_edited_again() {
+        let digest = "86f2a6c22d8d42e3538a9219fe2e001b36cf3a207b3decb626ac0aaef0e3c783";
+        assert_eq!(crate::saga::flows::pay_first().digest, digest, "a start would refuse it: make a new version");
+    }
+
+    #[test]
     fn the_last_version_that_was_activated_and_not_retired_is_active() {
         let of = |changes: &[(i32, &str)]| {
             let changes: Vec<_> = changes.iter().map(|(version, what)| change(*version, what)).collect();

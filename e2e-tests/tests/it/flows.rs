@@ -1,9 +1,10 @@
 //! Flows that users publish: what is refused, what is stored, and how a saga of one runs. Its participants are this test.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e_tests::{Answer, Client, Service, Standalone, eventually};
+use e2e_tests::{Answer, Client, Instance, Layout, Service, Services, Standalone, eventually, real_kafka};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -175,5 +176,100 @@ async fn a_saga_of_a_published_flow_runs_to_its_end_and_over_a_restart() -> Resu
     // A checkout is one beside it.
     let checkout = client.checkout(&json!({"userId": "ann", "totalAmount": 5})).await?;
     ensure!(checkout.status == 200, "{} {}", checkout.status, checkout.text);
+    Ok(())
+}
+
+/// Asks an instance for a trip. `None`: it waits for the outcome.
+async fn status_within_a_second(client: &Client, instance: SocketAddr) -> Result<Option<u16>> {
+    let (url, body) = (format!("http://{instance}/flows/trip"), request());
+    match tokio::time::timeout(Duration::from_secs(1), client.post_url(&url, &body)).await {
+        Ok(answer) => Ok(Some(answer?.status)),
+        Err(_) => Ok(None),
+    }
+}
+
+#[tokio::test]
+async fn what_one_instance_publishes_the_other_runs_and_what_it_retires_the_other_refuses() -> Result<()> {
+    if real_kafka().is_none() {
+        println!("left out: it needs a real Kafka, where a service may create topics");
+        return Ok(());
+    }
+    let mut services = Services::lay_out(Layout { instances: 2, partitions: 2 }, &[]).await?;
+    services.start_all().await?;
+    let client = services.client()?;
+    let number = |number| Instance { service: Service::Orchestrator, number };
+    let [one, other] = [services.address(number(1))?, services.address(number(2))?];
+    let published = client.publish_flow(TRIP).await?;
+    ensure!(published.status == 201, "{} {}", published.status, published.text);
+
+    for address in [one, other] {
+        // It is known there within a second.
+        let started = async || Ok((status_within_a_second(&client, address).await? != Some(404)).then_some(()));
+        eventually("it is started there", Duration::from_secs(10), started).await?;
+    }
+    let sagas: Vec<String> =
+        sqlx::query_scalar("SELECT saga_id::text FROM sagas WHERE definition = 'trip' AND status = 'RUNNING'")
+            .fetch_all(&client.databases.orchestrator)
+            .await?;
+    ensure!(sagas.len() == 2, "{sagas:?}");
+    for saga in sagas {
+        let of_saga = |command: &Value| command["sagaId"] == saga;
+        let commands = client.kafka.wait_for("trip.hotel.book.command", 1, of_saga).await?;
+        answer(&client, &commands[0].json(), "trip.hotel.full", json!({"reason": "no room"})).await?;
+        let ended = client.end_of(&format!("/sagas/{saga}"), Duration::from_secs(30)).await?;
+        ensure!(ended["step"] == "HOTEL_FULL", "{ended}");
+    }
+
+    let act = json!({"by": "ann", "reason": "nobody travels"});
+    let retired = client.post_url(&format!("http://{other}/flows/trip/1/retire"), &act).await?;
+    ensure!(retired.status == 200, "{} {}", retired.status, retired.text);
+    for address in [other, one] {
+        let refused = async || Ok((status_within_a_second(&client, address).await? == Some(404)).then_some(()));
+        eventually("it is refused there", Duration::from_secs(10), refused).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_flow_of_a_newer_release_is_left_alone_and_a_known_one_goes_on_beside_it() -> Result<()> {
+    let standalone = Standalone::start(&[]).await?;
+    let client = standalone.client()?;
+    let published = client.publish_flow(TRIP).await?;
+    ensure!(published.status == 201, "{} {}", published.status, published.text);
+    let (newer, _) = TRIP.split_once("\ntests:").context("tests")?;
+    let newer = newer.replace("version: 1", "version: 2");
+    let newer = newer.replacen("    within: 60s\n", "    within: 60s\n    late: attention\n", 1);
+    sqlx::query(
+        "WITH newer AS (
+             INSERT INTO flows (name, version, digest, source, built_in, published_by, reason)
+             VALUES ('trip', 2, 'of a newer release', $1, false, 'ann', 'new words') RETURNING name, version
+         )
+         INSERT INTO flow_changes (name, version, change, actor, reason)
+         SELECT name, version, 'ACTIVATED', 'ann', 'new words' FROM newer",
+    )
+    .bind(newer)
+    .execute(&client.databases.orchestrator)
+    .await?;
+
+    let refused = async || {
+        let answer = client.post(Service::Orchestrator, "/flows/trip", &request()).await?;
+        Ok((answer.status == 503).then_some(answer))
+    };
+    let refused = eventually("the active version can't be run here", Duration::from_secs(10), refused).await?;
+    refused.is_problem(503, &["trip v2 is active", "can't run it"])?;
+    let listed = client.get(Service::Orchestrator, "/flows/trip").await?.json()?;
+    ensure!(listed["flows"][0]["version"] == 2 && listed["flows"][0]["state"] == "ACTIVE", "{listed}");
+    let act = json!({"by": "ann", "reason": "rolled back"});
+    client
+        .post(Service::Orchestrator, "/flows/trip/2/activate", &act)
+        .await?
+        .is_problem(409, &["can't run trip v2"])?;
+    let back = client.post(Service::Orchestrator, "/flows/trip/1/activate", &act).await?;
+    ensure!(back.status == 200, "{} {}", back.status, back.text);
+    let started = start(&client, "trip-number-3", &request());
+    let book = command(&client, "trip.hotel.book.command", &Value::Null).await?;
+    answer(&client, &book, "trip.hotel.full", json!({"reason": "no room"})).await?;
+    let ended = started.await??;
+    ensure!(ended.status == 409 && ended.json()?["step"] == "HOTEL_FULL", "{} {}", ended.status, ended.text);
     Ok(())
 }
