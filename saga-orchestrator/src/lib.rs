@@ -212,7 +212,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let orders = orders::OrderService::connect(&config.saga, &metrics)?;
     let SagaSettings { event_streams_max, event_streams_max_per_client, checkout_max_waiting, .. } = config.saga;
     let streams = views::streams::Places::new(event_streams_max, event_streams_max_per_client, &metrics);
-    let places = intake::Places::new(checkout_max_waiting, &metrics);
+    let places = intake::Places::new(checkout_max_waiting, &metrics, flows.clone());
     let views =
         views::Views::open(pool.clone(), clock.clone(), flows.clone(), &config.saga, streams.clone(), stop.clone())?;
     let remover = retention::Remover::new(pool.clone(), config.retention, &config.saga)?;
