@@ -23,7 +23,7 @@ pub async fn show(State(dashboard): State<Dashboard>, id: Result<PathText, Probl
     let PathText(id) = id.map_err(Page::from)?;
     let saga_id = parse_id(&id).map_err(Page::from)?;
     let saga = saga::one(&dashboard.views, saga_id).await.map_err(Page::from)?;
-    let rows = dashboard.views.participants.rows(saga_id, saga.order_id).await;
+    let rows = dashboard.views.participants.rows(saga_id, saga.order_id, &saga.flow).await;
     let body = html! {
         div id="saga" data-fresh data-step=(saga.step) data-ended[saga.pending.is_none()] {
             (head(&saga))
@@ -134,9 +134,10 @@ fn pretty(json: &str) -> String {
 fn services(rows: &RowsBody) -> Markup {
     html! {
         section.services aria-label="What each service has stored" {
-            (service("Order", "order-service", &rows.order))
-            (service("Payment", "payment-service", &rows.payment))
-            (service("Reservation", "inventory-service", &rows.reservation))
+            @for (title, name, told) in [("Order", "order-service", &rows.order), ("Payment", "payment-service", &rows.payment),
+                                         ("Reservation", "inventory-service", &rows.reservation)] {
+                @if let Some(told) = told { (service(title, name, told)) }
+            }
         }
     }
 }

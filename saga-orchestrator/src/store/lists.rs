@@ -14,6 +14,8 @@ pub struct Filter {
     /// Any of these, which are written into the statement. Empty: all.
     pub statuses: Vec<Name>,
     pub step: Option<Name>,
+    /// Of any version.
+    pub flow: Option<String>,
     pub needs_attention: bool,
     pub user_id: Option<String>,
     pub order_id: Option<Uuid>,
@@ -40,6 +42,8 @@ pub struct Listed {
     pub attention_reason: Option<String>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
+    pub definition: String,
+    pub definition_version: i32,
 }
 
 const UNFINISHED: &str = "status IN ('RUNNING', 'COMPENSATING')";
@@ -48,7 +52,7 @@ const UNFINISHED: &str = "status IN ('RUNNING', 'COMPENSATING')";
 pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<Listed>, StoreError> {
     let mut select = QueryBuilder::<Postgres>::new(
         "SELECT saga_id, order_id, user_id, total_amount, currency, status, step, reason, needs_attention_since,
-                attention_reason, created_at, updated_at FROM ",
+                attention_reason, created_at, updated_at, definition, definition_version FROM ",
     );
     let wants_unfinished = !filter.statuses.is_empty()
         && filter.statuses.iter().all(|status| matches!(status.as_str(), "RUNNING" | "COMPENSATING"));
@@ -74,6 +78,9 @@ pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<List
         let column = if filter.statuses == ["FAILED"] { "cause" } else { "step" };
         select.push(format_args!(" AND {column} = '{step}'"));
     }
+    if let Some(flow) = &filter.flow {
+        select.push(format_args!(" AND definition = {}", quoted(flow)));
+    }
     if let Some(user_id) = &filter.user_id {
         select.push(" AND user_id = ").push_bind(user_id);
     }
@@ -92,6 +99,11 @@ pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<List
     select.push(" ORDER BY saga_id DESC LIMIT ").push_bind(limit);
     // Not kept prepared: its texts are many, and each comes seldom.
     Ok(select.build_query_as().persistent(false).fetch_all(pool).await?)
+}
+
+/// A text as it stands in a statement: written out, since the index of users' sagas is a partial one.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
 }
 
 /// A saga's times and where it stands.
