@@ -251,8 +251,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     );
     let letters = dead_letters::DeadLetters::new(config.kafka.clone(), producer.clone(), pool.clone());
     let forced_failures = config.saga.allow_forced_failures.get();
-    let dashboard =
-        dashboard::Dashboard { views: views.clone(), gate: gate.clone(), letters: letters.clone(), forced_failures };
     let topics = flow_topics::Topics { creation: config.topic_creation, kafka: config.kafka.clone() };
     let publisher = publishing::Publisher {
         session: Session::beside(&pool),
@@ -260,6 +258,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         flows: flows.clone(),
         topics: topics.clone(),
         retention: config.retention,
+    };
+    let publisher = Arc::new(publisher);
+    let dashboard = dashboard::Dashboard {
+        views: views.clone(),
+        gate: gate.clone(),
+        letters: letters.clone(),
+        publisher: publisher.clone(),
+        forced_failures,
     };
     let intake = Arc::new(intake);
     let routes = checkout::router(intake.clone())

@@ -102,7 +102,7 @@ pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<List
 }
 
 /// A text as it stands in a statement: written out, since the index of users' sagas is a partial one.
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
@@ -121,6 +121,50 @@ pub async fn recent(pool: &PgPool, since: Timestamp, limit: i64) -> Result<Vec<R
         "SELECT status, step, created_at, updated_at FROM sagas WHERE saga_id >= $1 ORDER BY saga_id DESC LIMIT $2",
     );
     Ok(recent.bind(first_id_at(since)).bind(limit).fetch_all(pool).await?)
+}
+
+/// How sagas of a flow fared at one of its steps, or at one of its undos.
+#[derive(Debug, Clone, FromRow)]
+pub struct StepFigures {
+    pub status: String,
+    pub step: String,
+    /// How many have left it as it should be.
+    pub passed: i64,
+    /// How many have turned back there: it was refused, late, or cancelled.
+    pub failed: i64,
+    /// The median and the slowest hundredth of how long they stood there, in ms. NULL: none has left it.
+    pub quantiles: Option<Vec<f64>>,
+}
+
+/// How the newest sagas of a version of a flow fared at each step: of those that began since a time, at most `limit`.
+pub async fn step_figures(
+    pool: &PgPool,
+    (name, version): (&str, i32),
+    since: Timestamp,
+    limit: i64,
+) -> Result<Vec<StepFigures>, StoreError> {
+    let mut select = QueryBuilder::<Postgres>::new("WITH newest AS (SELECT saga_id FROM sagas WHERE definition = ");
+    select.push(quoted(name)).push(" AND definition_version = ").push_bind(version);
+    select.push(" AND saga_id >= ").push_bind(first_id_at(since));
+    select.push(" ORDER BY saga_id DESC LIMIT ").push_bind(limit);
+    // A move that stays where it was (an operator had the step repeated) is no end of a stay.
+    select.push(
+        "), moves AS (
+             SELECT saga_id, seq, at, status, step, lag(status) OVER saga AS status_before, lag(step) OVER saga AS step_before
+             FROM newest JOIN saga_events USING (saga_id) WINDOW saga AS (PARTITION BY saga_id ORDER BY seq)
+         ), stays AS (
+             SELECT status, step, lead(status) OVER saga AS next,
+                    EXTRACT(epoch FROM lead(at) OVER saga - at)::float8 * 1000 AS ms
+             FROM moves WHERE step_before IS NULL OR (status_before, step_before) <> (status, step)
+             WINDOW saga AS (PARTITION BY saga_id ORDER BY seq)
+         )
+         SELECT status, step,
+                count(*) FILTER (WHERE next IN ('RUNNING', 'COMPLETED') OR (status = 'COMPENSATING' AND next IS NOT NULL)) AS passed,
+                count(*) FILTER (WHERE status = 'RUNNING' AND next IN ('COMPENSATING', 'FAILED')) AS failed,
+                percentile_disc(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY ms) FILTER (WHERE ms IS NOT NULL) AS quantiles
+         FROM stays WHERE status IN ('RUNNING', 'COMPENSATING') GROUP BY status, step",
+    );
+    Ok(select.build_query_as().persistent(false).fetch_all(pool).await?)
 }
 
 /// A move, as the history has it.
