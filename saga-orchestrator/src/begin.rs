@@ -63,7 +63,7 @@ pub async fn begin(intake: &Intake, caller: &Caller, headers: &HeaderMap, wanted
     let Wanted { flow, request, idempotency_key, permitted } = wanted;
     let preferences = Preferences::of(headers);
     let (until, answer_by) = (Instant::now() + intake.wait, Instant::now() + preferences.wait(intake.wait));
-    let (place, closed) = match intake.place()? {
+    let (place, closed) = match intake.place(&flow)? {
         Place::Taken(permit) => (permit, None),
         Place::Closed(permit, why) => (permit, Some(Problem::unavailable(format!("{why}: {NOT_STORED}"), 5))),
     };
@@ -78,7 +78,7 @@ pub async fn begin(intake: &Intake, caller: &Caller, headers: &HeaderMap, wanted
         };
         let Some(found) = found else {
             if is_closed {
-                intake.refused_as_closed();
+                intake.refused_as_closed(&flow);
             }
             return Err(refusal);
         };
@@ -107,7 +107,7 @@ pub async fn begin(intake: &Intake, caller: &Caller, headers: &HeaderMap, wanted
         () = stopping => return Err(unknown(saga_id, has_key)),
     };
     let begun = begun.map_err(|panic| Problem::internal(&format!("a saga can't be stored: {panic}").into()))?;
-    let (begun, place) = begun.inspect_err(|_| intake.refused_by_database())?;
+    let (begun, place) = begun.inspect_err(|_| intake.refused_by_database(&flow))?;
     match begun {
         Begun::Started => {
             let latest = wait(intake, caller, waiter, started, answer_by).await;

@@ -111,7 +111,7 @@ impl Coordinator {
             orders,
             waiters: Arc::new(Waiters::new(metrics)),
             clock,
-            counts: SagaMetrics::new(metrics),
+            counts: SagaMetrics::new(metrics, flows.clone()),
             tracer: tracer.clone(),
             tasks: TaskTracker::new(),
         }
@@ -129,7 +129,7 @@ impl Coordinator {
                 Outcome::Stored(_) => {
                     faults::reached("orchestrator.stored", saga.step_name());
                     debug!(saga_id = %saga.saga_id, order_id = %saga.order_id, "saga started");
-                    self.counts.started();
+                    self.counts.started(&saga);
                     self.remember(&saga);
                     self.perform_first(&saga);
                     return Ok(Begun::Started);

@@ -2,8 +2,10 @@
 
 use service_runtime::http::description::complete;
 use utoipa::OpenApi as _;
+use utoipa::openapi::schema::Type;
 use utoipa::openapi::{ObjectBuilder, OpenApi};
 
+use crate::saga::flows::built_in;
 use crate::views::list::{STATUSES, known_steps};
 use crate::{checkout, dead_letters, flow_start, operator, publishing, retention, views};
 
@@ -35,7 +37,14 @@ pub fn statuses() -> ObjectBuilder {
     messages::schema::one_of(STATUSES)
 }
 
-/// What a saga's step may be.
+/// What a checkout's step may be.
 pub fn steps() -> ObjectBuilder {
-    messages::schema::one_of(known_steps().iter().map(|(step, _)| step.as_str()))
+    let flows: Vec<_> = built_in().iter().map(|built_in| built_in.flow.clone()).collect();
+    messages::schema::one_of(known_steps(&flows).iter().map(|(step, _)| step.as_str()))
+}
+
+/// What the step of a saga of any flow may be: its flow file has it.
+pub fn any_step() -> ObjectBuilder {
+    let object = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[A-Z][A-Z0-9_]{0,39}$"));
+    object.examples(["PAYMENT_CHARGE"])
 }

@@ -9,13 +9,14 @@ use messages::SagaId;
 use service_runtime::CancellationToken;
 use service_runtime::http::{Check, Problem};
 use service_runtime::kafka::GroupState;
-use service_runtime::metrics::{Count, Metrics};
+use service_runtime::metrics::Metrics;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::SagaSettings;
 use crate::coordinator::Coordinator;
 use crate::gate::Gate;
-use crate::registry::is_built_in;
+use crate::metrics::flows::{Refusal, Refused};
+use crate::registry::{Flows, is_built_in};
 use crate::saga::Saga;
 
 /// What is known of a request that was refused. An earlier one with the same key may have been taken.
@@ -62,11 +63,11 @@ pub struct Places {
 }
 
 impl Places {
-    pub fn new(max: usize, metrics: &Metrics) -> Self {
+    pub fn new(max: usize, metrics: &Metrics, flows: Arc<Flows>) -> Self {
         let (free, shown) = (Arc::new(Semaphore::new(max)), i64::try_from(max).unwrap_or(i64::MAX));
         metrics.gauge("checkout_waiting_max", "CHECKOUT_MAX_WAITING.").set(shown);
-        let waiting = metrics.gauge("checkout_waiting", "Checkouts that have a place among those that wait.");
-        let places = Self { free, max, refused: Refused::new(metrics) };
+        let waiting = metrics.gauge("checkout_waiting", "Requests for a saga that have a place among those that wait.");
+        let places = Self { free, max, refused: Refused::new(metrics, flows) };
         let looked_at = places.clone();
         metrics.before_shown(move || {
             waiting.set(i64::try_from(looked_at.taken()).unwrap_or(i64::MAX));
@@ -83,25 +84,6 @@ impl Places {
     pub fn check(&self) -> Check {
         let (taken, max) = (self.taken(), self.max);
         Check::unless_nearly_full(taken, max, || format!("{taken} of {max} places for waiting checkouts are taken"))
-    }
-}
-
-/// New checkouts that were refused, by why.
-#[derive(Clone)]
-struct Refused {
-    waiting: Count,
-    paused: Count,
-    unfinished: Count,
-    database: Count,
-}
-
-impl Refused {
-    fn new(metrics: &Metrics) -> Self {
-        let help = "Valid checkouts that were refused: too many wait, they are paused, too many are unfinished, or the database.";
-        let reasons = ["waiting", "paused", "unfinished", "database"];
-        let [waiting, paused, unfinished, database] =
-            metrics.counts("checkouts_refused_total", help, "reason", reasons);
-        Self { waiting, paused, unfinished, database }
     }
 }
 
@@ -128,10 +110,10 @@ impl Intake {
         }
     }
 
-    /// A place for a checkout whose request has been read: one that is still coming takes nothing from the others.
-    pub fn place(&self) -> Result<Place, Problem> {
+    /// A place for a request that has been read: one that is still coming takes nothing from the others.
+    pub fn place(&self, flow: &Flow) -> Result<Place, Problem> {
         let permit = self.places.free.clone().try_acquire_owned().map_err(|_| {
-            self.places.refused.waiting.inc();
+            self.places.refused.note(flow, Refusal::Waiting);
             let detail = format!("too many checkouts are waiting: {NOT_STORED}");
             Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).with_header(header::RETRY_AFTER, "1")
         })?;
@@ -142,13 +124,14 @@ impl Intake {
     }
 
     /// Notes that a new checkout was refused because none are taken now.
-    pub fn refused_as_closed(&self) {
-        if self.gate.is_paused() { &self.places.refused.paused } else { &self.places.refused.unfinished }.inc();
+    pub fn refused_as_closed(&self, flow: &Flow) {
+        let refusal = if self.gate.is_paused() { Refusal::Paused } else { Refusal::Unfinished };
+        self.places.refused.note(flow, refusal);
     }
 
     /// Notes that a new checkout was refused, or its outcome is unknown, because of the database.
-    pub fn refused_by_database(&self) {
-        self.places.refused.database.inc();
+    pub fn refused_by_database(&self, flow: &Flow) {
+        self.places.refused.note(flow, Refusal::Database);
     }
 
     /// An id whose replies come to this instance, where its waiter is; on few partitions while few sagas are in

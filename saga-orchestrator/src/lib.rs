@@ -212,7 +212,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let orders = orders::OrderService::connect(&config.saga, &metrics)?;
     let SagaSettings { event_streams_max, event_streams_max_per_client, checkout_max_waiting, .. } = config.saga;
     let streams = views::streams::Places::new(event_streams_max, event_streams_max_per_client, &metrics);
-    let places = intake::Places::new(checkout_max_waiting, &metrics);
+    let places = intake::Places::new(checkout_max_waiting, &metrics, flows.clone());
     let views =
         views::Views::open(pool.clone(), clock.clone(), flows.clone(), &config.saga, streams.clone(), stop.clone())?;
     let remover = retention::Remover::new(pool.clone(), config.retention, &config.saga)?;
@@ -251,8 +251,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     );
     let letters = dead_letters::DeadLetters::new(config.kafka.clone(), producer.clone(), pool.clone());
     let forced_failures = config.saga.allow_forced_failures.get();
-    let dashboard =
-        dashboard::Dashboard { views: views.clone(), gate: gate.clone(), letters: letters.clone(), forced_failures };
     let topics = flow_topics::Topics { creation: config.topic_creation, kafka: config.kafka.clone() };
     let publisher = publishing::Publisher {
         session: Session::beside(&pool),
@@ -260,6 +258,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         flows: flows.clone(),
         topics: topics.clone(),
         retention: config.retention,
+    };
+    let publisher = Arc::new(publisher);
+    let dashboard = dashboard::Dashboard {
+        views: views.clone(),
+        gate: gate.clone(),
+        letters: letters.clone(),
+        publisher: publisher.clone(),
+        forced_failures,
     };
     let intake = Arc::new(intake);
     let routes = checkout::router(intake.clone())

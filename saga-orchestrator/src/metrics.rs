@@ -4,20 +4,35 @@
 //!
 //! Counts are of this process and begin with it. A move whose statement took effect without an answer is counted by
 //! nobody: the rows are the truth, `sagactl audit` and SQL tell it.
+//!
+//! Checkouts have the series that they had before there were other flows. Sagas of all other flows have series of their
+//! own, with the flow's name as a label: [`flows`].
 
+pub mod flows;
 pub mod standing;
 
-use flow::Name;
+use std::sync::Arc;
+
+use flow::{Flow, Name};
 use messages::Timestamp;
 use service_runtime::metrics::{Count, Histogram, Metrics};
 
-use crate::saga::{Saga, State, flows};
+use self::flows::FlowSagas;
+use crate::registry::Flows;
+use crate::saga::flows::{PAY_FIRST, built_in};
+use crate::saga::{Saga, State};
 
 /// The upper bounds of the buckets: from a few statements to what is past `SAGA_TIMEOUT_MS`.
 const SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
 
 /// Counts of what happens to sagas. All series are there from the start, at zero: the first failure is a rise.
 pub struct SagaMetrics {
+    checkouts: Checkouts,
+    others: FlowSagas,
+}
+
+/// The counts of sagas of `POST /checkout`.
+struct Checkouts {
     started: Count,
     steps: Vec<Step>,
     completed: Ended,
@@ -42,32 +57,16 @@ struct Failed {
 }
 
 impl SagaMetrics {
-    pub fn new(metrics: &Metrics) -> Self {
-        let checkouts = metrics.counts_by("checkouts_total", "Checkouts that ended, by how.", "outcome");
-        let help = "From a checkout's being taken to its end, in seconds.";
-        let durations = metrics.durations_by("saga_duration_seconds", help, &SECONDS, "outcome");
-        let ended = |outcome: &str| Ended {
-            checkouts: checkouts.with_label_values(&[outcome]),
-            duration: durations.with_label_values(&[outcome]),
-        };
-        let help = "Sagas that turned back, by why. They are compensated, as far as there is something to undo.";
-        let turned_back = metrics.counts_by("saga_compensations_total", help, "cause");
-        let causes = flows::built_in().iter().flat_map(|built_in| &built_in.flow.causes);
-        let failed = causes.map(|cause| {
-            let name = word(cause);
-            (cause.clone(), Failed { turned_back: turned_back.with_label_values(&[&name]), ended: ended(&name) })
-        });
-        Self {
-            started: metrics.count("sagas_started_total", "Sagas that were stored."),
-            steps: steps(metrics),
-            completed: ended("completed"),
-            failed: failed.collect(),
-        }
+    /// Those of checkouts, and of the flows that are known.
+    pub fn new(metrics: &Metrics, flows: Arc<Flows>) -> Self {
+        let others = FlowSagas::new(metrics);
+        others.keep_prepared(metrics, flows);
+        Self { checkouts: Checkouts::new(metrics), others }
     }
 
     /// Notes that a saga was stored.
-    pub fn started(&self) {
-        self.started.inc();
+    pub fn started(&self, saga: &Saga) {
+        if is_checkout(&saga.flow) { self.checkouts.started.inc() } else { self.others.started(&saga.flow) }
     }
 
     /// Notes that a saga was stored at `to`, in place of `from`.
@@ -76,6 +75,45 @@ impl SagaMetrics {
             // An operator had it do its effect again.
             return;
         }
+        if is_checkout(&to.flow) { self.checkouts.moved(from, to) } else { self.others.moved(from, to) }
+    }
+
+    /// Notes that the effect of a saga's state is repeated, since nobody answered.
+    pub fn repeated(&self, saga: &Saga) {
+        if is_checkout(&saga.flow) { self.checkouts.repeated(saga) } else { self.others.repeated(saga) }
+    }
+}
+
+/// Whether sagas of this flow are counted as checkouts.
+pub fn is_checkout(flow: &Flow) -> bool {
+    flow.name == PAY_FIRST
+}
+
+impl Checkouts {
+    fn new(metrics: &Metrics) -> Self {
+        let checkouts = metrics.counts_by("checkouts_total", "Checkouts that ended, by how.", &["outcome"]);
+        let help = "From a checkout's being taken to its end, in seconds.";
+        let durations = metrics.durations_by("saga_duration_seconds", help, &SECONDS, &["outcome"]);
+        let ended = |outcome: &str| Ended {
+            checkouts: checkouts.with_label_values(&[outcome]),
+            duration: durations.with_label_values(&[outcome]),
+        };
+        let help = "Sagas that turned back, by why. They are compensated, as far as there is something to undo.";
+        let turned_back = metrics.counts_by("saga_compensations_total", help, &["cause"]);
+        let causes = pay_first().flat_map(|flow| &flow.causes);
+        let failed = causes.map(|cause| {
+            let name = word(cause);
+            (cause.clone(), Failed { turned_back: turned_back.with_label_values(&[&name]), ended: ended(&name) })
+        });
+        Self {
+            started: metrics.count("sagas_started_total", "Checkouts that were stored."),
+            steps: steps(metrics),
+            completed: ended("completed"),
+            failed: failed.collect(),
+        }
+    }
+
+    fn moved(&self, from: &Saga, to: &Saga) {
         if let Some(step) = self.step(from) {
             step.duration.observe(seconds(from.updated_at, to.updated_at));
         }
@@ -91,8 +129,7 @@ impl SagaMetrics {
         }
     }
 
-    /// Notes that the effect of a saga's state is repeated, since nobody answered.
-    pub fn repeated(&self, saga: &Saga) {
+    fn repeated(&self, saga: &Saga) {
         if let Some(step) = self.step(saga) {
             step.retries.inc();
         }
@@ -106,20 +143,25 @@ impl SagaMetrics {
 
 fn steps(metrics: &Metrics) -> Vec<Step> {
     let help = "How long a saga stood at a step, in seconds: from asking for it to the answer's being stored.";
-    let durations = metrics.durations_by("saga_step_duration_seconds", help, &SECONDS, "step");
+    let durations = metrics.durations_by("saga_step_duration_seconds", help, &SECONDS, &["step"]);
     let help = "Repetitions of a step, since nobody answered in time.";
-    let retries = metrics.counts_by("saga_retries_total", help, "step");
+    let retries = metrics.counts_by("saga_retries_total", help, &["step"]);
     let step = |(_, name): (_, Name)| {
         let word = word(&name);
         Step { name, duration: durations.with_label_values(&[&word]), retries: retries.with_label_values(&[&word]) }
     };
-    places().map(step).collect()
+    places(pay_first()).into_iter().map(step).collect()
 }
 
-/// Where an unfinished saga of a definition that this release knows can stand: `sagas.status` and `sagas.step`.
-fn places() -> impl Iterator<Item = (&'static str, Name)> {
+/// The versions of the flow behind `POST /checkout`.
+fn pay_first() -> impl Iterator<Item = &'static Flow> {
+    built_in().iter().map(|built_in| &*built_in.flow).filter(|flow| is_checkout(flow))
+}
+
+/// Where an unfinished saga of these flows can stand: `sagas.status` and `sagas.step`.
+fn places<'a>(flows: impl Iterator<Item = &'a Flow>) -> Vec<(&'static str, Name)> {
     let mut places: Vec<(&str, Name)> = Vec::new();
-    for (step, at) in flows::built_in().iter().flat_map(|built_in| built_in.flow.steps.iter().zip(0..)) {
+    for (step, at) in flows.flat_map(|flow| flow.steps.iter().zip(0..)) {
         places.push((State::Running { step: at }.status(), step.name.clone()));
         if let Some(undo) = &step.undo {
             // Its status is the same whatever the cause.
@@ -128,7 +170,7 @@ fn places() -> impl Iterator<Item = (&'static str, Name)> {
     }
     places.sort_unstable();
     places.dedup();
-    places.into_iter()
+    places
 }
 
 /// A row's word as a label's value.
@@ -153,7 +195,7 @@ mod tests {
     /// Drives a new saga by these inputs, one every 20 ms, and answers what is shown then.
     async fn shown_after(inputs: &[&'static str]) -> String {
         let metrics = Metrics::of("test");
-        let counts = SagaMetrics::new(&metrics);
+        let counts = Checkouts::new(&metrics);
         let checkout = Checkout {
             user_id: "u1".to_owned().try_into().unwrap(),
             money: Money::new(500.into(), Currency::USD).unwrap(),
@@ -162,8 +204,8 @@ mod tests {
         };
         let mut now = DateTime::UNIX_EPOCH;
         let expires_at = now + TimeDelta::seconds(90);
-        let mut saga = start(flows::pay_first(), SagaId::new(), OrderId::new(), checkout, expires_at, None, now).saga;
-        counts.started();
+        let mut saga = start(crate::saga::flows::pay_first(), SagaId::new(), OrderId::new(), checkout, expires_at, None, now).saga;
+        counts.started.inc();
         for &input in inputs {
             now += TimeDelta::milliseconds(20);
             let next = advance(&saga, &named(input), now).unwrap().saga;
@@ -230,7 +272,7 @@ mod tests {
     #[tokio::test]
     async fn a_repetition_counts_for_the_step_that_is_repeated() {
         let metrics = Metrics::of("test");
-        let counts = SagaMetrics::new(&metrics);
+        let counts = Checkouts::new(&metrics);
         assert_eq!(counts.steps.len(), 7);
         counts.steps.iter().find(|step| step.name == "PAYMENT_REFUND").unwrap().retries.inc();
         assert_lines(

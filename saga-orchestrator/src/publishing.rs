@@ -41,14 +41,14 @@ pub struct Publisher {
     pub retention: Retention,
 }
 
-pub fn router(publisher: Publisher) -> Router {
+pub fn router(publisher: Arc<Publisher>) -> Router {
     Router::new()
         .route("/flows", post(publish).get(list))
         .route("/flows/{name}", get(versions))
         .route("/flows/{name}/{version}", get(version))
         .route("/flows/{name}/{version}/activate", post(activate))
         .route("/flows/{name}/{version}/retire", post(retire))
-        .with_state(Arc::new(publisher))
+        .with_state(publisher)
 }
 
 /// A published flow.
@@ -346,7 +346,11 @@ impl Publisher {
         Ok(())
     }
 
-    async fn one(&self, name: &str, version: i32, with_source: bool) -> Result<FlowBody, Problem> {
+    /// One version, with its file if that is wanted.
+    ///
+    /// # Errors
+    /// 404; 503 or 500 for the database's.
+    pub async fn one(&self, name: &str, version: i32, with_source: bool) -> Result<FlowBody, Problem> {
         let (flows, _) = self.read().await?;
         let found = flows.into_iter().find(|flow| flow.name == name && flow.version == version);
         let found = found.ok_or_else(|| no_such_flow(name, Some(version)))?;
@@ -358,7 +362,10 @@ impl Publisher {
     }
 
     /// All flows, and all changes.
-    async fn read(&self) -> Result<(Vec<FlowBody>, Vec<Changed>), Problem> {
+    ///
+    /// # Errors
+    /// 503 or 500 for the database's.
+    pub async fn read(&self) -> Result<(Vec<FlowBody>, Vec<Changed>), Problem> {
         let published = within_limit(again_if_lost(|| rows::published(&self.session))).await?;
         let changes = within_limit(again_if_lost(|| rows::changes(&self.session))).await?;
         let running = within_limit(again_if_lost(|| rows::running(&self.pool))).await?;

@@ -25,6 +25,9 @@ pub struct Wanted {
     /// What is pending (PAYMENT_CHARGE, ...) or how it ended (INVENTORY_FAILED, ...)
     #[arg(long)]
     pub step: Option<String>,
+    /// The name of the flow that they run by (pay-first: checkouts)
+    #[arg(long)]
+    pub flow: Option<String>,
     /// Only those that a person should look at
     #[arg(long)]
     pub needs_attention: bool,
@@ -64,6 +67,7 @@ impl Wanted {
         };
         pair("status", self.status.clone());
         pair("step", self.step.clone());
+        pair("flow", self.flow.clone());
         pair("needsAttention", self.needs_attention.then(|| "true".to_owned()));
         pair("userId", self.user.clone());
         pair("orderId", self.order.map(|order| order.to_string()));
@@ -110,11 +114,12 @@ pub async fn list(api: &Api, wanted: &Wanted, json: bool, paint: Paint, out: &mu
                 money,
                 began,
                 age(saga),
+                text(saga, "definition"),
                 why,
             ]
         })
         .collect();
-    let titles = ["SAGA", "STATUS", "STEP", "USER", "AMOUNT", "BEGAN (UTC)", "TOOK", "WHY"];
+    let titles = ["SAGA", "STATUS", "STEP", "USER", "AMOUNT", "BEGAN (UTC)", "TOOK", "FLOW", "WHY"];
     let painted = |row: usize, column: usize, cell: String| match column {
         1 | 2 => paint.state(&rows[row][1], &cell),
         _ => cell,
@@ -252,6 +257,7 @@ mod tests {
         let wanted = Wanted {
             status: Some("FAILED".to_owned()),
             step: None,
+            flow: Some("trip".to_owned()),
             needs_attention: true,
             user: Some("a&b".to_owned()),
             order: None,
@@ -262,7 +268,7 @@ mod tests {
         };
         assert_eq!(
             wanted.query(10, Some("x")),
-            "/sagas?limit=10&status=FAILED&needsAttention=true&userId=a%26b&before=x"
+            "/sagas?limit=10&status=FAILED&flow=trip&needsAttention=true&userId=a%26b&before=x"
         );
     }
 }

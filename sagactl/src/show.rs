@@ -30,7 +30,10 @@ pub async fn show(api: &Api, id: Uuid, as_json: bool, paint: Paint, out: &mut dy
         .map_err(|error| Fatal::new(format!("an answer that is not understood: {error}")))?;
     print(out, &text(&saga, &summary, paint))?;
     for (title, name) in [("order", "order"), ("payment", "payment"), ("reservation", "reservation")] {
-        print(out, &stored(title, &rows[name], paint))?;
+        // Its flow may not ask that service.
+        if !rows[name].is_null() {
+            print(out, &stored(title, &rows[name], paint))?;
+        }
     }
     Ok(())
 }

@@ -84,16 +84,16 @@ impl Metrics {
     /// # Panics
     /// When the name is taken or not one of Prometheus' (`[a-z_]+_total`).
     pub fn counts<const N: usize>(&self, name: &str, help: &str, label: &str, values: [&str; N]) -> [Count; N] {
-        let counts = self.counts_by(name, help, label);
+        let counts = self.counts_by(name, help, &[label]);
         values.map(|value| counts.with_label_values(&[value]))
     }
 
-    /// Counts of one kind, one for each value of a label that is asked of it. To be called once for a name.
+    /// Counts of one kind, one for each values of the labels that are asked of it. To be called once for a name.
     ///
     /// # Panics
     /// As [`Metrics::counts`].
-    pub fn counts_by(&self, name: &str, help: &str, label: &str) -> Counts {
-        registered(&self.registry, counts(name, help, &[label]))
+    pub fn counts_by(&self, name: &str, help: &str, labels: &[&str]) -> Counts {
+        registered(&self.registry, counts(name, help, labels))
     }
 
     /// A count that stands alone. To be called once for a name.
@@ -108,8 +108,8 @@ impl Metrics {
     ///
     /// # Panics
     /// When the name is taken or not one of Prometheus' (`[a-z_]+_seconds`), or the bounds don't rise.
-    pub fn durations_by(&self, name: &str, help: &str, bounds: &[f64], label: &str) -> Histograms {
-        registered(&self.registry, histograms(name, help, bounds, &[label]))
+    pub fn durations_by(&self, name: &str, help: &str, bounds: &[f64], labels: &[&str]) -> Histograms {
+        registered(&self.registry, histograms(name, help, bounds, labels))
     }
 
     /// A number that goes up and down. To be called once for a name.
@@ -227,7 +227,7 @@ mod tests {
         let [done, failed] = payment.counts("things_total", "Things.", "outcome", ["done", "failed"]);
         payment.gauge("waiting", "Who waits.").set(3);
         payment.batch_sizes("payments", "write").observe(3.0);
-        let took = payment.durations_by("thing_duration_seconds", "Things.", &[0.5, 1.0], "thing");
+        let took = payment.durations_by("thing_duration_seconds", "Things.", &[0.5, 1.0], &["thing"]);
         took.with_label_values(&["one"]).observe(0.75);
 
         done.inc();

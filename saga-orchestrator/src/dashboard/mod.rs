@@ -4,6 +4,9 @@
 
 mod charts;
 mod dead_letters;
+mod flow_drawing;
+mod flow_page;
+mod flows;
 mod format;
 mod layout;
 mod new_checkout;
@@ -24,6 +27,7 @@ use service_runtime::http::Problem;
 
 use crate::dead_letters::DeadLetters;
 use crate::gate::Gate;
+use crate::publishing::Publisher;
 use crate::views::Views;
 
 /// What the pages are made of.
@@ -32,6 +36,7 @@ pub struct Dashboard {
     pub views: Views,
     pub gate: Arc<Gate>,
     pub letters: DeadLetters,
+    pub publisher: Arc<Publisher>,
     /// Whether a checkout may ask for a failure.
     pub forced_failures: bool,
 }
@@ -50,6 +55,11 @@ pub fn router(dashboard: Dashboard) -> Router {
         .route("/dashboard/sagas/{id}", get(saga_page::show))
         .route("/dashboard/find", get(saga_page::find))
         .route("/dashboard/new", get(new_checkout::show))
+        .route("/dashboard/flows", get(flows::show))
+        .route("/dashboard/flows/{name}", get(flow_page::newest))
+        .route("/dashboard/flows/{name}/{version}", get(flow_page::show))
+        .route("/dashboard/publish", get(flows::publish))
+        .route("/dashboard/start/{name}", get(flow_page::start))
         .route("/dashboard/dead-letters", get(dead_letters::show))
         .with_state(dashboard)
         .route("/assets/style.css", get(async || asset("text/css; charset=utf-8", STYLE)))

@@ -1,7 +1,11 @@
 //! The first page: how many stand where, how the newest fared, and a list of sagas that can be narrowed down.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use axum::extract::{Query, RawQuery, State};
 use axum::http::StatusCode;
+use flow::Flow;
 use maud::{Markup, html};
 use messages::Timestamp;
 use service_runtime::http::Problem;
@@ -11,6 +15,7 @@ use uuid::Uuid;
 use super::format::{badge, date_time, duration, short_id};
 use super::layout::{Place, page};
 use super::{Dashboard, Page, charts};
+use crate::registry::is_built_in;
 use crate::views::list::{self, ListBody, ListQuery, ListedBody, known_steps};
 use crate::views::stats::StatsBody;
 
@@ -20,16 +25,17 @@ const MINUTES: i64 = 15;
 pub async fn show(State(dashboard): State<Dashboard>, RawQuery(query): RawQuery) -> Result<Page, Page> {
     let query = filled_in(&query.unwrap_or_default())?;
     let stats = dashboard.views.figures.of(MINUTES).await.map_err(|error| Page::from(Problem::from(error)))?;
-    let sagas = list::page(&dashboard.views.pool, &query).await.map_err(Page::from)?;
+    let sagas = list::page(&dashboard.views.pool, &dashboard.views.flows, &query).await.map_err(Page::from)?;
     let attention = query.needs_attention == Some(true);
+    let flows = dashboard.views.flows.all();
     let body = html! {
         @if !attention { (figures(&stats)) }
         h1 { @if attention { "Needs attention" } @else { "Sagas" } }
         @if attention {
             p { "Their compensation or confirmation does not succeed. It is still repeated; a person should look why." }
         }
-        (filters(&query))
-        (table(&sagas, &query, stats.at.0))
+        (filters(&query, &flows))
+        (table(&sagas, &query, stats.at.0, has_users(&flows)))
     };
     // Pages further back do not change under the reader.
     let live = query.before.is_none().then_some("/events");
@@ -93,9 +99,19 @@ fn steps(stats: &StatsBody, status: &str) -> String {
     if steps.is_empty() { "nothing".to_owned() } else { steps.join(", ") }
 }
 
-fn filters(query: &ListQuery) -> Markup {
+/// Whether there are flows beside those of the release: without them a list says nothing of flows.
+fn has_users(flows: &[Arc<Flow>]) -> bool {
+    flows.iter().any(|flow| !is_built_in(flow))
+}
+
+fn filters(query: &ListQuery, flows: &[Arc<Flow>]) -> Markup {
     let field = |value: Option<String>| value.unwrap_or_default();
     let (status, step) = (query.status.as_deref().unwrap_or_default(), query.step.as_deref().unwrap_or_default());
+    let wanted = query.flow.as_deref().unwrap_or_default();
+    let names: BTreeSet<&str> = flows.iter().map(|flow| flow.name.as_str()).collect();
+    let of_flow: Vec<Arc<Flow>> = flows.iter().filter(|flow| wanted.is_empty() || flow.name == wanted).cloned().collect();
+    let mut steps: Vec<_> = known_steps(&of_flow).into_iter().map(|(name, _)| name).collect();
+    steps.dedup();
     let statuses = [
         ("", "any status"),
         ("RUNNING,COMPENSATING", "unfinished"),
@@ -109,9 +125,15 @@ fn filters(query: &ListQuery) -> Markup {
             label { "Status" select name="status" {
                 @for (value, text) in statuses { option value=(value) selected[value.eq_ignore_ascii_case(status)] { (text) } }
             } }
+            @if has_users(flows) {
+                label { "Flow" select name="flow" {
+                    option value="" { "any flow" }
+                    @for name in names { option value=(name) selected[name == wanted] { (name) } }
+                } }
+            }
             label { "Step" select name="step" {
                 option value="" { "any step" }
-                @for (name, _) in known_steps() { option value=(name.as_str()) selected[name.eq_ignore_ascii_case(step)] { (name.as_str()) } }
+                @for name in &steps { option value=(name.as_str()) selected[name.eq_ignore_ascii_case(step)] { (name.as_str()) } }
             } }
             label { "User" input name="userId" value=(field(query.user_id.clone())); }
             label { "Order" input name="orderId" value=(field(query.order_id.map(|id| id.to_string()))); }
@@ -127,15 +149,15 @@ fn text(at: Timestamp) -> String {
     at.format("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-fn table(page: &ListBody, query: &ListQuery, now: Timestamp) -> Markup {
+fn table(page: &ListBody, query: &ListQuery, now: Timestamp, with_flow: bool) -> Markup {
     html! {
         div id="list" data-fresh {
             @if page.sagas.is_empty() {
                 p.empty { "No saga fits. " a href="/dashboard/new" { "Send a checkout" } }
             } @else {
                 div.scroll { table {
-                    thead { tr { th { "Saga" } th { "State" } th { "User" } th.right { "Amount" } th { "Began (UTC)" } th.right { "Took" } th { "Why" } } }
-                    tbody { @for saga in &page.sagas { (row(saga, now)) } }
+                    thead { tr { th { "Saga" } th { "State" } @if with_flow { th { "Flow" } } th { "User" } th.right { "Amount" } th { "Began (UTC)" } th.right { "Took" } th { "Why" } } }
+                    tbody { @for saga in &page.sagas { (row(saga, now, with_flow)) } }
                 } }
             }
             nav.pages aria-label="Pages of the list" {
@@ -146,7 +168,7 @@ fn table(page: &ListBody, query: &ListQuery, now: Timestamp) -> Markup {
     }
 }
 
-fn row(saga: &ListedBody, now: Timestamp) -> Markup {
+fn row(saga: &ListedBody, now: Timestamp, with_flow: bool) -> Markup {
     let ended = matches!(saga.status.as_str(), "COMPLETED" | "FAILED");
     let to = if ended { saga.updated_at.0 } else { now };
     let ms = (to - saga.created_at.0).num_microseconds().unwrap_or_default().max(0) as f64 / 1000.0;
@@ -155,6 +177,7 @@ fn row(saga: &ListedBody, now: Timestamp) -> Markup {
         tr {
             td { a href={ "/dashboard/sagas/" (saga.saga_id) } { (short_id(saga.saga_id)) } }
             td { (badge(&saga.status, &saga.step)) @if saga.needs_attention.is_some() { " " span.badge.alarm { "attention" } } }
+            @if with_flow { td { (saga.definition) } }
             td.user { (saga.user_id) }
             td.right { (saga.total_amount) " " (saga.currency) }
             td { (date_time(saga.created_at)) }
@@ -173,6 +196,7 @@ fn link(query: &ListQuery, before: Option<Uuid>) -> String {
     pair("status", query.status.clone());
     pair("step", query.step.clone());
     pair("needsAttention", query.needs_attention.map(|needs| needs.to_string()));
+    pair("flow", query.flow.clone());
     pair("userId", query.user_id.clone());
     pair("orderId", query.order_id.map(|id| id.to_string()));
     pair("since", query.since.map(text));

@@ -11,10 +11,12 @@ use service_runtime::database::again_if_lost;
 use service_runtime::http::{PathText, Problem};
 use uuid::Uuid;
 
+use super::flow_drawing::{Note, draw};
 use super::format::{badge, date_time, duration, time};
 use super::layout::{Place, dialog, page};
-use super::{Dashboard, Page, timeline};
+use super::{Dashboard, Page, flows, timeline};
 use crate::outcome::parse_id;
+use crate::registry::is_built_in;
 use crate::store::lists::{self, Filter};
 use crate::views::saga::{self, HistoryBody, SagaBody};
 use crate::views::services::{RowsBody, Told};
@@ -23,16 +25,18 @@ pub async fn show(State(dashboard): State<Dashboard>, id: Result<PathText, Probl
     let PathText(id) = id.map_err(Page::from)?;
     let saga_id = parse_id(&id).map_err(Page::from)?;
     let saga = saga::one(&dashboard.views, saga_id).await.map_err(Page::from)?;
-    let rows = dashboard.views.participants.rows(saga_id, saga.order_id).await;
+    let rows = dashboard.views.participants.rows(saga_id, saga.order_id, &saga.flow).await;
     let body = html! {
         div id="saga" data-fresh data-step=(saga.step) data-ended[saga.pending.is_none()] {
             (head(&saga))
             (attention(&saga))
+            @if !is_built_in(&saga.flow) { (where_it_stands(&saga)) }
             section.card { h2 { "What happened" } ul.story { @for sentence in &saga.summary { li { (sentence) } } } }
             section.card { h2 { "Timeline" } div.scroll { (timeline::draw(&saga)) }
                 p.legend { span.key.ahead { "forward" } span.key.back { "being undone" } "Drawn to scale; the shortest are widened." }
             }
             (pending(&saga))
+            @if !is_built_in(&saga.flow) { (known(&saga)) }
             (services(&rows))
             (history(&saga))
             (ignored(&saga))
@@ -89,10 +93,12 @@ fn head(saga: &SagaBody) -> Markup {
         }
         dl.facts {
             div { dt { "Saga" } dd.id { (saga.saga_id) } }
-            div { dt { "Order" } dd.id { (saga.order_id) } }
+            div { dt { @if is_built_in(&saga.flow) { "Order" } @else { (saga.subject) } } dd.id { (saga.order_id) } }
             div { dt { "Began (UTC)" } dd { (date_time(saga.created_at)) } }
             div { dt { @if saga.pending.is_some() { "Standing for" } @else { "Took" } } dd { (duration(saga.duration_ms)) } }
-            div { dt { "Definition" } dd { (saga.definition) } }
+            div { dt { "Definition" } dd { @if is_built_in(&saga.flow) { (saga.definition) } @else {
+                a href=(flows::address(&saga.flow.name, saga.flow.version)) { (saga.definition) }
+            } } }
             @if let Some(trace) = &saga.trace_id {
                 div { dt { "Trace" } dd.id { (trace) } }
             }
@@ -105,7 +111,8 @@ fn attention(saga: &SagaBody) -> Markup {
         @if let Some(attention) = &saga.needs_attention {
             p.alarm role="alert" { "A person should look at it since " (date_time(attention.since)) ": " (attention.reason) ". It is still repeated." }
         }
-        @if saga.resolved_by_hand { p.alarm { "A compensation was settled by hand: the rows below may still hold money or goods." } }
+        @if saga.resolved_by_hand { p.alarm { "A compensation was settled by hand: "
+            @if is_built_in(&saga.flow) { "the rows below may still hold money or goods." } @else { "participants may still hold something." } } }
     }
 }
 
@@ -125,6 +132,31 @@ fn pending(saga: &SagaBody) -> Markup {
     }
 }
 
+/// The flow as a picture, with how long the saga stood at each place.
+fn where_it_stands(saga: &SagaBody) -> Markup {
+    let notes = |status: &str, step: &str| {
+        let stood = saga.history.iter().filter(|entry| entry.status == status && entry.step == step);
+        let ms: Vec<f64> = stood.filter_map(|entry| entry.duration_ms).collect();
+        let is_now = saga.status == status && saga.step == step;
+        let text = format!("{}{}", duration(ms.iter().sum()), if is_now { " …" } else { "" });
+        if ms.is_empty() { Vec::new() } else { vec![Note { text, tone: if is_now { "busy" } else { "dim" } }] }
+    };
+    html! {
+        section.card { h2 { "Where it stands" } div.scroll { (draw(&saga.flow, notes, Some((saga.status, &saga.step)))) } }
+    }
+}
+
+/// What it was started with, and what is kept of replies.
+fn known(saga: &SagaBody) -> Markup {
+    html! {
+        section.services aria-label="What the saga knows" {
+            @for (title, json) in [("Input", &saga.input), ("Kept of replies", &saga.kept)] {
+                @if let Some(json) = json { section.card { h2 { (title) } pre { (pretty(json.get())) } } }
+            }
+        }
+    }
+}
+
 fn pretty(json: &str) -> String {
     let value: Option<Value> = serde_json::from_str(json).ok();
     value.and_then(|value| serde_json::to_string_pretty(&value).ok()).unwrap_or_else(|| json.to_owned())
@@ -132,11 +164,15 @@ fn pretty(json: &str) -> String {
 
 /// Each service's row, side by side.
 fn services(rows: &RowsBody) -> Markup {
+    if [&rows.order, &rows.payment, &rows.reservation].iter().all(|row| row.is_none()) {
+        return html! {};
+    }
     html! {
         section.services aria-label="What each service has stored" {
-            (service("Order", "order-service", &rows.order))
-            (service("Payment", "payment-service", &rows.payment))
-            (service("Reservation", "inventory-service", &rows.reservation))
+            @for (title, name, told) in [("Order", "order-service", &rows.order), ("Payment", "payment-service", &rows.payment),
+                                         ("Reservation", "inventory-service", &rows.reservation)] {
+                @if let Some(told) = told { (service(title, name, told)) }
+            }
         }
     }
 }
@@ -217,11 +253,18 @@ fn ignored(saga: &SagaBody) -> Markup {
 /// Beside what is kept fresh: a dialog must not go away while somebody writes in it.
 fn dialogs(saga: &SagaBody) -> Markup {
     let path = |act: &str| format!("/sagas/{}/{act}", saga.saga_id);
+    let (cancel, what) = match is_built_in(&saga.flow) {
+        true => ("Cancel the checkout", "What was done is undone: money goes back, goods are released, the order is cancelled."),
+        false => ("Cancel the saga", "What was done is undone, the last first."),
+    };
+    let what = format!("{what} It ends FAILED, CANCELLED. What is being undone already goes on, with its first cause.");
+    let settled = if is_built_in(&saga.flow) { "the money or the goods are really settled" } else { "what it would undo is really settled" };
+    let resolved = format!("The pending compensation counts as done, by you, outside of this system. Do so only once {settled}: the audit goes on listing it.");
     html! {
         @if saga.pending.is_some() {
-            (dialog("cancel", "Cancel the checkout", &path("cancel"), "What was done is undone: money goes back, goods are released, the order is cancelled. It ends FAILED, CANCELLED. What is being undone already goes on, with its first cause.", &[]))
+            (dialog("cancel", cancel, &path("cancel"), &what, &[]))
             (dialog("retry", "Retry now", &path("retry"), "What is pending is asked for now, instead of at its next attempt.", &[]))
-            (dialog("resolve", "Resolve by hand", &path("resolve"), "The pending compensation counts as done, by you, outside of this system. Do so only once the money or the goods are really settled: the audit goes on listing it.", &[("step", "Compensation", &saga.step), ("evidence", "Evidence, such as a bank transfer's number", "")]))
+            (dialog("resolve", "Resolve by hand", &path("resolve"), &resolved, &[("step", "Compensation", &saga.step), ("evidence", "Evidence, such as a bank transfer's number", "")]))
         }
     }
 }

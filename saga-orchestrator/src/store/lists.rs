@@ -14,6 +14,8 @@ pub struct Filter {
     /// Any of these, which are written into the statement. Empty: all.
     pub statuses: Vec<Name>,
     pub step: Option<Name>,
+    /// Of any version.
+    pub flow: Option<String>,
     pub needs_attention: bool,
     pub user_id: Option<String>,
     pub order_id: Option<Uuid>,
@@ -40,6 +42,8 @@ pub struct Listed {
     pub attention_reason: Option<String>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
+    pub definition: String,
+    pub definition_version: i32,
 }
 
 const UNFINISHED: &str = "status IN ('RUNNING', 'COMPENSATING')";
@@ -48,7 +52,7 @@ const UNFINISHED: &str = "status IN ('RUNNING', 'COMPENSATING')";
 pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<Listed>, StoreError> {
     let mut select = QueryBuilder::<Postgres>::new(
         "SELECT saga_id, order_id, user_id, total_amount, currency, status, step, reason, needs_attention_since,
-                attention_reason, created_at, updated_at FROM ",
+                attention_reason, created_at, updated_at, definition, definition_version FROM ",
     );
     let wants_unfinished = !filter.statuses.is_empty()
         && filter.statuses.iter().all(|status| matches!(status.as_str(), "RUNNING" | "COMPENSATING"));
@@ -74,6 +78,9 @@ pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<List
         let column = if filter.statuses == ["FAILED"] { "cause" } else { "step" };
         select.push(format_args!(" AND {column} = '{step}'"));
     }
+    if let Some(flow) = &filter.flow {
+        select.push(format_args!(" AND definition = {}", quoted(flow)));
+    }
     if let Some(user_id) = &filter.user_id {
         select.push(" AND user_id = ").push_bind(user_id);
     }
@@ -94,6 +101,11 @@ pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<List
     Ok(select.build_query_as().persistent(false).fetch_all(pool).await?)
 }
 
+/// A text as it stands in a statement: written out, since the index of users' sagas is a partial one.
+pub fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
 /// A saga's times and where it stands.
 #[derive(Debug, Clone, FromRow)]
 pub struct Recent {
@@ -109,6 +121,50 @@ pub async fn recent(pool: &PgPool, since: Timestamp, limit: i64) -> Result<Vec<R
         "SELECT status, step, created_at, updated_at FROM sagas WHERE saga_id >= $1 ORDER BY saga_id DESC LIMIT $2",
     );
     Ok(recent.bind(first_id_at(since)).bind(limit).fetch_all(pool).await?)
+}
+
+/// How sagas of a flow fared at one of its steps, or at one of its undos.
+#[derive(Debug, Clone, FromRow)]
+pub struct StepFigures {
+    pub status: String,
+    pub step: String,
+    /// How many have left it as it should be.
+    pub passed: i64,
+    /// How many have turned back there: it was refused, late, or cancelled.
+    pub failed: i64,
+    /// The median and the slowest hundredth of how long they stood there, in ms. NULL: none has left it.
+    pub quantiles: Option<Vec<f64>>,
+}
+
+/// How the newest sagas of a version of a flow fared at each step: of those that began since a time, at most `limit`.
+pub async fn step_figures(
+    pool: &PgPool,
+    (name, version): (&str, i32),
+    since: Timestamp,
+    limit: i64,
+) -> Result<Vec<StepFigures>, StoreError> {
+    let mut select = QueryBuilder::<Postgres>::new("WITH newest AS (SELECT saga_id FROM sagas WHERE definition = ");
+    select.push(quoted(name)).push(" AND definition_version = ").push_bind(version);
+    select.push(" AND saga_id >= ").push_bind(first_id_at(since));
+    select.push(" ORDER BY saga_id DESC LIMIT ").push_bind(limit);
+    // A move that stays where it was (an operator had the step repeated) is no end of a stay.
+    select.push(
+        "), moves AS (
+             SELECT saga_id, seq, at, status, step, lag(status) OVER saga AS status_before, lag(step) OVER saga AS step_before
+             FROM newest JOIN saga_events USING (saga_id) WINDOW saga AS (PARTITION BY saga_id ORDER BY seq)
+         ), stays AS (
+             SELECT status, step, lead(status) OVER saga AS next,
+                    EXTRACT(epoch FROM lead(at) OVER saga - at)::float8 * 1000 AS ms
+             FROM moves WHERE step_before IS NULL OR (status_before, step_before) <> (status, step)
+             WINDOW saga AS (PARTITION BY saga_id ORDER BY seq)
+         )
+         SELECT status, step,
+                count(*) FILTER (WHERE next IN ('RUNNING', 'COMPLETED') OR (status = 'COMPENSATING' AND next IS NOT NULL)) AS passed,
+                count(*) FILTER (WHERE status = 'RUNNING' AND next IN ('COMPENSATING', 'FAILED')) AS failed,
+                percentile_disc(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY ms) FILTER (WHERE ms IS NOT NULL) AS quantiles
+         FROM stays WHERE status IN ('RUNNING', 'COMPENSATING') GROUP BY status, step",
+    );
+    Ok(select.build_query_as().persistent(false).fetch_all(pool).await?)
 }
 
 /// A move, as the history has it.

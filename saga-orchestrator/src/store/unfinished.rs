@@ -9,37 +9,39 @@ use crate::registry::Flows;
 /// The sagas at one place.
 #[derive(Debug)]
 pub struct Unfinished {
+    pub flow: String,
+    pub version: i32,
+    /// Whether this release knows their definition.
+    pub is_known: bool,
     pub status: String,
     pub step: String,
     pub count: i64,
     pub needing_attention: i64,
-    /// Those that run by a definition which this release does not know.
-    pub of_unknown_definition: i64,
     /// Of the one that began first.
     pub oldest_age_seconds: f64,
 }
 
 /// One for each place where a saga stands.
 pub async fn unfinished(pool: &PgPool, flows: &Flows) -> Result<Vec<Unfinished>, StoreError> {
-    let known = flows.all();
     let rows = sqlx::query(
-        "SELECT status::text AS status, step, count(*) AS count, count(needs_attention_since) AS needing_attention,
-                count(*) FILTER (WHERE (definition, definition_version)
-                    NOT IN (SELECT * FROM UNNEST($1::text[], $2::int[]))) AS of_unknown_definition,
+        "SELECT definition, definition_version, status::text AS status, step, count(*) AS count,
+                count(needs_attention_since) AS needing_attention,
                 EXTRACT(epoch FROM now() - min(created_at))::float8 AS oldest_age_seconds
-         FROM sagas WHERE status IN ('RUNNING', 'COMPENSATING') GROUP BY status, step",
+         FROM sagas WHERE status IN ('RUNNING', 'COMPENSATING')
+         GROUP BY definition, definition_version, status, step ORDER BY definition, definition_version, status, step",
     )
-    .bind(known.iter().map(|flow| flow.name.as_str()).collect::<Vec<_>>())
-    .bind(known.iter().map(|flow| flow.version).collect::<Vec<_>>())
     .fetch_all(pool)
     .await?;
     let places = rows.iter().map(|row| {
+        let (flow, version): (String, i32) = (row.try_get("definition")?, row.try_get("definition_version")?);
         Ok(Unfinished {
+            is_known: flows.find(&flow, version).is_some(),
+            flow,
+            version,
             status: row.try_get("status")?,
             step: row.try_get("step")?,
             count: row.try_get("count")?,
             needing_attention: row.try_get("needing_attention")?,
-            of_unknown_definition: row.try_get("of_unknown_definition")?,
             oldest_age_seconds: row.try_get("oldest_age_seconds")?,
         })
     });

@@ -1,10 +1,12 @@
 //! `GET /sagas`: the newest sagas that fit a filter, page by page.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
-use flow::Name;
+use flow::{Flow, Name};
 use messages::schema::Amount;
 use messages::{Currency, Timestamp, TimestampText, UserId};
 use rust_decimal::Decimal;
@@ -20,7 +22,7 @@ use uuid::Uuid;
 use super::Views;
 use super::saga::AttentionBody;
 use crate::described;
-use crate::saga::flows;
+use crate::registry::Flows;
 use crate::store::lists::{self, Filter, Listed};
 
 pub const STATUSES: [&str; 4] = ["RUNNING", "COMPENSATING", "COMPLETED", "FAILED"];
@@ -37,8 +39,10 @@ pub struct ListQuery {
     #[param(schema_with = wanted_statuses, style = Form, explode = false)]
     pub status: Option<String>,
     /// What is pending (PAYMENT_CHARGE, ...), or how it ended (COMPLETED, INVENTORY_FAILED, ...).
-    #[param(schema_with = described::steps)]
+    #[param(schema_with = described::any_step)]
     pub step: Option<String>,
+    /// The name of the flow that they run by (pay-first: those of `POST /checkout`).
+    pub flow: Option<String>,
     /// `true`: only those that a person should look at.
     pub needs_attention: Option<bool>,
     /// The user who ordered.
@@ -75,7 +79,7 @@ pub struct ListedBody {
     pub order_id: Uuid,
     #[schema(schema_with = described::statuses)]
     pub status: String,
-    #[schema(schema_with = described::steps)]
+    #[schema(schema_with = described::any_step)]
     pub step: String,
     pub reason: Option<String>,
     #[schema(value_type = UserId)]
@@ -87,6 +91,8 @@ pub struct ListedBody {
     pub currency: String,
     pub created_at: TimestampText,
     pub updated_at: TimestampText,
+    /// The flow that it runs by, with its version: `pay-first v1`.
+    pub definition: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub needs_attention: Option<AttentionBody>,
 }
@@ -105,15 +111,15 @@ pub async fn list(
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<ListBody>, Problem> {
     let Query(query) = query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
-    Ok(Json(page(&views.pool, &query).await?))
+    Ok(Json(page(&views.pool, &views.flows, &query).await?))
 }
 
 /// The page that `query` asks for.
 ///
 /// # Errors
 /// 400 naming the parameter that is wrong; 503 or 500 for the database's.
-pub async fn page(pool: &PgPool, query: &ListQuery) -> Result<ListBody, Problem> {
-    let (filter, limit) = (filter(query)?, limit(query)?);
+pub async fn page(pool: &PgPool, flows: &Flows, query: &ListQuery) -> Result<ListBody, Problem> {
+    let (filter, limit) = (filter(query, &flows.all())?, limit(query)?);
     let mut sagas = again_if_lost(|| lists::list(pool, &filter, limit + 1)).await?;
     let more = sagas.len() as i64 > limit;
     sagas.truncate(usize::try_from(limit).unwrap_or_default());
@@ -135,6 +141,7 @@ impl From<Listed> for ListedBody {
             currency: saga.currency,
             created_at: saga.created_at.into(),
             updated_at: saga.updated_at.into(),
+            definition: format!("{} v{}", saga.definition, saga.definition_version),
             needs_attention: saga.needs_attention_since.map(|since| AttentionBody { since: since.into(), reason }),
         }
     }
@@ -150,25 +157,31 @@ fn limit(query: &ListQuery) -> Result<i64, Problem> {
     permitted.then_some(limit).ok_or_else(|| wrong("limit", format_args!("must be 1 to {}", PAGE.1)))
 }
 
-fn filter(query: &ListQuery) -> Result<Filter, Problem> {
+fn filter(query: &ListQuery, flows: &[Arc<Flow>]) -> Result<Filter, Problem> {
     let mut statuses = Vec::new();
     for wanted in query.status.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|text| !text.is_empty()) {
         let known = STATUSES.into_iter().find(|status| status.eq_ignore_ascii_case(wanted));
         statuses.push(known.ok_or_else(|| wrong("status", format_args!("must be of {}", STATUSES.join(", "))))?);
     }
-    let step = query.step.as_deref().map(str::trim).filter(|step| !step.is_empty()).map(known_step).transpose()?;
-    if let Some((_, status)) = &step {
+    let flow = query.flow.as_deref().map(str::trim).filter(|flow| !flow.is_empty());
+    let flow = flow.map(|flow| known_flow(flow, flows)).transpose()?;
+    let step = query.step.as_deref().map(str::trim).filter(|step| !step.is_empty());
+    let step = step.map(|step| known_step(step, flow.as_deref(), flows)).transpose()?;
+    if let Some((_, with)) = &step {
         // It says the same, and has an index. With another status there is none.
-        let contradicts = !statuses.is_empty() && !statuses.contains(status);
-        if contradicts {
-            return Err(wrong("step", format_args!("is one of status {status}: no saga has it with another")));
+        let fitting = with.iter().copied().filter(|status| statuses.is_empty() || statuses.contains(status));
+        let fitting: Vec<&str> = fitting.collect();
+        if fitting.is_empty() {
+            let with = with.join(" or ");
+            return Err(wrong("step", format_args!("is one of status {with}: no saga has it with another")));
         }
-        statuses = vec![*status];
+        statuses = fitting;
     }
     let user_id = query.user_id.clone().map(UserId::try_from).transpose().map_err(|error| wrong("userId", error))?;
     Ok(Filter {
         statuses: statuses.into_iter().filter_map(Name::new).collect(),
         step: step.map(|(name, _)| name),
+        flow,
         needs_attention: query.needs_attention.unwrap_or_default(),
         user_id: user_id.map(|user_id| user_id.as_str().to_owned()),
         order_id: query.order_id,
@@ -178,24 +191,42 @@ fn filter(query: &ListQuery) -> Result<Filter, Problem> {
     })
 }
 
-/// A step as it is stored, and the status that sagas at it have.
-fn known_step(wanted: &str) -> Result<(Name, &'static str), Problem> {
-    let known = known_steps();
-    let found = known.iter().find(|(step, _)| step.eq_ignore_ascii_case(wanted)).cloned();
-    found.ok_or_else(|| {
-        let names: Vec<_> = known.iter().map(|(step, _)| step.as_str()).collect();
-        wrong("step", format_args!("must be one of {}", names.join(", ")))
+/// A flow's name as it is stored.
+fn known_flow(wanted: &str, flows: &[Arc<Flow>]) -> Result<String, Problem> {
+    let found = flows.iter().find(|flow| flow.name.eq_ignore_ascii_case(wanted));
+    found.map(|flow| flow.name.clone()).ok_or_else(|| {
+        let mut names: Vec<_> = flows.iter().map(|flow| flow.name.as_str()).collect();
+        names.dedup();
+        wrong("flow", format_args!("must be one of {}", names.join(", ")))
     })
 }
 
-/// What may stand in `sagas.step`, with the status beside it.
-pub fn known_steps() -> Vec<(Name, &'static str)> {
-    let steps = || flows::built_in().iter().flat_map(|built_in| &built_in.flow.steps);
+/// A step as it is stored, and the statuses that sagas at it have: flows may have steps of the same name.
+fn known_step(
+    wanted: &str,
+    flow: Option<&str>,
+    flows: &[Arc<Flow>],
+) -> Result<(Name, Vec<&'static str>), Problem> {
+    let of_flow: Vec<Arc<Flow>> = flows.iter().filter(|of| flow.is_none_or(|name| of.name == name)).cloned().collect();
+    let known = known_steps(&of_flow);
+    let mut found = known.iter().filter(|(step, _)| step.eq_ignore_ascii_case(wanted)).peekable();
+    match found.peek() {
+        Some((name, _)) => Ok((name.clone(), found.map(|(_, status)| *status).collect())),
+        None => {
+            let mut names: Vec<_> = known.iter().map(|(step, _)| step.as_str()).collect();
+            names.dedup();
+            Err(wrong("step", format_args!("must be one of {}", names.join(", "))))
+        }
+    }
+}
+
+/// What may stand in `sagas.step` of sagas of these flows, with the status beside it.
+pub fn known_steps(flows: &[Arc<Flow>]) -> Vec<(Name, &'static str)> {
+    let steps = || flows.iter().flat_map(|flow| &flow.steps);
     let forward = steps().map(|step| (step.name.clone(), "RUNNING"));
     let back = steps().filter_map(|step| Some((step.undo.as_ref()?.name.clone(), "COMPENSATING")));
     let completed = Name::new("COMPLETED").map(|name| (name, "COMPLETED"));
-    let causes =
-        flows::built_in().iter().flat_map(|built_in| &built_in.flow.causes).map(|cause| (cause.clone(), "FAILED"));
+    let causes = flows.iter().flat_map(|flow| &flow.causes).map(|cause| (cause.clone(), "FAILED"));
     let mut known: Vec<(Name, &str)> = Vec::new();
     for step in forward.chain(back).chain(completed).chain(causes) {
         if !known.contains(&step) {
@@ -207,12 +238,16 @@ pub fn known_steps() -> Vec<(Name, &'static str)> {
 
 #[cfg(test)]
 mod tests {
+    use flow::{Origin, check};
+
     use super::*;
+    use crate::saga::flows::pay_first;
 
     fn asked(query: &str) -> Result<Filter, String> {
         let uri = format!("http://x/sagas?{query}").parse().unwrap();
         let Query(query) = Query::<ListQuery>::try_from_uri(&uri).map_err(|error| error.body_text())?;
-        filter(&query).and_then(|filter| limit(&query).map(|_| filter)).map_err(|problem| {
+        let trip = check(include_str!("../../../examples/trip/trip.v1.yaml"), Origin::User).unwrap();
+        filter(&query, &[pay_first(), trip]).and_then(|filter| limit(&query).map(|_| filter)).map_err(|problem| {
             assert_eq!(problem.status(), StatusCode::BAD_REQUEST);
             serde_json::to_string(&problem).unwrap()
         })
@@ -229,11 +264,21 @@ mod tests {
     }
 
     #[test]
+    fn steps_and_causes_of_every_flow_are_known_and_of_one_flow_only_its_own() {
+        let trips = asked("step=no_seat&flow=Trip").unwrap();
+        assert_eq!((trips.flow.as_deref(), &trips.statuses[..]), (Some("trip"), &[Name::new("FAILED").unwrap()][..]));
+        assert_eq!(asked("step=CAR_RENT").unwrap().step.unwrap(), "CAR_RENT");
+        let error = asked("flow=trip&step=PAYMENT_CHARGE").map(|_| ()).unwrap_err();
+        assert!(error.contains("HOTEL_BOOK") && !error.contains("PAYMENT_REFUND"), "{error}");
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (query, name) in [
             ("status=DONE", "RUNNING, COMPENSATING, COMPLETED, FAILED"),
             ("step=PAY", "PAYMENT_CHARGE"),
             ("step=TIMED_OUT&status=RUNNING", "`step` is one of status FAILED"),
+            ("flow=cruise", "pay-first, trip"),
             ("limit=0", "`limit` must be 1 to 500"),
             ("limit=501", "`limit` must be 1 to 500"),
             ("user=u1", "user"),

@@ -6,6 +6,7 @@ pub mod list;
 pub mod saga;
 pub mod services;
 pub mod stats;
+pub mod step_figures;
 mod story;
 pub mod streams;
 mod summary;
@@ -22,6 +23,7 @@ use utoipa::OpenApi;
 use self::events::Feed;
 use self::services::Participants;
 use self::stats::Figures;
+use self::step_figures::FlowFigures;
 use self::streams::Places;
 use crate::SagaSettings;
 use crate::registry::Flows;
@@ -34,6 +36,7 @@ pub struct Views {
     pub flows: Arc<Flows>,
     pub feed: Feed,
     pub figures: Arc<Figures>,
+    pub flow_figures: Arc<FlowFigures>,
     pub participants: Participants,
 }
 
@@ -50,6 +53,7 @@ impl Views {
         Ok(Self {
             feed: Feed::start(pool.clone(), clock.clone(), streams, stop),
             figures: Arc::new(Figures::new(pool.clone(), clock.clone(), flows.clone())),
+            flow_figures: Arc::new(FlowFigures::new(pool.clone(), clock.clone())),
             participants: Participants::new(settings)?,
             pool,
             clock,

@@ -1,8 +1,11 @@
 //! `GET /sagas/{id}`: where a saga stands, how it got there, and what happens next.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use flow::Flow;
 use messages::schema::Amount;
 use messages::{Currency, EventId, OrderId, SagaId, Timestamp, TimestampText, UserId};
 use rust_decimal::Decimal;
@@ -32,7 +35,7 @@ pub struct SagaBody {
     #[schema(schema_with = described::statuses)]
     pub status: &'static str,
     /// What is pending, or how it ended.
-    #[schema(schema_with = described::steps)]
+    #[schema(schema_with = described::any_step)]
     pub step: String,
     pub reason: Option<String>,
     #[schema(value_type = UserId)]
@@ -44,6 +47,8 @@ pub struct SagaBody {
     pub created_at: TimestampText,
     pub updated_at: TimestampText,
     pub definition: String,
+    /// What `orderId` is the id of, in the flow's word: `orderId`, or `tripId`.
+    pub subject: String,
     /// The request by which a saga of a user's flow was started.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<serde_json::Value>, nullable = false)]
@@ -73,6 +78,9 @@ pub struct SagaBody {
     /// Whether an operator's cancel counts now, for the dashboard.
     #[serde(skip)]
     pub may_be_cancelled: bool,
+    /// The flow that it runs by, for the dashboard.
+    #[serde(skip)]
+    pub flow: Arc<Flow>,
 }
 
 /// Why a person should look at it, and since when.
@@ -128,7 +136,7 @@ pub struct HistoryBody {
     pub event_id: Option<EventId>,
     #[schema(schema_with = described::statuses)]
     pub status: String,
-    #[schema(schema_with = described::steps)]
+    #[schema(schema_with = described::any_step)]
     pub step: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -199,6 +207,7 @@ pub async fn one(views: &Views, saga_id: SagaId) -> Result<SagaBody, Problem> {
         created_at: outcome.created_at,
         updated_at: outcome.updated_at,
         definition: format!("{} v{}", saga.flow.name, saga.flow.version),
+        subject: saga.flow.start.subject.clone(),
         input: (!is_built_in(&saga.flow)).then(|| RawValue::from_string(saga.request.input.to_json()).ok()).flatten(),
         kept: (!saga.kept.is_empty()).then(|| RawValue::from_string(saga.kept.to_json()).ok()).flatten(),
         duration_ms: milliseconds(saga.created_at, if ended { saga.updated_at } else { now }),
@@ -222,6 +231,7 @@ pub async fn one(views: &Views, saga_id: SagaId) -> Result<SagaBody, Problem> {
         traceparent: saga.traceparent.clone(),
         summary: Vec::new(),
         may_be_cancelled: may_be_cancelled(&saga),
+        flow: saga.flow.clone(),
     };
     body.summary = match is_built_in(&saga.flow) {
         true => summary::sentences(&body),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use flow::{Action, Asked, Flow};
 use messages::{OrderId, SagaId};
 use reqwest::{Client, Url};
 use serde::{Deserialize, Serialize};
@@ -23,15 +24,18 @@ use crate::store::{self, Stored};
 /// How long a service may take: a person is waiting.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// What the other services tell of one order.
+/// What the other services tell of one order. Null: the saga's flow does not ask that service.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RowsBody {
     pub saga_id: SagaId,
     pub order_id: OrderId,
-    pub order: Told,
-    pub payment: Told,
-    pub reservation: Told,
+    #[schema(required = true)]
+    pub order: Option<Told>,
+    #[schema(required = true)]
+    pub payment: Option<Told>,
+    #[schema(required = true)]
+    pub reservation: Option<Told>,
 }
 
 /// A service's answer.
@@ -72,12 +76,28 @@ impl Participants {
         })
     }
 
-    /// Asks all three at once. One that does not answer is told of as such.
-    pub async fn rows(&self, saga_id: SagaId, order_id: OrderId) -> RowsBody {
-        let (order, payment, reservation) =
-            tokio::join!(ask(&self.order, order_id), ask(&self.payment, order_id), ask(&self.inventory, order_id));
+    /// Asks those that the saga's flow asks, all at once. One that does not answer is reported as such.
+    pub async fn rows(&self, saga_id: SagaId, order_id: OrderId, flow: &Flow) -> RowsBody {
+        let of = async |is_asked: bool, participant| {
+            if is_asked { Some(ask(participant, order_id).await) } else { None }
+        };
+        let asks_topic = |first: &str| asked(flow).any(|of| matches!(of, Asked::Topic(topic) if topic.starts_with(first)));
+        let asks_order = asked(flow).any(|of| matches!(of, Asked::Action(_)));
+        let (order, payment, reservation) = tokio::join!(
+            of(asks_order, &self.order),
+            of(asks_topic("payment."), &self.payment),
+            of(asks_topic("inventory."), &self.inventory),
+        );
         RowsBody { saga_id, order_id, order, payment, reservation }
     }
+}
+
+/// Whom the steps of a flow ask.
+fn asked(flow: &Flow) -> impl Iterator<Item = &Asked> {
+    flow.steps.iter().filter_map(|step| match &step.action {
+        Action::Ask(ask) => Some(&ask.of),
+        Action::Wait { .. } => None,
+    })
 }
 
 async fn ask((client, collection): &(Client, Url), order_id: OrderId) -> Told {
@@ -129,7 +149,7 @@ fn refusal(status: StatusCode, body: &str) -> String {
     get, path = "/sagas/{id}/rows", operation_id = "readRows", tag = "Sagas", summary = "What the other services have stored about the saga's order",
     params(("id" = SagaId, Path, description = "The saga's id")),
     responses(
-        (status = 200, description = "Each service's row, or why it could not be asked", body = RowsBody), IdProblems, DatabaseProblems,
+        (status = 200, description = "Each service's row, or why it could not be asked; null where the saga's flow does not ask it", body = RowsBody), IdProblems, DatabaseProblems,
         (status = 409, description = "It runs by a definition that this release does not know", body = Problem, content_type = PROBLEM_JSON),
     ),
 )]
@@ -137,7 +157,7 @@ fn refusal(status: StatusCode, body: &str) -> String {
 pub async fn rows(State(views): State<Views>, PathText(id): PathText) -> Result<Json<RowsBody>, Problem> {
     let saga_id = parse_id(&id)?;
     match again_if_lost(|| store::read(&views.pool, &views.flows, saga_id)).await? {
-        Some(Stored::Saga(saga)) => Ok(Json(views.participants.rows(saga_id, saga.order_id).await)),
+        Some(Stored::Saga(saga)) => Ok(Json(views.participants.rows(saga_id, saga.order_id, &saga.flow).await)),
         Some(Stored::UnknownDefinition { name, version, .. }) => Err(of_unknown_definition(saga_id, &name, version)),
         None => Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no saga {saga_id}"))),
     }

@@ -62,6 +62,9 @@ pub struct StatsBody {
 #[derive(Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StandingBody {
+    /// The name of the flow that they run by, and its version.
+    pub flow: String,
+    pub version: i32,
     pub status: String,
     pub step: String,
     pub sagas: i64,
@@ -71,7 +74,8 @@ pub struct StandingBody {
 
 impl From<Unfinished> for StandingBody {
     fn from(at: Unfinished) -> Self {
-        Self { status: at.status, step: at.step, sagas: at.count, oldest_age_seconds: at.oldest_age_seconds }
+        let Unfinished { flow, version, status, step, count, oldest_age_seconds, .. } = at;
+        Self { flow, version, status, step, sagas: count, oldest_age_seconds }
     }
 }
 

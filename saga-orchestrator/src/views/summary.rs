@@ -142,6 +142,7 @@ pub mod tests {
             created_at: at,
             updated_at: at,
             definition: "pay-first v1".to_owned(),
+            subject: "orderId".to_owned(),
             input: None,
             kept: None,
             duration_ms: 60.0,
@@ -161,6 +162,7 @@ pub mod tests {
             traceparent: None,
             summary: vec![],
             may_be_cancelled: false,
+            flow: crate::saga::flows::pay_first(),
         }
     }
 

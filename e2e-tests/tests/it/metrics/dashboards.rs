@@ -8,7 +8,7 @@ use std::str::CharIndices;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use e2e_tests::{Samples, Service, eventually, shared};
+use e2e_tests::{Client, Samples, Service, eventually, shared};
 use serde_json::{Value, json};
 
 /// What Prometheus itself knows of each target.
@@ -111,6 +111,13 @@ fn workspace() -> Result<PathBuf> {
     Ok(Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("a crate stands in its workspace")?.to_owned())
 }
 
+/// Publishes a flow, whose series are shown from then on.
+async fn publish(client: &Client) -> Result<()> {
+    let answer = client.publish_flow(include_str!("../../../../examples/trip/trip.v1.yaml")).await?;
+    ensure!(matches!(answer.status, 200 | 201), "{} {}", answer.status, answer.text);
+    Ok(())
+}
+
 /// All expressions in `deploy/`.
 fn expressions() -> Result<Vec<String>> {
     let deploy = workspace()?.join("deploy");
@@ -135,6 +142,7 @@ async fn every_metric_of_the_dashboards_and_alerts_is_shown_by_a_service() -> Re
         }
         client.checkout(&body).await?;
     }
+    publish(&client).await?;
     eventually("all are shown", LIMIT, async || {
         let mut all = Vec::new();
         for service in Service::ALL {
@@ -152,6 +160,7 @@ async fn every_metric_of_the_dashboards_and_alerts_is_shown_by_a_service() -> Re
 async fn every_metric_that_is_shown_stands_in_the_operators_table() -> Result<()> {
     let (client, page) = (shared().await?, std::fs::read_to_string(workspace()?.join("docs/operations.md"))?);
     client.checkout(&json!({"userId": "u1", "totalAmount": 500})).await?;
+    publish(&client).await?;
     for service in Service::ALL {
         let text = client.get(service, "/metrics").await?.text;
         let named = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));

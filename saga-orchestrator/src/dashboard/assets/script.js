@@ -138,39 +138,81 @@ function request(form) {
     if (force) body[force] = true;
     return { path: "/checkout", headers: { "Content-Type": "application/json", Prefer: "respond-async" }, body };
   }
+  if (form.hasAttribute("data-start")) {
+    const filled = $$("[data-type]", form).filter((field) => field.value !== "");
+    const body = Object.fromEntries(filled.map((field) => [field.name, field.dataset.type === "json" ? json(field.value) : field.value]));
+    return { path: form.dataset.start, headers: { "Content-Type": "application/json", Prefer: "respond-async" }, body };
+  }
+  if (form.hasAttribute("data-publish")) {
+    const { by, reason, file, activate } = fields;
+    const query = new URLSearchParams(activate ? { by, reason } : { by, reason, activate: "false" });
+    return { path: `/flows?${query}`, headers: { "Content-Type": "application/yaml" }, text: file };
+  }
   return { path: form.dataset.post, headers: { "Content-Type": "application/json" }, body: fields };
 }
 
+// What is no JSON is sent as it is: the answer says what is wrong with it.
+function json(text) {
+  try { return JSON.parse(text); } catch { return text; }
+}
+
+const SENT = "[data-post], [data-checkout], [data-start], [data-publish]";
+
 function show(within) {
-  const form = within?.matches?.("form") ? within : $("form[data-post], form[data-checkout]", within || document);
+  const form = within?.matches?.("form") ? within : $(`form:is(${SENT})`, within || document);
   const preview = form && $("[data-request]", form);
   if (!preview) return;
   const { path, headers, body } = request(form);
   const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}`);
-  preview.textContent = `POST ${path}\n${lines.join("\n")}\n\n${JSON.stringify(body, null, 2)}`;
+  preview.textContent = `POST ${path}\n${lines.join("\n")}${body ? `\n\n${JSON.stringify(body, null, 2)}` : ""}`;
 }
 
 document.addEventListener("input", (event) => { const form = event.target.closest("form"); if (form) show(form); });
-$$("form[data-checkout]").forEach(show);
+$$("form:is([data-checkout], [data-start], [data-publish])").forEach(show);
+
+// A file that was chosen is put where it can be read and mended.
+document.addEventListener("change", async (event) => {
+  const field = event.target.dataset.into && event.target.form.elements[event.target.dataset.into];
+  if (field && event.target.files[0]) field.value = await event.target.files[0].text();
+});
+
+// The lines of a file, each with what was found there.
+function showFindings(form, text, findings) {
+  const lines = text.split("\n");
+  const part = (tag, content, name = "") => Object.assign(document.createElement(tag), { textContent: content, className: name });
+  const items = lines.map((line, at) => {
+    const item = part("li", "");
+    item.append(part("code", line || " "));
+    const here = findings.filter((found) => Math.min(found.line, lines.length) === at + 1);
+    for (const { column, message, rule } of here) item.append(part("p", `Column ${column}: ${message} (${rule})`, "error"));
+    if (here.length) item.className = "wrong";
+    return item;
+  });
+  const list = $("[data-findings]", form);
+  list.replaceChildren(...(findings.length ? items : []));
+  $(".wrong", list)?.scrollIntoView({ block: "center" });
+}
 
 document.addEventListener("submit", async (event) => {
   const form = event.target;
-  if (!form.matches("[data-post], [data-checkout]")) return;
+  if (!form.matches(SENT)) return;
   event.preventDefault();
-  const { path, headers, body } = request(form);
+  const { path, headers, body, text } = request(form);
+  const startsSaga = form.matches("[data-checkout], [data-start]");
   const wrong = $(".error", form);
   wrong.hidden = true;
   const send = $("button[type=submit]", form);
   send.disabled = true;
   try {
-    const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
+    const answer = await fetch(path, { method: "POST", headers, body: text ?? JSON.stringify(body) });
     const told = await answer.json();
-    if (!answer.ok && !(form.hasAttribute("data-checkout") && told.sagaId)) {
+    if (form.hasAttribute("data-publish")) showFindings(form, text, told.findings || []);
+    if (!answer.ok && !(startsSaga && told.sagaId)) {
       const id = told.errorId ? ` (errorId ${told.errorId})` : "";
       throw new Error(`${answer.status}: ${told.detail || told.title}${id}`);
     }
-    if (form.hasAttribute("data-checkout")) {
-      location.href = `/dashboard/sagas/${told.sagaId}`;
+    if (startsSaga || form.hasAttribute("data-publish")) {
+      location.href = startsSaga ? `/dashboard/sagas/${told.sagaId}` : `/dashboard/flows/${told.name}/${told.version}`;
       return;
     }
     form.closest("dialog")?.close();
