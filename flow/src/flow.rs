@@ -11,6 +11,9 @@ use crate::payload::Payload;
 use crate::shape::Shape;
 use crate::slot::Slot;
 
+/// The flow behind `POST /checkout`.
+pub const PAY_FIRST: &str = "pay-first";
+
 /// How an effect is repeated where the file does not say it.
 const REPEAT: Repeat = Repeat { first: Duration::from_secs(2), most: Duration::from_secs(10), attention_after: 10 };
 
@@ -204,7 +207,7 @@ impl Flow {
 
     /// The topic that participants of this flow reply on, whatever the event.
     pub fn reply_topic(&self) -> String {
-        format!("{}.replies", self.name)
+        reply_topic(&self.name)
     }
 
     /// The topics of its commands to participants of its own: those that begin with its name. Others belong to
@@ -238,6 +241,11 @@ impl Flow {
         let own = self.answer.failed.iter().find(|(name, _)| name == cause);
         own.map_or(self.answer.otherwise, |(_, status)| *status)
     }
+}
+
+/// The topic that participants of the flow of this name reply on.
+pub fn reply_topic(flow: &str) -> String {
+    format!("{flow}.replies")
 }
 
 fn step(step: &file::Step) -> Step {

@@ -248,7 +248,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         stop.clone(),
         config.http.shutdown_timeout(),
     );
-    let letters = dead_letters::DeadLetters::new(config.kafka.clone(), producer.clone(), pool.clone());
+    let letters = dead_letters::DeadLetters::new(config.kafka.clone(), producer.clone(), pool.clone(), flows.clone());
     let forced_failures = config.saga.allow_forced_failures.get();
     let dashboard =
         dashboard::Dashboard { views: views.clone(), gate: gate.clone(), letters: letters.clone(), forced_failures };

@@ -8,21 +8,21 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-const TRIP: &str = include_str!("../../../examples/trip/trip.v1.yaml");
+pub const TRIP: &str = include_str!("../../../examples/trip/trip.v1.yaml");
 
-fn request() -> Value {
+pub fn request() -> Value {
     json!({"traveller": "ann", "budget": "900.00", "from": "BER", "to": "LIS", "out": "2027-05-01", "back": "2027-05-08"})
 }
 
 /// Starts a trip, without waiting for its answer.
-fn start(client: &Client, key: &str, body: &Value) -> JoinHandle<Result<Answer>> {
+pub fn start(client: &Client, key: &str, body: &Value) -> JoinHandle<Result<Answer>> {
     let request = client.request(Service::Orchestrator, Method::POST, "/flows/trip").json(body);
     let request = request.header("Idempotency-Key", key);
     tokio::spawn(async move { Answer::read(request.send().await?).await })
 }
 
 /// A command on this topic, of another saga than this one.
-async fn command(client: &Client, topic: &str, other: &Value) -> Result<Value> {
+pub async fn command(client: &Client, topic: &str, other: &Value) -> Result<Value> {
     let is_wanted = |command: &Value| command["sagaId"] != *other;
     let commands = client.kafka.wait_for(topic, 1, is_wanted).await?;
     commands.first().map(|record| record.json()).with_context(|| format!("a command on {topic}"))
@@ -36,7 +36,7 @@ fn reply(command: &Value, payload: &Value) -> Value {
     })
 }
 
-async fn answer(client: &Client, command: &Value, event: &str, payload: Value) -> Result<(i32, i64)> {
+pub async fn answer(client: &Client, command: &Value, event: &str, payload: Value) -> Result<(i32, i64)> {
     let key = command["sagaId"].as_str().unwrap_or_default();
     let body = reply(command, &payload).to_string();
     client.kafka.publish_event("trip.replies", event, key, body.as_bytes()).await

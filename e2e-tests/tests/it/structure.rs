@@ -18,7 +18,7 @@ const MAY_USE: [(&str, &[&str]); 10] = [
     ("payment-service", &["messages", "faults", "service-runtime"]),
     ("inventory-service", &["messages", "faults", "service-runtime"]),
     ("saga-orchestrator", &["messages", "faults", "flow", "service-runtime", "dead-letters"]),
-    ("dead-letters", &["messages", "service-runtime"]),
+    ("dead-letters", &["messages", "flow", "service-runtime"]),
     ("flow", &["messages"]),
     ("trip-flight", &[]),
 ];

@@ -5,8 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use flow::{Flow, Origin, check};
 
-/// The flow behind `POST /checkout`.
-pub const PAY_FIRST: &str = "pay-first";
+pub use flow::PAY_FIRST;
 
 /// A built-in flow: its file and what it says.
 #[derive(Debug)]
