@@ -210,19 +210,26 @@ impl Flow {
         reply_topic(&self.name)
     }
 
-    /// The topics of its commands to participants of its own: those that begin with its name. Others belong to
-    /// participants of the platform.
-    pub fn own_command_topics(&self) -> Vec<&str> {
+    /// The topics of its commands.
+    pub fn command_topics(&self) -> impl Iterator<Item = &str> {
         let forward = self.steps.iter().filter_map(|step| match &step.action {
             Action::Ask(ask) => Some(ask),
             Action::Wait { .. } => None,
         });
         let back = self.steps.iter().filter_map(|step| step.undo.as_ref()).map(|undo| &undo.ask);
+        forward.chain(back).filter_map(|ask| match &ask.of {
+            Asked::Topic(topic) => Some(topic.as_str()),
+            Asked::Action(_) => None,
+        })
+    }
+
+    /// Those of its commands to participants of its own: they begin with its name. Others belong to participants of the
+    /// platform.
+    pub fn own_command_topics(&self) -> Vec<&str> {
         let mut topics: Vec<&str> = Vec::new();
-        for ask in forward.chain(back) {
-            let Asked::Topic(topic) = &ask.of else { continue };
+        for topic in self.command_topics() {
             let is_own = topic.split('.').next() == Some(self.name.as_str());
-            if is_own && !topics.contains(&topic.as_str()) {
+            if is_own && !topics.contains(&topic) {
                 topics.push(topic);
             }
         }
