@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e_tests::{Client, Service, Standalone, eventually};
+use e2e_tests::{Answer, Client, Service, Standalone, eventually};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::flows::{TRIP, answer, command, request, start};
@@ -95,5 +96,45 @@ async fn a_reply_of_a_users_flow_that_was_set_aside_is_listed_and_goes_back_once
     let outcome = saga.await??.json()?;
     ensure!(outcome["status"] == "COMPLETED" && outcome["result"]["hotel"] == "H-1", "{outcome}");
     assert_eq!(until(&client, 3).await?.len(), 3);
+    Ok(())
+}
+
+/// A flow that asks the platform's own participants, and one of its own.
+const SHOP: &str = include_str!("../../../flow/tests/flows/shop.v1.yaml");
+
+#[tokio::test]
+async fn a_users_flow_asks_the_platforms_participants_and_by_their_messages_only() -> Result<()> {
+    let standalone = Standalone::start(&[]).await?;
+    let client = standalone.client()?;
+    let other_payload = SHOP.replacen("money: $start.money, forceFail", "price: $start.money, forceFail", 1);
+    let refused = client.publish_flow(&other_payload).await?;
+    refused.is_problem(422, &["breaks 1 rules"])?;
+    let finding = refused.json()?["findings"][0].clone();
+    ensure!(finding["rule"] == "platform" && finding["message"].to_string().contains("missing field `money`"), "{finding}");
+    let asks = SHOP.lines().position(|line| line.contains("payment.charge.command")).context("a charge")?;
+    assert_eq!(finding["line"], asks + 1);
+
+    let published = client.publish_flow(SHOP).await?;
+    ensure!(published.status == 201, "{} {}", published.status, published.text);
+    let buy = |decline: bool| {
+        let body = json!({"userId": "ann", "total": "12.50", "decline": decline});
+        let request = client.request(Service::Orchestrator, Method::POST, "/flows/shop").json(&body);
+        tokio::spawn(async move { Answer::read(request.send().await?).await })
+    };
+    let declined = buy(true).await??;
+    ensure!(declined.status == 409 && declined.json()?["status"] == "FAILED", "{} {}", declined.status, declined.text);
+    let bought = buy(false);
+    let wrap = command(&client, "shop.wrap.command", &Value::Null).await?;
+    let (key, order) = (wrap["sagaId"].as_str().context("a saga id")?, &wrap["orderId"]);
+    let reply = json!({
+        "eventId": uuid::Uuid::now_v7(), "causationId": wrap["eventId"], "sagaId": key, "orderId": order,
+        "timestamp": "2027-01-01T00:00:00Z", "payload": {},
+    });
+    client.kafka.publish_event("shop.replies", "shop.wrapped", key, reply.to_string().as_bytes()).await?;
+    let bought = bought.await??;
+    ensure!(bought.status == 201 && bought.json()?["orderId"] == *order, "{} {}", bought.status, bought.text);
+    let paid = "SELECT count(*) FROM payments WHERE status = 'CHARGED' AND order_id::text = $1";
+    let paid: i64 = sqlx::query_scalar(paid).bind(order.as_str()).fetch_one(&client.databases.payment).await?;
+    assert_eq!((paid, letters(&client, "").await?.len()), (1, 0));
     Ok(())
 }
