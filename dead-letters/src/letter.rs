@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use messages::object::Object;
-use messages::{OrderId, SagaId, TimestampText, dead_letter_topic};
+use messages::{EventId, OrderId, SagaId, TimestampText, dead_letter_topic};
 use serde::Deserialize;
 use service_runtime::kafka::{Headers, Record};
 
@@ -30,7 +30,7 @@ pub struct Place {
 #[derive(Debug, Clone)]
 pub struct Letter {
     /// The topic that it came from, without prefix. The letter itself is on that topic's dead-letter topic.
-    pub topic: &'static str,
+    pub topic: String,
     pub place: Place,
     pub record: Record,
 }
@@ -79,9 +79,9 @@ impl std::str::FromStr for Place {
 
 impl Letter {
     /// The letter that this record of `topic`'s dead-letter topic is. None if it is a marker.
-    pub fn of(topic: &'static str, record: Record) -> Option<Self> {
+    pub fn of(topic: &str, record: Record) -> Option<Self> {
         let place = Place::of(&record);
-        record.header(REDRIVEN).is_none().then_some(Self { topic, place, record })
+        record.header(REDRIVEN).is_none().then(|| Self { topic: topic.to_owned(), place, record })
     }
 
     /// How many bytes its record had, where that was too large to be kept whole.
@@ -130,16 +130,26 @@ impl Letter {
         serde_json::from_slice(&self.record.body).ok().map(|Object(Body { order_id })| order_id)
     }
 
+    /// The message that its body says it is.
+    pub fn event_id(&self) -> Option<EventId> {
+        #[derive(Deserialize)]
+        struct Body {
+            #[serde(rename = "eventId")]
+            event_id: EventId,
+        }
+        serde_json::from_slice(&self.record.body).ok().map(|Object(Body { event_id })| event_id)
+    }
+
     /// The headers that it goes back with: its own, and where it comes from.
     pub fn headers_back(&self) -> Headers {
         let own = self.record.headers.iter().filter(|(name, _)| !name.starts_with(OURS)).cloned();
-        let from = format!("{}:{}", dead_letter_topic(self.topic), self.place);
+        let from = format!("{}:{}", dead_letter_topic(&self.topic), self.place);
         own.chain([(REDRIVEN_FROM.into(), from.into_bytes())]).collect()
     }
 
     /// Whether its headers say that it came from the topic whose letters it stands among.
     pub fn is_at_home(&self) -> bool {
-        self.record.header("dlq_topic") == Some(self.topic)
+        self.record.header("dlq_topic") == Some(&self.topic)
     }
 }
 

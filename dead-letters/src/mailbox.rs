@@ -3,17 +3,18 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use messages::{SagaId, TOPICS, dead_letter_topic};
+use messages::{SagaId, dead_letter_topic};
 use service_runtime::Fatal;
 use service_runtime::kafka::{KafkaSettings, TopicReader};
 
-use super::{Belongs, Letter, Marker, Place};
+use super::topics::is_platforms;
+use super::{Belongs, Letter, Marker, Place, Topics};
 
 /// Which letters are meant. Without a condition all are.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     /// Only letters that came from this topic.
-    pub topic: Option<&'static str>,
+    pub topic: Option<String>,
     /// Only letters whose error contains this.
     pub error: Option<String>,
     /// Only letters of this saga.
@@ -22,16 +23,6 @@ pub struct Filter {
     pub place: Option<Place>,
     /// Only letters that were set aside since then.
     pub since: Option<DateTime<Utc>>,
-}
-
-/// One of the topics, told by its name or its dead-letter topic's.
-///
-/// # Errors
-/// With the names that there are.
-pub fn topic(name: &str) -> Result<&'static str, String> {
-    let name = name.strip_suffix(".dlq").unwrap_or(name);
-    let known = TOPICS.into_iter().find(|topic| *topic == name);
-    known.ok_or_else(|| format!("the topics are {}", TOPICS.join(", ")))
 }
 
 /// Calls `each` for every letter that is meant, with the newest marker behind it, in the order of its partition. Read
@@ -43,17 +34,18 @@ pub fn topic(name: &str) -> Result<&'static str, String> {
 pub async fn read(
     kafka: &KafkaSettings,
     client: &str,
+    topics: &Topics,
     filter: &Filter,
     mut each: impl AsyncFnMut(Letter, Option<&Marker>) -> Result<(), Fatal>,
 ) -> Result<(), Fatal> {
-    for topic in filter.topics() {
+    for topic in filter.of(topics) {
         // Markers come after their letters, so they are looked for first. They are few: people write them.
         let mut markers = HashMap::new();
-        let mut reader = TopicReader::open(kafka, client, &dead_letter_topic(topic)).await?;
+        let Some(mut reader) = open(kafka, client, topic, i64::MAX).await? else { continue };
         while let Some(record) = reader.next().await? {
             markers.extend(Marker::read(&record).map(|marker| (marker.letter, marker)));
         }
-        let mut reader = TopicReader::open(kafka, client, &dead_letter_topic(topic)).await?;
+        let Some(mut reader) = open(kafka, client, topic, i64::MAX).await? else { continue };
         while let Some(record) = reader.next().await? {
             if let Some(letter) = Letter::of(topic, record).filter(|letter| filter.means(letter)) {
                 let marker = markers.get(&letter.place);
@@ -75,15 +67,16 @@ const MOST_BYTES: usize = 4 * 1024 * 1024;
 pub async fn newest(
     kafka: &KafkaSettings,
     client: &str,
+    topics: &Topics,
     filter: &Filter,
     most: i64,
     limit: usize,
 ) -> Result<Vec<(Letter, Option<Marker>)>, Fatal> {
     let mut all = Vec::new();
-    for topic in filter.topics() {
+    for topic in filter.of(topics) {
         let mut markers = HashMap::new();
         let (mut letters, mut bytes) = (Vec::new(), 0);
-        let mut reader = TopicReader::open_tail(kafka, client, &dead_letter_topic(topic), most).await?;
+        let Some(mut reader) = open(kafka, client, topic, most).await? else { continue };
         while let Some(record) = reader.next().await? {
             match Marker::read(&record) {
                 Some(marker) => drop(markers.insert(marker.letter, marker)),
@@ -130,11 +123,11 @@ fn keep_newest(letters: &mut Vec<(Letter, Option<Marker>)>, limit: usize) -> usi
 pub async fn find(
     kafka: &KafkaSettings,
     client: &str,
-    topic: &'static str,
+    topic: &str,
     place: Place,
 ) -> Result<Option<(Letter, Option<Marker>)>, Fatal> {
     let (mut found, mut marked) = (None, None);
-    let mut reader = TopicReader::open(kafka, client, &dead_letter_topic(topic)).await?;
+    let Some(mut reader) = open(kafka, client, topic, i64::MAX).await? else { return Ok(None) };
     while let Some(record) = reader.next().await? {
         match Marker::read(&record) {
             Some(marker) if marker.letter == place => marked = Some(marker),
@@ -145,10 +138,19 @@ pub async fn find(
     Ok(found.map(|letter| (letter, marked)))
 }
 
+/// A reader of the last `most` records of each partition of a topic's dead-letter topic. `None` where a flow's is
+/// missing: it is created soon, and the letters of other topics are read all the same.
+async fn open(kafka: &KafkaSettings, client: &str, topic: &str, most: i64) -> Result<Option<TopicReader>, Fatal> {
+    let letters = dead_letter_topic(topic);
+    match is_platforms(topic) {
+        true => TopicReader::open_tail(kafka, client, &letters, most).await.map(Some),
+        false => TopicReader::open_if_there(kafka, client, &letters, most).await,
+    }
+}
+
 impl Filter {
-    fn topics(&self) -> impl Iterator<Item = &'static str> {
-        let only = self.topic;
-        TOPICS.into_iter().filter(move |topic| only.is_none_or(|only| only == *topic))
+    fn of<'a>(&'a self, topics: &'a Topics) -> impl Iterator<Item = &'a str> {
+        topics.names().filter(|topic| self.topic.as_ref().is_none_or(|only| only == topic))
     }
 
     fn means(&self, letter: &Letter) -> bool {
@@ -205,12 +207,5 @@ mod tests {
         assert_eq!(kept(vec![of(1, half), of(2, half), of(3, half)], 9), (vec![3, 2], MOST_BYTES));
         assert_eq!(kept(vec![of(1, 10), of(2, 3 * half)], 9), (vec![2], 3 * half));
         assert_eq!(kept(Vec::new(), 9), (vec![], 0));
-    }
-
-    #[test]
-    fn a_topic_is_known_by_either_name() {
-        assert_eq!(topic("payment.charge.command.dlq"), Ok("payment.charge.command"));
-        assert_eq!(topic("payment.charged"), Ok("payment.charged"));
-        assert!(topic("payment.charges").is_err_and(|why| why.contains("payment.charge.command")));
     }
 }

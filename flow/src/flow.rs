@@ -11,6 +11,9 @@ use crate::payload::Payload;
 use crate::shape::Shape;
 use crate::slot::Slot;
 
+/// The flow behind `POST /checkout`.
+pub const PAY_FIRST: &str = "pay-first";
+
 /// How an effect is repeated where the file does not say it.
 const REPEAT: Repeat = Repeat { first: Duration::from_secs(2), most: Duration::from_secs(10), attention_after: 10 };
 
@@ -204,22 +207,29 @@ impl Flow {
 
     /// The topic that participants of this flow reply on, whatever the event.
     pub fn reply_topic(&self) -> String {
-        format!("{}.replies", self.name)
+        reply_topic(&self.name)
     }
 
-    /// The topics of its commands to participants of its own: those that begin with its name. Others belong to
-    /// participants of the platform.
-    pub fn own_command_topics(&self) -> Vec<&str> {
+    /// The topics of its commands.
+    pub fn command_topics(&self) -> impl Iterator<Item = &str> {
         let forward = self.steps.iter().filter_map(|step| match &step.action {
             Action::Ask(ask) => Some(ask),
             Action::Wait { .. } => None,
         });
         let back = self.steps.iter().filter_map(|step| step.undo.as_ref()).map(|undo| &undo.ask);
+        forward.chain(back).filter_map(|ask| match &ask.of {
+            Asked::Topic(topic) => Some(topic.as_str()),
+            Asked::Action(_) => None,
+        })
+    }
+
+    /// Those of its commands to participants of its own: they begin with its name. Others belong to participants of the
+    /// platform.
+    pub fn own_command_topics(&self) -> Vec<&str> {
         let mut topics: Vec<&str> = Vec::new();
-        for ask in forward.chain(back) {
-            let Asked::Topic(topic) = &ask.of else { continue };
+        for topic in self.command_topics() {
             let is_own = topic.split('.').next() == Some(self.name.as_str());
-            if is_own && !topics.contains(&topic.as_str()) {
+            if is_own && !topics.contains(&topic) {
                 topics.push(topic);
             }
         }
@@ -238,6 +248,11 @@ impl Flow {
         let own = self.answer.failed.iter().find(|(name, _)| name == cause);
         own.map_or(self.answer.otherwise, |(_, status)| *status)
     }
+}
+
+/// The topic that participants of the flow of this name reply on.
+pub fn reply_topic(flow: &str) -> String {
+    format!("{flow}.replies")
 }
 
 fn step(step: &file::Step) -> Step {

@@ -6,7 +6,8 @@
 //! - [`Flow::read_start`], [`read()`]: JSON, read by shapes into exact values;
 //! - [`RawEvent`]: a reply, whatever its flow;
 //! - [`Kept`]: what a saga keeps of its replies;
-//! - [`payload::Payload::fill`]: the bytes of a message.
+//! - [`payload::Payload::fill`]: the bytes of a message;
+//! - [`sample::Samples`]: values that fit a flow, to try it with.
 //!
 //! Pure: no I/O, no clock, no async. Of this workspace it imports `messages`, whose rules of money and names stand once.
 
@@ -23,6 +24,7 @@ mod name;
 pub mod payload;
 mod read;
 mod rule;
+pub mod sample;
 pub mod shape;
 mod slot;
 mod start;

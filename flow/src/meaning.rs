@@ -1,8 +1,8 @@
 //! What an event means to a flow: to which questions it is an answer, and what is read of it.
 
-use messages::Money;
+use messages::{EventId, Money, SagaId};
 
-use crate::flow::{Action, Ask, Done, Flow, Progress, Refused, Step, UndoStep};
+use crate::flow::{Action, Ask, Asked, Done, Flow, PAY_FIRST, Progress, Refused, Step, UndoStep};
 use crate::name::Name;
 use crate::read::{Misfit, Reading, read};
 use crate::shape::{Shape, ShapeKind};
@@ -34,6 +34,17 @@ impl State {
             Self::Compensating { step, .. } => flow.steps[step].undo.as_ref().map(UndoStep::question),
             Self::Completed | Self::Failed { .. } => None,
         }
+    }
+}
+
+impl Question<'_> {
+    /// The id of the command by which a saga of this flow asks this; `None` where it is asked by a call. A saga asks each
+    /// question by one command: sent again, it keeps its id.
+    pub fn command_id(self, flow: &Flow, saga_id: SagaId) -> Option<EventId> {
+        let Asked::Topic(topic) = &self.ask.of else { return None };
+        // Those of sagas that earlier releases began are derived from topics.
+        let what = if flow.name == PAY_FIRST { topic } else { self.name.as_str() };
+        Some(EventId::derived(saga_id, what))
     }
 }
 

@@ -71,6 +71,8 @@ rules! {
     Answer = "answer",
     /// A cause that is answered or undone is a cause of this flow.
     Cause = "cause",
+    /// What is asked of a participant of the platform, and what is read of its reply, keeps to its messages.
+    Platform = "platform",
     /// A test of the file passes.
     Test = "test",
 }

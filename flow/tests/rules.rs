@@ -160,3 +160,43 @@ fn a_test_of_the_file_that_fails_is_a_finding() {
         "trip.car.rented",
     );
 }
+
+/// A flow that asks the platform's own participants.
+const SHOP: &str = include_str!("flows/shop.v1.yaml");
+
+#[track_caller]
+fn shop_breaks(old: &str, new: &str, place: &str, words: &[&str]) {
+    assert!(SHOP.contains(old), "the shop has no {old:?}");
+    let text = SHOP.replacen(old, new, 1);
+    let findings = check(&text, Origin::User).expect_err(new);
+    let [finding] = findings.as_slice() else { panic!("{new}: {findings:?}") };
+    assert_eq!(finding.rule, Rule::Platform, "{new}: {finding}");
+    let rest: String =
+        text.lines().nth(finding.at.line - 1).unwrap_or_default().chars().skip(finding.at.column - 1).collect();
+    assert!(rest.starts_with(place), "the finding stands at {rest:?}, not at {place:?}");
+    assert!(words.iter().all(|word| finding.message.contains(word)), "{}", finding.message);
+}
+
+#[test]
+fn what_is_asked_of_the_platforms_participants_keeps_to_their_messages() {
+    check(SHOP, Origin::User).unwrap_or_else(|findings| panic!("{findings:?}"));
+    shop_breaks("subject: orderId", "subject: basketId", "basketId", &["write `subject: orderId`"]);
+    let charge = "payment.charge.command";
+    shop_breaks("{ userId: $input.userId, money", "{ user: $input.userId, money", charge, &["missing field `userId`"]);
+    shop_breaks("money: $start.money, forceFail", "money: $input.total, forceFail", charge, &["It takes `userId`"]);
+    shop_breaks("forceFail: $input.decline", "forceFail: \"no\"", charge, &["forceFail", "true or false"]);
+    shop_breaks("reason: $cause", "why: $cause", "payment.refund.command", &["missing field `reason`"]);
+    shop_breaks("topic: inventory.reserve.command", "topic: inventory.hold.command", "inventory.hold", &["takes `inventory.hold"]);
+    shop_breaks("done: inventory.reserved", "done: shop.reserved", "shop.reserved", &["`inventory.reserved` or"]);
+    shop_breaks("inventory.failed: {", "payment.failed: {", "payment.failed", &["does not answer"]);
+    let charged = "reply: { money: { type: money } }";
+    shop_breaks(charged, "reply: { receipt: { type: text } }", "receipt", &["`receipt`", r#"{"money":"#]);
+    shop_breaks(charged, "reply: { money: { type: text } }", "money", &["`money`"]);
+
+    // Where it is missing in a request it would be sent as null.
+    let text = SHOP.replace("boolean, default: false", "boolean, optional: true");
+    let text = text.replace("$input.decline", "\"$input.decline?\"");
+    let findings = check(&text, Origin::User).unwrap_err();
+    let all: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    assert!(all.len() == 2 && all.iter().all(|finding| finding.contains("invalid type: null")), "{all:?}");
+}

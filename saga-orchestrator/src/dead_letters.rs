@@ -9,11 +9,10 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use dead_letters::mailbox::{self, Filter, topic};
+use dead_letters::mailbox::{self, Filter};
 use dead_letters::redrive::{Rules, Verdict, send};
-use dead_letters::{Belongs, Letter, Marker, Place};
-use messages::schema::one_of;
-use messages::{SagaId, TOPICS, TimestampText};
+use dead_letters::{Belongs, Letter, Marker, Place, Topics};
+use messages::{SagaId, TimestampText};
 use serde::{Deserialize, Serialize};
 use service_runtime::Fatal;
 use service_runtime::database::StoreError;
@@ -28,6 +27,7 @@ use utoipa::openapi::{ObjectBuilder, Type};
 use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use crate::operator::Act;
+use crate::registry::Flows;
 
 /// By which name the broker knows the reader.
 const CLIENT: &str = "saga-orchestrator-dead-letters";
@@ -50,6 +50,7 @@ pub struct DeadLetters {
     kafka: KafkaSettings,
     producer: Producer,
     pool: PgPool,
+    flows: Arc<Flows>,
     /// One looks at a time: to read topics through is dear, and two must not send the same letter.
     reading: Arc<Mutex<()>>,
     /// Who reads or waits for it.
@@ -95,7 +96,7 @@ pub struct LettersBody {
 pub struct LetterBody {
     /// The topic that it came from.
     #[schema(schema_with = topics)]
-    pub topic: &'static str,
+    pub topic: String,
     /// Where it stands on that topic's dead-letter topic, as `PARTITION:OFFSET`.
     pub letter: String,
     /// Where it stood on the topic that it came from.
@@ -126,7 +127,7 @@ pub struct RedrivenBody {
 #[derive(Serialize, ToSchema)]
 pub struct SentBody {
     #[schema(schema_with = topics)]
-    pub topic: &'static str,
+    pub topic: String,
     pub letter: String,
 }
 
@@ -135,9 +136,9 @@ pub struct SentBody {
 #[openapi(paths(list, redrive))]
 pub struct Described;
 
-/// The topics that a letter may come from.
+/// The topics that a letter may come from: the platform's, and `<flow>.replies` of each published flow.
 fn topics() -> ObjectBuilder {
-    one_of(TOPICS)
+    ObjectBuilder::new().schema_type(Type::String).examples(["payment.charge.command", "trip.replies"])
 }
 
 fn place() -> ObjectBuilder {
@@ -145,8 +146,13 @@ fn place() -> ObjectBuilder {
 }
 
 impl DeadLetters {
-    pub fn new(kafka: KafkaSettings, producer: Producer, pool: PgPool) -> Self {
-        Self { kafka, producer, pool, reading: Arc::default(), readers: Arc::new(Semaphore::new(MAX_READERS)) }
+    pub fn new(kafka: KafkaSettings, producer: Producer, pool: PgPool, flows: Arc<Flows>) -> Self {
+        Self { kafka, producer, pool, flows, reading: Arc::default(), readers: Arc::new(Semaphore::new(MAX_READERS)) }
+    }
+
+    /// The topics that a letter may come from.
+    fn topics(&self) -> Topics {
+        Topics::with(self.flows.reply_topics().borrow().clone())
     }
 
     /// The letters that `query` asks for.
@@ -161,21 +167,22 @@ impl DeadLetters {
         }
         let wrong =
             |why| Problem::new(StatusCode::BAD_REQUEST, format!("`topic` is unknown: {why}")).with_field("topic");
-        let topic = query.topic.as_deref().map(topic).transpose().map_err(wrong)?;
+        let topics = self.topics();
+        let topic = query.topic.as_deref().map(|name| topics.find(name)).transpose().map_err(wrong)?;
         let filter = Filter { topic, saga: query.saga_id, ..Filter::default() };
         let _reader = self.readers.try_acquire().map_err(|_| too_many_readers())?;
         let letters = timeout(LIMIT, async {
             let _reading = self.reading.lock().await;
-            mailbox::newest(&self.kafka, CLIENT, &filter, LOOKED_THROUGH, limit).await
+            mailbox::newest(&self.kafka, CLIENT, &topics, &filter, LOOKED_THROUGH, limit).await
         });
         let letters = letters.await.map_err(|_| out_of_time())?.map_err(unreadable)?;
         Ok(LettersBody { letters: letters.into_iter().map(LetterBody::from).collect() })
     }
 
-    async fn redrive(&self, topic: &'static str, place: Place, act: &Act) -> Result<SentBody, Problem> {
+    async fn redrive(&self, topic: String, place: Place, act: &Act) -> Result<SentBody, Problem> {
         let found = timeout(LIMIT, async {
             let reading = self.reading.lock().await;
-            (reading, mailbox::find(&self.kafka, CLIENT, topic, place).await)
+            (reading, mailbox::find(&self.kafka, CLIENT, &topic, place).await)
         });
         let (_reading, found) = found.await.map_err(|_| out_of_time())?;
         let Some((letter, marker)) = found.map_err(unreadable)? else {
@@ -195,7 +202,7 @@ impl DeadLetters {
                     })?;
                 let (by, reason) = (&act.by, &act.reason);
                 warn!(topic, letter = %place, by, reason, "a dead letter is sent back");
-                Ok(SentBody { topic, letter: place.to_string() })
+                Ok(SentBody { letter: place.to_string(), topic })
             }
         }
     }
@@ -261,7 +268,7 @@ async fn redrive(
     JsonBody(act): JsonBody<Act>,
 ) -> Result<Json<SentBody>, Problem> {
     let act = act.validated()?;
-    let topic = topic(&name).map_err(|why| Problem::new(StatusCode::NOT_FOUND, why))?;
+    let topic = letters.topics().find(&name).map_err(|why| Problem::new(StatusCode::NOT_FOUND, why))?;
     let wrong = |why| Problem::new(StatusCode::BAD_REQUEST, format!("{place:?} is no letter: {why}"));
     let place = place.parse().map_err(wrong)?;
     letters.redrive(topic, place, &act).await.map(Json)
@@ -270,7 +277,6 @@ async fn redrive(
 impl From<(Letter, Option<Marker>)> for LetterBody {
     fn from((letter, marker): (Letter, Option<Marker>)) -> Self {
         Self {
-            topic: letter.topic,
             letter: letter.place.to_string(),
             origin: letter.origin().map(|origin| origin.to_string()),
             set_aside_at: letter.at().map(TimestampText),
@@ -281,6 +287,7 @@ impl From<(Letter, Option<Marker>)> for LetterBody {
             error: letter.error().to_owned(),
             body: String::from_utf8_lossy(&letter.record.body).into_owned(),
             redriven: marker.map(|Marker { by, reason, at, .. }| RedrivenBody { by, reason, at }),
+            topic: letter.topic,
         }
     }
 }

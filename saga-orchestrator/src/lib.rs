@@ -249,7 +249,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         stop.clone(),
         config.http.shutdown_timeout(),
     );
-    let letters = dead_letters::DeadLetters::new(config.kafka.clone(), producer.clone(), pool.clone());
+    let letters = dead_letters::DeadLetters::new(config.kafka.clone(), producer.clone(), pool.clone(), flows.clone());
     let forced_failures = config.saga.allow_forced_failures.get();
     let topics = flow_topics::Topics { creation: config.topic_creation, kafka: config.kafka.clone() };
     let publisher = publishing::Publisher {

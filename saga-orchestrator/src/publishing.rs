@@ -247,7 +247,9 @@ async fn activate(
     let Act { by, reason } = act.validated()?;
     publisher.one(&name, version, false).await?;
     let Some(flow) = publisher.flows.find(&name, version) else {
-        let detail = format!("this release can't run {name} v{version}: a newer one has published it");
+        let detail = format!(
+            "this release can't run {name} v{version}: a newer one has published it, or will have the topics that it asks by"
+        );
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     };
     publisher.create_topics(&flow).await?;

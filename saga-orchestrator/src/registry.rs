@@ -12,10 +12,10 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::SagaSettings;
-use crate::saga::flows::{PAY_FIRST, built_in};
+use crate::saga::flows::{BuiltIn, PAY_FIRST, built_in};
 use crate::store::definitions::patiently;
 use crate::store::flows::{self as rows, Changed, Publication, Published, Stored};
-use crate::supported::unsupported;
+use crate::supported::obstacles;
 
 /// How often an instance looks whether flows were published or changed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ struct Known {
     /// By name, then by version.
     flows: BTreeMap<String, BTreeMap<i32, Arc<Flow>>>,
     active: BTreeMap<String, i32>,
-    /// What a newer release has published and this one can't run.
+    /// What this release can't run: a newer one has published it, or its topics are not there yet.
     unreadable: HashSet<Key>,
 }
 
@@ -64,7 +64,12 @@ impl Flows {
             },
         };
         let mut known = Known::default();
-        built_in().iter().for_each(|built_in| known.add(overrides.of(&built_in.flow)));
+        for BuiltIn { flow, .. } in built_in() {
+            match obstacles(flow, true).is_empty() {
+                true => known.add(overrides.of(flow)),
+                false => drop(known.unreadable.insert((flow.name.clone(), flow.version))),
+            }
+        }
         let (reply_topics, _) = watch::channel(Vec::new());
         Self { session, overrides, known: RwLock::new(known), looked: tokio::sync::Mutex::default(), reply_topics }
     }
@@ -120,7 +125,12 @@ impl Flows {
                     "the flow {name} v{version} of this release has digest {digest}, and the one that is stored has {stored}: a changed flow needs a new version"
                 )));
             }
-            patiently(|| rows::activate_first(&self.session, (name, *version), by, reason)).await?;
+            let obstacles = obstacles(&built_in.flow, true);
+            if obstacles.is_empty() {
+                patiently(|| rows::activate_first(&self.session, (name, *version), by, reason)).await?;
+            } else {
+                info!(flow = name, version, obstacles = obstacles.join("; "), "a built-in flow is not run yet");
+            }
         }
         patiently(|| self.refresh()).await
     }
@@ -195,7 +205,7 @@ impl Flows {
         let (name, version) = (&key.0, key.1);
         let origin = if built_in { Origin::BuiltIn } else { Origin::User };
         let read = check(source, origin).map_err(|findings| findings.len());
-        let read = read.and_then(|flow| match unsupported(&flow).len() {
+        let read = read.and_then(|flow| match obstacles(&flow, built_in).len() {
             0 => Ok(flow),
             found => Err(found),
         });

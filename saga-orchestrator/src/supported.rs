@@ -2,6 +2,7 @@
 //! has published is left to that one.
 
 use flow::{Action, Asked, Flow, Late, Reach, Step};
+use messages::TOPICS;
 
 /// Something in a flow that this release does not do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,6 +10,14 @@ pub struct NotYet {
     /// At which step, or the key at the top of the file.
     pub place: String,
     pub what: &'static str,
+}
+
+/// Why this release does not run a flow. A built-in one may have been written before the topics that it asks by: those
+/// of users' flows are created when they are published.
+pub fn obstacles(flow: &Flow, built_in: bool) -> Vec<String> {
+    let not_yet = unsupported(flow).into_iter().map(|NotYet { place, what }| format!("{place}: {what}"));
+    let missing = flow.command_topics().filter(|topic| built_in && !TOPICS.contains(topic));
+    not_yet.chain(missing.map(|topic| format!("there is no topic {topic}"))).collect()
 }
 
 /// The calls of the order service that there are.
@@ -63,8 +72,19 @@ mod tests {
 
     #[test]
     fn what_this_release_runs_has_no_finding() {
-        assert_eq!(unsupported(&flows::pay_first()), []);
+        for built_in in flows::built_in() {
+            assert_eq!(obstacles(&built_in.flow, true), [""; 0]);
+        }
         assert_eq!(found(TRIP), [""; 0]);
+    }
+
+    #[test]
+    fn a_built_in_flow_is_not_run_before_its_topics_are_there() {
+        let topics = |flow: &str| flow.replace("topic: trip.", "topic: payment.");
+        let flow = check(topics(TRIP).split("\ntests:").next().unwrap(), Origin::BuiltIn).unwrap();
+        let found = obstacles(&flow, true);
+        assert_eq!(found[0], "there is no topic payment.hotel.book.command");
+        assert_eq!((found.len(), obstacles(&flow, false).len()), (5, 0));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use dead_letters::Topics;
 use service_runtime::database::{Servers, UrlError};
 use service_runtime::pgpass;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -149,6 +150,14 @@ impl Database {
         };
         let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(CONNECT_LIMIT);
         Ok(Self { name, pool: pool.connect_lazy_with(options) })
+    }
+
+    /// The topics that dead letters may come from. For the orchestrator's database, which has the published flows.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub async fn topics(&self) -> Result<Topics, Unreadable> {
+        Topics::read(&self.pool).await.map_err(|error| self.unreadable(&error))
     }
 
     /// What a failed statement means to the reader.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
+use dead_letters::Topics;
 use indicatif::{HumanCount, ProgressBar};
 use sagactl::acts::{self, Act, CheckoutRequest, Intake, StepIn, Went};
 use sagactl::api::{Api, OrchestratorAddress};
@@ -194,6 +195,8 @@ enum DlqCommand {
     List {
         #[command(flatten)]
         mailbox: Mailbox,
+        #[command(flatten)]
+        orchestrator: OrchestratorUrl,
         /// Print an object a line
         #[arg(long)]
         json: bool,
@@ -202,6 +205,8 @@ enum DlqCommand {
     Show {
         #[command(flatten)]
         mailbox: Mailbox,
+        #[command(flatten)]
+        orchestrator: OrchestratorUrl,
         /// Print an object a line
         #[arg(long)]
         json: bool,
@@ -323,13 +328,15 @@ async fn run_audit(arguments: AuditArguments) -> Result<bool, Fatal> {
 async fn run_dlq(command: DlqCommand) -> Result<bool, Fatal> {
     let out = &mut std::io::stdout().lock();
     match command {
-        DlqCommand::List { mailbox, json } => {
-            let letters = list(&mailbox, json, out).await?;
+        DlqCommand::List { mailbox, orchestrator, json } => {
+            let topics = letter_topics(&mailbox, &orchestrator).await;
+            let letters = list(&mailbox, &topics, json, out).await?;
             eprintln!("{letters} letters");
             Ok(true)
         }
-        DlqCommand::Show { mailbox, json } => {
-            let letters = show(&mailbox, json, out).await?;
+        DlqCommand::Show { mailbox, orchestrator, json } => {
+            let topics = letter_topics(&mailbox, &orchestrator).await;
+            let letters = show(&mailbox, &topics, json, out).await?;
             eprintln!("{letters} letters");
             Ok(true)
         }
@@ -341,6 +348,15 @@ async fn run_dlq(command: DlqCommand) -> Result<bool, Fatal> {
             Ok(refused + failed == 0)
         }
     }
+}
+
+/// The topics that letters may come from, and a line where some are left out.
+async fn letter_topics(mailbox: &Mailbox, orchestrator: &OrchestratorUrl) -> Topics {
+    let (topics, left_out) = mailbox.topics(orchestrator).await;
+    if let Some(why) = left_out {
+        eprintln!("sagactl: {why}");
+    }
+    topics
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod dead_letters;
 mod descriptions;
 mod duplicates;
 mod failover;
+mod flow_letters;
 mod flow_views;
 mod flows;
 mod foreign;

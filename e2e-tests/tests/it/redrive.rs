@@ -151,7 +151,7 @@ async fn a_thousand_poison_records_among_a_thousand_good_ones_come_home_after_th
     let stray = ["dlq", "redrive", "--topic", refund, "--execute", "--by", "ada", "--reason", "try"];
     let refused = client.sagactl(&stray).await?;
     ensure!(refused.code == 1 && refused.stderr.contains("0 sent, 0 skipped, 1 refused"), "{refused:?}");
-    let why = format!("saga {key} is at RUNNING/PAYMENT_CHARGE: its refund is not what it waits for");
+    let why = format!("saga {key} is at RUNNING/PAYMENT_CHARGE: payment.refund.command is not what it waits for");
     ensure!(refused.stdout.contains(&why), "{}", refused.stdout);
 
     let execute = [&redrive[..], &["--execute", "--by", "ada", "--reason", "the constraint was mistaken"]].concat();

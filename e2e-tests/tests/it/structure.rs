@@ -18,7 +18,7 @@ const MAY_USE: [(&str, &[&str]); 10] = [
     ("payment-service", &["messages", "faults", "service-runtime"]),
     ("inventory-service", &["messages", "faults", "service-runtime"]),
     ("saga-orchestrator", &["messages", "faults", "flow", "service-runtime", "dead-letters"]),
-    ("dead-letters", &["messages", "service-runtime"]),
+    ("dead-letters", &["messages", "flow", "service-runtime"]),
     ("flow", &["messages"]),
     ("trip-flight", &[]),
 ];
@@ -176,6 +176,33 @@ fn the_benchmarks_floor_uses_nothing_of_ours() -> Result<()> {
     }
     assert_eq!(found, Vec::<String>::new());
     assert_eq!(uses_of(&OURS, "a.rs", "use service_runtime::batch;"), ["a.rs:1 uses service_runtime"]);
+    Ok(())
+}
+
+/// The lines of a source file that name one of these files. Comments and tests may.
+fn lines_that_name(files: &[String], name: &str, source: &str) -> Vec<String> {
+    let code = source.split("#[cfg(test)]").next().unwrap_or_default().lines();
+    let code = (1..).zip(code.map(|line| line.split("//").next().unwrap_or_default()));
+    let names = |line: &str| files.iter().find(|file| line.contains(file.as_str()));
+    code.filter_map(|(number, line)| Some(format!("{name}:{number} names {}", names(line)?))).collect()
+}
+
+#[test]
+fn no_source_file_names_the_file_of_a_built_in_flow() -> Result<()> {
+    let root = workspace()?;
+    let mut flows = Vec::new();
+    for entry in std::fs::read_dir(root.join("flows"))? {
+        flows.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    ensure!(flows.iter().any(|flow| flow == "pay-first.v1.yaml"), "the flows are not where they were: {flows:?}");
+    let is_test = |file: &Path| file.components().any(|part| ["tests", "e2e-tests"].map(AsRef::as_ref).contains(&part.as_os_str()));
+    let mut found = Vec::new();
+    for file in rust_files(&root)?.into_iter().filter(|file| !is_test(file)) {
+        found.extend(lines_that_name(&flows, &file.display().to_string(), &std::fs::read_to_string(&file)?));
+    }
+    assert_eq!(found, Vec::<String>::new());
+    let embedded = "mod a;\nlet text = include_str!(\"../flows/pay-first.v1.yaml\"); // one\n";
+    assert_eq!(lines_that_name(&flows, "a.rs", embedded), ["a.rs:2 names pay-first.v1.yaml"]);
     Ok(())
 }
 

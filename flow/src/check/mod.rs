@@ -2,6 +2,7 @@
 
 mod answers;
 mod names;
+mod platform;
 mod shapes;
 mod slots;
 mod steps;
@@ -38,6 +39,9 @@ pub fn check(text: &str, origin: Origin) -> Result<Arc<Flow>, Vec<Finding>> {
             if findings.is_empty() {
                 let flow = Flow::of(&file, text);
                 own_tests(&flow, &mut findings);
+                if origin == Origin::User {
+                    platform::check(&file, &flow, &mut findings);
+                }
                 if findings.is_empty() {
                     return Ok(Arc::new(flow));
                 }

@@ -26,7 +26,7 @@ const RESERVED: [&str; 14] = [
 ];
 
 /// Those of them whose commands a user's flow may send: the participants that come with the platform.
-const OUR_PARTICIPANTS: [&str; 5] = ["payment", "inventory", "fraud", "fulfilment", "notification"];
+pub const OUR_PARTICIPANTS: [&str; 5] = ["payment", "inventory", "fraud", "fulfilment", "notification"];
 
 /// Takes the saga's money.
 const CREATES_ORDER: &str = "order.create";
@@ -135,6 +135,6 @@ fn reserved(file: &FlowFile, findings: &mut Findings) {
     }
 }
 
-fn first_word(topic: &str) -> &str {
+pub fn first_word(topic: &str) -> &str {
     topic.split('.').next().unwrap_or_default()
 }

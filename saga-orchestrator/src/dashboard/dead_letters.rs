@@ -47,7 +47,7 @@ fn table(body: &LettersBody) -> Markup {
                 tbody { @for letter in &body.letters { (row(letter)) } }
             } }
             @for letter in body.letters.iter().filter(|letter| letter.redriven.is_none()) {
-                @let (topic, place) = (letter.topic, &letter.letter);
+                @let (topic, place) = (&letter.topic, &letter.letter);
                 (dialog(&act(letter), "Send back", &format!("/dead-letters/{topic}/{place}/redrive"),
                         &format!("The record goes back to {topic}, with its key, body and headers. Is what made it fail mended?"), &[]))
             }

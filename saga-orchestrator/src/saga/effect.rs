@@ -4,7 +4,6 @@
 use flow::{Asked, Question, Slot, Source, Value, write_string};
 use messages::{Command, EventId, Money, OrderId, OutgoingRecord, SagaId, UserId};
 
-use super::flows::PAY_FIRST;
 use super::state::Saga;
 
 /// The one thing that is to be done next.
@@ -52,13 +51,9 @@ impl Saga {
         self.command_id_of(self.state.question(&self.flow)?)
     }
 
-    /// The id of the command that asks this; `None` where it is asked by a call. A saga asks each question by one
-    /// command: sent again, it keeps its id.
+    /// The id of the command that asks this; `None` where it is asked by a call.
     pub(super) fn command_id_of(&self, question: Question<'_>) -> Option<EventId> {
-        let Asked::Topic(topic) = &question.ask.of else { return None };
-        // Those of sagas that earlier releases began are derived from topics.
-        let what = if self.flow.name == PAY_FIRST { topic } else { question.name.as_str() };
-        Some(EventId::derived(self.saga_id, what))
+        question.command_id(&self.flow, self.saga_id)
     }
 
     fn command(&self, question: Question<'_>, topic: &str) -> OutgoingRecord {

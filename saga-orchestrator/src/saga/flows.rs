@@ -1,12 +1,11 @@
 //! The flows that come with this release. A flow under a version that sagas were started by never changes: a new version
-//! stands beside it, as a file of its own.
+//! stands beside it, as a file of its own. Whatever file lies in `flows/` is built in.
 
 use std::sync::{Arc, LazyLock};
 
 use flow::{Flow, Origin, check};
 
-/// The flow behind `POST /checkout`.
-pub const PAY_FIRST: &str = "pay-first";
+pub use flow::PAY_FIRST;
 
 /// A built-in flow: its file and what it says.
 #[derive(Debug)]
@@ -15,9 +14,11 @@ pub struct BuiltIn {
     pub flow: Arc<Flow>,
 }
 
+/// The files of `flows/`, by name: `build.rs` lists them.
+const FILES: &[&str] = include!(concat!(env!("OUT_DIR"), "/flows.rs"));
+
 /// Every built-in flow, checked once.
-static BUILT_IN: LazyLock<[BuiltIn; 1]> =
-    LazyLock::new(|| [include_str!("../../../flows/pay-first.v1.yaml")].map(built_in_flow));
+static BUILT_IN: LazyLock<Vec<BuiltIn>> = LazyLock::new(|| FILES.iter().copied().map(built_in_flow).collect());
 
 fn built_in_flow(source: &'static str) -> BuiltIn {
     match check(source, Origin::BuiltIn) {
@@ -29,10 +30,53 @@ fn built_in_flow(source: &'static str) -> BuiltIn {
 
 /// Every built-in flow.
 pub fn built_in() -> &'static [BuiltIn] {
-    BUILT_IN.as_slice()
+    &BUILT_IN
 }
 
 /// The flow behind `POST /checkout`: charge, reserve, confirm.
 pub fn pay_first() -> Arc<Flow> {
-    BUILT_IN[0].flow.clone()
+    let is_it = |built_in: &&BuiltIn| built_in.flow.name == PAY_FIRST && built_in.flow.version == 1;
+    let pay_first = BUILT_IN.iter().find(is_it).expect("`POST /checkout` runs by pay-first v1");
+    pay_first.flow.clone()
+}
+
+#[cfg(test)]
+#[path = "../../build.rs"]
+#[expect(dead_code, reason = "the build runs `main`")]
+mod build;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_file_of_the_folder_is_built_in_under_the_name_that_it_has() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../flows");
+        let mut count = 0;
+        for file in fs::read_dir(folder).unwrap() {
+            let file = file.unwrap();
+            let source = fs::read_to_string(file.path()).unwrap();
+            let flow = &built_in().iter().find(|built_in| built_in.source == source).unwrap().flow;
+            let name = format!("{}.v{}.yaml", flow.name, flow.version);
+            assert_eq!(file.file_name().to_str(), Some(name.as_str()));
+            count += 1;
+        }
+        assert_eq!(count, built_in().len());
+    }
+
+    #[test]
+    fn a_file_more_in_the_folder_is_a_flow_more() {
+        let folder = std::env::temp_dir().join(format!("flows-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let embedded = |file: &str| {
+            fs::write(folder.join(file), "").unwrap();
+            build::embedded(&folder).unwrap().matches("include_str!").count()
+        };
+        let found = ["pay-first.v1.yaml", "ship-first.v1.yaml", "a note.md"].map(embedded);
+        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(found, [1, 2, 2]);
+    }
 }

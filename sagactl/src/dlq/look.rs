@@ -3,7 +3,7 @@
 use std::io::{IsTerminal as _, Write};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use dead_letters::{Belongs, Letter, Marker};
+use dead_letters::{Belongs, Letter, Marker, Topics};
 use messages::dead_letter_topic;
 use messages::text::is_hidden;
 use serde_json::{Value, json};
@@ -18,14 +18,14 @@ const SHORT: usize = 60;
 ///
 /// # Errors
 /// When Kafka can't be read, or nobody takes the output any more.
-pub async fn list(mailbox: &Mailbox, as_json: bool, out: &mut dyn Write) -> Result<u64, Fatal> {
+pub async fn list(mailbox: &Mailbox, topics: &Topics, as_json: bool, out: &mut dyn Write) -> Result<u64, Fatal> {
     let mut count = 0;
     if !as_json {
         let columns = ["TOPIC", "LETTER", "ORIGIN", "SET ASIDE", "SAGA", "REDRIVEN", "ERROR"];
         print(out, &row(&columns.map(str::to_owned)))?;
     }
     mailbox
-        .read(async |letter, marker| {
+        .read(topics, async |letter, marker| {
             count += 1;
             let line = if as_json { summary(&letter, marker).to_string() } else { row(&cells(&letter, marker)) };
             print(out, &line)
@@ -38,12 +38,12 @@ pub async fn list(mailbox: &Mailbox, as_json: bool, out: &mut dyn Write) -> Resu
 ///
 /// # Errors
 /// When Kafka can't be read, or nobody takes the output any more.
-pub async fn show(mailbox: &Mailbox, as_json: bool, out: &mut dyn Write) -> Result<u64, Fatal> {
+pub async fn show(mailbox: &Mailbox, topics: &Topics, as_json: bool, out: &mut dyn Write) -> Result<u64, Fatal> {
     // A body may hold what a terminal takes for an order.
     let plain = std::io::stdout().is_terminal();
     let mut count = 0;
     mailbox
-        .read(async |letter, marker| {
+        .read(topics, async |letter, marker| {
             count += 1;
             if as_json {
                 return print(out, &whole(&letter, marker).to_string());
@@ -87,7 +87,7 @@ fn cells(letter: &Letter, marker: Option<&Marker>) -> [String; 7] {
     };
     let dash = || "-".to_owned();
     [
-        letter.topic.to_owned(),
+        letter.topic.clone(),
         letter.place.to_string(),
         letter.origin().map_or_else(dash, |origin| origin.to_string()),
         letter.at().map_or_else(dash, seconds),

@@ -72,11 +72,12 @@ impl Sending {
         let rules = Rules { again: self.again, even_without_saga: self.even_without_saga };
         let (by, reason) = (self.by.as_deref().unwrap_or_default(), self.reason.as_deref().unwrap_or_default());
         let mut outcome = Outcome::default();
+        let topics = orchestrator.topics().await.map_err(|why| Fatal::new(why.to_string()))?;
         mailbox
-            .read(async |letter, marker| {
+            .read(&topics, async |letter, marker| {
                 let verdict = rules.judge(&orchestrator.pool, &letter, marker).await;
                 let verdict = verdict.map_err(|error| Fatal::new(orchestrator.unreadable(&error).to_string()))?;
-                let name = format!("{} {}", dead_letter_topic(letter.topic), letter.place);
+                let name = format!("{} {}", dead_letter_topic(&letter.topic), letter.place);
                 let line = match verdict {
                     Verdict::Skip(why) => {
                         outcome.skipped += 1;

@@ -5,7 +5,6 @@ mod reply;
 mod report;
 mod restart;
 mod rule;
-mod samples;
 mod trial;
 
 use std::fs;
@@ -14,13 +13,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use flow::sample::Samples;
 use flow::{Action, Asked, Flow, Step};
 use service_runtime::Fatal;
 
 use self::line::Line;
 use self::report::Report;
 use self::restart::Restart;
-use self::samples::Samples;
 use self::trial::{Trial, topic_of};
 use crate::flow::read_well;
 use crate::paint::Paint;
@@ -72,7 +71,7 @@ pub async fn run(command: ParticipantCommand, paint: Paint, out: &mut impl Write
         .input
         .as_ref()
         .map(|path| fs::read_to_string(path).map_err(|error| Fatal::new(format!("{}: {error}", path.display()))));
-    let samples = Samples::of(&flow, input.transpose()?.as_deref()).map_err(|none| Fatal::new(none.to_string()))?;
+    let samples = Samples::of(&flow, input.transpose()?.as_deref()).map_err(|none| Fatal::new(format!("{none}. Give one with --input FILE")))?;
     let (mut is_broken, mut is_checked) = (false, true);
     for step in steps(&flow, arguments.step.as_deref())? {
         let report = check(&arguments, &flow, step, &samples).await?;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use flow::payload::Payload;
+use flow::sample::Samples;
 use flow::{Action, Ask, Asked, Flow, Meaning, Record, Step, UndoStep};
 use messages::{EventId, SagaId};
 use service_runtime::Fatal;
@@ -13,7 +14,6 @@ use super::reply::{Fault, Reply, Wanted};
 use super::report::{Evidence, Report};
 use super::restart::Restart;
 use super::rule::Rule;
-use super::samples::Samples;
 
 /// How long nothing has to come for it to count as silence.
 const QUIET: Duration = Duration::from_millis(700);

@@ -48,6 +48,23 @@ impl TopicReader {
     /// # Errors
     /// As [`TopicReader::open`].
     pub async fn open_tail(settings: &KafkaSettings, client: &str, topic: &str, most: i64) -> Result<Self, Fatal> {
+        let reader = Self::open_if_there(settings, client, topic, most).await?;
+        reader.ok_or_else(|| {
+            let (servers, topic) = (&settings.kafka_bootstrap_servers, settings.prefixed(topic));
+            Fatal::new(format!("Kafka at {servers} has no topic {topic}. `kafka-init` creates it"))
+        })
+    }
+
+    /// The same; `None` if Kafka has no such topic.
+    ///
+    /// # Errors
+    /// When Kafka can't be reached.
+    pub async fn open_if_there(
+        settings: &KafkaSettings,
+        client: &str,
+        topic: &str,
+        most: i64,
+    ) -> Result<Option<Self>, Fatal> {
         let mut config = settings.client(client);
         config
             // librdkafka wants one of every consumer. The group is never joined.
@@ -73,10 +90,7 @@ impl TopicReader {
                     .unwrap_or_else(|| heard::no_answer(&servers, &error.to_string())),
                 _ => Fatal::new(format!("the topic {topic} at {servers} can't be read: {error}")),
             })?;
-            if ends.is_none() {
-                return Err(Fatal::new(format!("Kafka at {servers} has no topic {topic}. `kafka-init` creates it")));
-            }
-            Ok(Self { consumer, topic, topic_prefix, ends: ends.unwrap_or_default(), read: 0 })
+            Ok(ends.map(|ends| Self { consumer, topic, topic_prefix, ends, read: 0 }))
         });
         open.await.map_err(|error| Fatal::new(format!("the reading of the topic failed: {error}")))?
     }

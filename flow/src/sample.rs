@@ -2,13 +2,19 @@
 
 use std::fmt;
 
-use flow::payload::Payload;
-use flow::shape::{Shape, ShapeKind};
-use flow::{Done, Flow, Reading, Record, Request, Slot, Source, write_string};
 use regex_syntax::hir::{Class, Hir, HirKind};
 use serde_json::{Map, Value as Json, json};
 
+use crate::flow::{Done, Flow};
+use crate::payload::Payload;
+use crate::read::Reading;
+use crate::shape::{Shape, ShapeKind};
+use crate::slot::{Slot, Source};
+use crate::start::Request;
+use crate::value::{Record, write_string};
+
 /// Values that fit the flow's input; and others that fit it as well, to contradict them.
+#[derive(Debug)]
 pub struct Samples<'a> {
     flow: &'a Flow,
     pub usual: Request,
@@ -19,9 +25,11 @@ pub struct Samples<'a> {
 #[derive(Debug)]
 pub struct NoSample(String);
 
+impl std::error::Error for NoSample {}
+
 impl fmt::Display for NoSample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no sample of the flow's input: {}. Give one with --input FILE", self.0)
+        write!(f, "no sample of the flow's input: {}", self.0)
     }
 }
 
@@ -164,11 +172,11 @@ fn write_match(hir: &Hir, seed: u32, out: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use flow::{Action, Origin, check};
-
     use super::*;
+    use crate::flow::Action;
+    use crate::{Origin, check};
 
-    const TRIP: &str = include_str!("../../../examples/trip/trip.v1.yaml");
+    const TRIP: &str = include_str!("../../examples/trip/trip.v1.yaml");
 
     fn send(flow: &Flow, step: usize) -> &Payload {
         match &flow.steps[step].action {

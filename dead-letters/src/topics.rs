@@ -1,0 +1,65 @@
+//! The topics whose records are set aside where they can't be handled: the platform's, and those that participants of
+//! published flows reply on.
+
+use flow::reply_topic;
+use messages::TOPICS;
+use sqlx::PgPool;
+
+/// The topics that letters may come from.
+#[derive(Debug, Clone)]
+pub struct Topics {
+    /// Of published flows.
+    replies: Vec<String>,
+}
+
+impl Topics {
+    /// The platform's, and these reply topics of published flows.
+    pub const fn with(replies: Vec<String>) -> Self {
+        Self { replies }
+    }
+
+    /// The platform's, and the reply topics of the flows that are published in the orchestrator's database.
+    ///
+    /// # Errors
+    /// When that can't be read.
+    pub async fn read(orchestrator: &PgPool) -> Result<Self, sqlx::Error> {
+        let names = sqlx::query_scalar("SELECT DISTINCT name FROM flows WHERE NOT built_in ORDER BY name");
+        let names: Vec<String> = names.fetch_all(orchestrator).await?;
+        Ok(Self::with(names.iter().map(|name| reply_topic(name)).collect()))
+    }
+
+    /// All of them, the platform's first.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        TOPICS.into_iter().chain(self.replies.iter().map(String::as_str))
+    }
+
+    /// One of the topics, by its name or its dead-letter topic's.
+    ///
+    /// # Errors
+    /// With the names that there are.
+    pub fn find(&self, name: &str) -> Result<String, String> {
+        let name = name.strip_suffix(".dlq").unwrap_or(name);
+        let known = self.names().find(|topic| *topic == name).map(str::to_owned);
+        known.ok_or_else(|| format!("the topics are {}", self.names().collect::<Vec<_>>().join(", ")))
+    }
+}
+
+/// Whether a topic is one of the platform's own. Those of a flow may be missing: they come with its publication.
+pub fn is_platforms(topic: &str) -> bool {
+    TOPICS.contains(&topic)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_is_known_by_either_name() {
+        let topics = Topics::with(vec!["trip.replies".to_owned()]);
+        assert_eq!(topics.find("payment.charge.command.dlq").as_deref(), Ok("payment.charge.command"));
+        assert_eq!(topics.find("payment.charged").as_deref(), Ok("payment.charged"));
+        assert_eq!(topics.find("trip.replies.dlq").as_deref(), Ok("trip.replies"));
+        let unknown = topics.find("tour.replies").unwrap_err();
+        assert!(unknown.contains("payment.charge.command") && unknown.ends_with(", trip.replies"), "{unknown}");
+    }
+}
