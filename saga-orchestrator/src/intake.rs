@@ -156,8 +156,7 @@ impl Intake {
     /// third more work for Kafka and for everyone behind it than on one. The choice moves on each second, so all
     /// partitions get their share over time.
     pub fn mint(&self, flow: &Flow) -> SagaId {
-        let group = self.group(flow);
-        let owned = group.owned();
+        let owned = self.group(flow).owned();
         if owned.is_empty() {
             return SagaId::new();
         }
@@ -168,13 +167,17 @@ impl Intake {
         let wanted = owned[(second + apart) % owned.len()];
         // Each try hits one of all partitions at random; if all fail, the row is polled.
         let mut ids = (0..MINT_TRIES).map(|_| SagaId::new());
-        ids.find(|id| group.partition_of(&id.to_string()) == wanted).unwrap_or_else(SagaId::new)
+        ids.find(|id| self.partition_of(*id) == wanted).unwrap_or_else(SagaId::new)
     }
 
     /// Whether a saga's replies may go to another instance now.
     pub fn may_be_answered_elsewhere(&self, saga: &Saga) -> bool {
-        let group = self.group(&saga.flow);
-        group.may_go_elsewhere(group.partition_of(&saga.saga_id.to_string()))
+        self.group(&saga.flow).may_go_elsewhere(self.partition_of(saga.saga_id))
+    }
+
+    /// The partition of a saga's records: all topics have as many.
+    fn partition_of(&self, saga_id: SagaId) -> u32 {
+        self.group.partition_of(&saga_id.to_string())
     }
 
     /// The consumer that reads the replies to sagas of this flow.

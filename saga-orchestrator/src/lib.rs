@@ -23,6 +23,7 @@ mod dead_letters;
 mod described;
 mod flow_outcome;
 mod flow_start;
+mod flow_topics;
 mod forced_failures;
 mod gate;
 mod idempotency;
@@ -252,7 +253,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let forced_failures = config.saga.allow_forced_failures.get();
     let dashboard =
         dashboard::Dashboard { views: views.clone(), gate: gate.clone(), letters: letters.clone(), forced_failures };
-    let topics = publishing::Topics { creation: config.topic_creation, kafka: config.kafka.clone() };
+    let topics = flow_topics::Topics { creation: config.topic_creation, kafka: config.kafka.clone() };
     let publisher = publishing::Publisher {
         session: Session::beside(&pool),
         pool: pool.clone(),
@@ -278,7 +279,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         stop_when_done(&stop, sweeper::run(coordinator.clone(), Session::beside(&pool), &config.saga, stop.clone())),
         stop_when_done(&stop, gate.watch(stop.clone())),
         stop_when_done(&stop, flows.watch(stop.clone())),
-        stop_when_done(&stop, publishing::keep_topics(flows.clone(), topics, stop.clone())),
+        stop_when_done(&stop, flow_topics::keep_topics(flows.clone(), topics, stop.clone())),
         stop_when_done(&stop, idempotency::forget_old_keys(pool.clone(), retention, stop.clone())),
         stop_when_done(&stop, remover.run(stop.clone())),
     );

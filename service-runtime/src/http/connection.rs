@@ -316,6 +316,26 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
+    async fn a_late_head_whose_rest_comes_at_the_last_moment_gets_no_408_into_its_answer() {
+        let (connection, mut client) = connected().await;
+        let mut server = Transport(connection.clone());
+        client.write_all(b"GET / HT").await.unwrap();
+        server.read_exact(&mut [0; 8]).await.unwrap();
+        // The sweep has found it late, and before it acts the rest is there.
+        let request = connection.begin_request();
+        server.write_all(b"HTTP/1.1 200 OK\r\n").await.unwrap();
+
+        connection.end_late_head();
+
+        assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0);
+        server.write_all(b"\r\n").await.unwrap();
+        drop((request, server, connection));
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "HTTP/1.1 200 OK\r\n\r\n");
+    }
+
+    #[tokio::test]
     async fn a_connection_knows_what_it_is_at() {
         let (connection, mut client) = connected().await;
         let phase = || connection.phase().0;
