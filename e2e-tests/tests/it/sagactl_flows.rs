@@ -67,7 +67,10 @@ async fn a_file_is_published_once_and_another_one_under_its_version_is_refused()
 #[tokio::test]
 async fn findings_are_printed_as_the_check_prints_them_and_nothing_is_published() -> Result<()> {
     let client = shared().await?;
-    let broken = File::of("broken-stay", &[("city: $input.to, arrive", "city: $input.nowhere, arrive"), ("until: FLIGHT_TICKET }", "until: FLIGHT }")])?;
+    let broken = File::of(
+        "broken-stay",
+        &[("city: $input.to, arrive", "city: $input.nowhere, arrive"), ("until: FLIGHT_TICKET }", "until: FLIGHT }")],
+    )?;
 
     let checked = client.sagactl(&["flow", "check", &broken.path]).await?;
     let published = publish(&client, &broken, &[]).await?;
