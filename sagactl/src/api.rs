@@ -56,6 +56,8 @@ pub struct Saga {
     pub user_id: String,
     pub total_amount: serde_json::Number,
     pub currency: String,
+    /// The flow that it runs by, and its version: `trip v1`.
+    pub definition: String,
     pub created_at: Timestamp,
     pub duration_ms: f64,
     pub needs_attention: Option<Attention>,
@@ -109,6 +111,13 @@ pub struct Ignored {
     pub input: String,
     pub state: String,
     pub count: i64,
+}
+
+impl Saga {
+    /// Whether it is a checkout, and no saga of a user's flow.
+    pub fn is_checkout(&self) -> bool {
+        self.definition.starts_with("pay-first ")
+    }
 }
 
 impl Api {

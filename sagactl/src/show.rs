@@ -29,10 +29,11 @@ pub async fn show(api: &Api, id: Uuid, as_json: bool, paint: Paint, out: &mut dy
     let saga: Saga = serde_json::from_value(body)
         .map_err(|error| Fatal::new(format!("an answer that is not understood: {error}")))?;
     print(out, &text(&saga, &summary, paint))?;
-    for (title, name) in [("order", "order"), ("payment", "payment"), ("reservation", "reservation")] {
-        // Its flow may not ask that service.
-        if !rows[name].is_null() {
-            print(out, &stored(title, &rows[name], paint))?;
+    for service in ["order", "payment", "reservation"] {
+        // What a user's flow does not ask of the platform has no row.
+        let is_of_it = saga.is_checkout() || !rows[service]["row"].is_null() || !rows[service]["error"].is_null();
+        if is_of_it {
+            print(out, &stored(service, &rows[service], paint))?;
         }
     }
     Ok(())
@@ -49,8 +50,9 @@ fn text(saga: &Saga, summary: &[String], paint: Paint) -> String {
             harmless(&saga.user_id)
         ),
         paint.dim(&format!(
-            "saga {}  order {}  began {}",
+            "saga {}  {} {}  began {}",
             saga.saga_id,
+            if saga.is_checkout() { "order" } else { &saga.definition },
             saga.order_id,
             saga.created_at.format("%Y-%m-%d %H:%M:%S%.3f UTC")
         )),

@@ -54,7 +54,7 @@ async fn a_file_is_published_once_and_another_one_under_its_version_is_refused()
     let find = |name: &str| flows.iter().find(|flow| flow["name"] == name).context("a flow");
     assert_eq!((&find("stay")?["publishedBy"], &find("stay")?["version"]), (&"ann".into(), &1.into()));
     assert_eq!(find("pay-first")?["builtIn"], true);
-    says(&client.sagactl(&["flow", "list"]).await?, 0, &["FLOW", "stay", "(built in)"])?;
+    says(&client.sagactl(&["flow", "list"]).await?, 0, &["FLOW", "stay", "release"])?;
     let shown = client.sagactl(&["flow", "show", "stay/1"]).await?;
     says(&shown, 0, &["published by ann at ", ": a try", "stay.hotel.book.command", "<- HOTEL_CANCEL"])?;
     says(&client.sagactl(&["flow", "show", "pay-first"]).await?, 0, &["comes with the platform", "ORDER_CREATE"])?;
@@ -67,7 +67,10 @@ async fn a_file_is_published_once_and_another_one_under_its_version_is_refused()
 #[tokio::test]
 async fn findings_are_printed_as_the_check_prints_them_and_nothing_is_published() -> Result<()> {
     let client = shared().await?;
-    let broken = File::of("broken-stay", &[("pivot: FLIGHT_TICKET", "pivot: FLIGHT"), ("    back:", "    Back:")])?;
+    let broken = File::of(
+        "broken-stay",
+        &[("city: $input.to, arrive", "city: $input.nowhere, arrive"), ("until: FLIGHT_TICKET }", "until: FLIGHT }")],
+    )?;
 
     let checked = client.sagactl(&["flow", "check", &broken.path]).await?;
     let published = publish(&client, &broken, &[]).await?;

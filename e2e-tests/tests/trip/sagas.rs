@@ -64,9 +64,12 @@ async fn a_trip_is_answered_with_its_three_references_which_are_those_in_the_tab
 
     let shown = platform.sagactl(&["show", &saga_id.to_string()]).await?;
     assert_eq!(shown.code, 0, "{shown:?}");
-    for word in ["COMPLETED", "trip.hotel.book.command", "trip.flight.ticketed"] {
+    let (about, booked) =
+        (format!("trip v1 {trip_id}"), format!("Hotel booked ({})", hotel["booking_ref"].as_str().unwrap_or_default()));
+    for word in ["COMPLETED", &about, &booked, "trip.hotel.book.command", "trip.flight.ticketed"] {
         ensure!(shown.stdout.contains(word), "no {word} in {shown:?}");
     }
+    ensure!(!shown.stdout.contains("no row"), "{shown:?}");
     platform.audit_is_clean().await
 }
 
