@@ -15,6 +15,11 @@ impl Kept {
         self.0.is_empty()
     }
 
+    /// About how many bytes it takes.
+    pub fn size(&self) -> usize {
+        self.0.iter().map(|(step, record)| step.len() + record.size()).sum()
+    }
+
     /// A field of what was kept of a step's reply.
     pub fn get(&self, step: &str, field: &str) -> Option<&Value> {
         let (_, record) = self.0.iter().find(|(name, _)| name == step)?;

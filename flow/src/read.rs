@@ -176,12 +176,15 @@ impl<'de> Deserialize<'de> for Members<'de> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
                 let mut members: Vec<(Cow<'de, str>, &'de RawValue)> = Vec::new();
                 while let Some(Key(name)) = map.next_key()? {
-                    if members.iter().any(|(known, _)| *known == name) {
-                        return Err(A::Error::custom(format_args!("duplicate field `{name}`")));
-                    }
                     members.push((name, map.next_value()?));
                 }
-                Ok(Members(members))
+                // Sorted, and not compared each with each: a body may have thousands.
+                let mut names: Vec<&str> = members.iter().map(|(name, _)| &**name).collect();
+                names.sort_unstable();
+                match names.windows(2).find(|pair| pair[0] == pair[1]) {
+                    Some(pair) => Err(A::Error::custom(format_args!("duplicate field `{}`", pair[0]))),
+                    None => Ok(Members(members)),
+                }
             }
         }
 

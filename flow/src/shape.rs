@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use regex_lite::Regex;
+use regex_lite::{Regex, RegexBuilder};
 
 use crate::format::{bytes, integer};
 use crate::payload::constant;
@@ -23,6 +23,13 @@ pub struct Shape {
     pub of: Vec<(String, Shape)>,
 }
 
+/// How large a compiled pattern may be, in bytes: a matching text costs its length times this. `[A-Z]{3}` takes a few
+/// hundred.
+const MAX_PATTERN: usize = 16 * 1024;
+
+/// The most characters of a text that is held against a pattern.
+pub(crate) const MAX_MATCHED: usize = 1_000;
+
 /// A regular expression that the whole text has to match. Compiled once.
 #[derive(Debug, Clone)]
 pub struct Pattern {
@@ -33,8 +40,9 @@ pub struct Pattern {
 
 impl Pattern {
     fn new(text: &str) -> Self {
+        let bounded = |text: &str| RegexBuilder::new(text).size_limit(MAX_PATTERN).build();
         // By itself first: a parenthesis too many would be made up for by those around it.
-        let regex = Regex::new(text).and_then(|_| Regex::new(&format!("^(?:{text})$")));
+        let regex = bounded(text).and_then(|_| bounded(&format!("^(?:{text})$")));
         Self { text: text.to_owned(), regex }
     }
 

@@ -38,6 +38,11 @@ impl Record {
         if let Some(Value::Text(text)) = self.get(field) { Some(text) } else { None }
     }
 
+    /// About how many bytes it takes.
+    pub fn size(&self) -> usize {
+        self.0.iter().map(|(name, value)| name.len() + value.size()).sum()
+    }
+
     /// Whether a field is `true`.
     pub fn is_set(&self, field: &str) -> bool {
         matches!(self.get(field), Some(Value::Flag(true)))
@@ -58,6 +63,18 @@ impl Record {
 }
 
 impl Value {
+    /// About how many bytes it takes.
+    fn size(&self) -> usize {
+        let content = match self {
+            Self::Text(text) => text.len(),
+            Self::Json(json) => json.get().len(),
+            Self::Record(record) => record.size(),
+            Self::List(items) => items.iter().map(Record::size).sum(),
+            Self::Flag(_) | Self::Count(_) | Self::Amount(_) | Self::Money(_) => 0,
+        };
+        size_of::<Self>() + content
+    }
+
     /// Writes it as JSON: numbers with their exact digits, no blanks.
     pub fn write(&self, out: &mut Vec<u8>) {
         match self {

@@ -186,7 +186,12 @@ fn what_is_asked_of_the_platforms_participants_keeps_to_their_messages() {
     shop_breaks("money: $start.money, forceFail", "money: $input.total, forceFail", charge, &["It takes `userId`"]);
     shop_breaks("forceFail: $input.decline", "forceFail: \"no\"", charge, &["forceFail", "true or false"]);
     shop_breaks("reason: $cause", "why: $cause", "payment.refund.command", &["missing field `reason`"]);
-    shop_breaks("topic: inventory.reserve.command", "topic: inventory.hold.command", "inventory.hold", &["takes `inventory.hold"]);
+    shop_breaks(
+        "topic: inventory.reserve.command",
+        "topic: inventory.hold.command",
+        "inventory.hold",
+        &["takes `inventory.hold"],
+    );
     shop_breaks("done: inventory.reserved", "done: shop.reserved", "shop.reserved", &["`inventory.reserved` or"]);
     shop_breaks("inventory.failed: {", "payment.failed: {", "payment.failed", &["does not answer"]);
     let charged = "reply: { money: { type: money } }";

@@ -40,10 +40,13 @@ const ENDS: [&str; 3] = ["COMPLETED", "TIMED_OUT", "CANCELLED"];
 /// Fields of every message beside the subject's.
 const ENVELOPE: [&str; 5] = ["eventId", "causationId", "sagaId", "timestamp", "payload"];
 
+/// Fields of the answer that a saga is started with, likewise.
+const ANSWER: [&str; 9] = ["flow", "version", "status", "step", "reason", "owner", "result", "createdAt", "updatedAt"];
+
 pub fn check(file: &FlowFile, origin: Origin, findings: &mut Findings) {
     let subject = &file.start.subject;
-    if ENVELOPE.contains(&subject.as_str()) {
-        let message = format!("every message has a field `{}` already: choose another name", subject.value);
+    if ENVELOPE.contains(&subject.as_str()) || ANSWER.contains(&subject.as_str()) {
+        let message = format!("messages and answers have a field `{}` already: choose another name", subject.value);
         findings.report(subject.at, Rule::Reserved, message);
     }
     step_names(file, findings);

@@ -3,8 +3,8 @@
 
 use messages::object::Object;
 use messages::{
-    ChargePayment, InventoryFailed, InventoryReleased, InventoryReserved, Message, Money, PaymentCharged, PaymentFailed,
-    PaymentRefunded, RefundPayment, ReleaseInventory, ReserveInventory,
+    ChargePayment, InventoryFailed, InventoryReleased, InventoryReserved, Message, Money, PaymentCharged,
+    PaymentFailed, PaymentRefunded, RefundPayment, ReleaseInventory, ReserveInventory,
 };
 
 use super::names::{OUR_PARTICIPANTS, first_word};
@@ -69,7 +69,9 @@ pub fn check(file: &FlowFile, flow: &Flow, findings: &mut Findings) {
         let forward = step.ask.iter().map(|ask| (ask, &step.done, refused.as_slice()));
         let back = undo.iter().map(|undo| (&undo.ask, &undo.done, &[][..]));
         for (ask, done, refused) in forward.chain(back) {
-            let Some(topic) = ask.topic.as_ref().filter(|topic| OUR_PARTICIPANTS.contains(&first_word(topic))) else { continue };
+            let Some(topic) = ask.topic.as_ref().filter(|topic| OUR_PARTICIPANTS.contains(&first_word(topic))) else {
+                continue;
+            };
             asks_platform = true;
             match commands.iter().find(|command| command.topic == topic.as_str()) {
                 Some(command) => {
@@ -117,8 +119,7 @@ impl Command {
     fn answers(&self, event: &At<String>, reply: &Reply, findings: &mut Findings) {
         let Some((_, sample)) = self.events.iter().find(|(name, _)| *name == event.as_str()) else {
             let known: Vec<String> = self.events.iter().map(|(name, _)| format!("`{name}`")).collect();
-            let message =
-                format!("`{}` does not answer `{}`: {} does", event.value, self.topic, known.join(" or "));
+            let message = format!("`{}` does not answer `{}`: {} does", event.value, self.topic, known.join(" or "));
             return findings.report(event.at, Rule::Platform, message);
         };
         for (name, shape) in &reply.fields {

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use crate::file::{At, Fields, FlowFile};
 use crate::finding::{Findings, Position};
 use crate::rule::Rule;
-use crate::shape::{Shape, ShapeKind};
+use crate::shape::{MAX_MATCHED, Shape, ShapeKind};
 
 pub fn check(file: &FlowFile, findings: &mut Findings) {
     fields(&file.start.input, findings);
@@ -51,7 +51,15 @@ fn shape(shape: &Shape, at: Position, depth: usize, findings: &mut Findings) {
     if let Some(pattern) = &shape.pattern
         && let Some(error) = pattern.error()
     {
-        findings.report(at, Rule::Type, format!("`pattern` is no regular expression: {error}"));
+        findings.report(
+            at,
+            Rule::Type,
+            format!("`pattern` is no regular expression, or one that is too large: {error}"),
+        );
+    }
+    if shape.pattern.is_some() && shape.max.is_some_and(|max| max > MAX_MATCHED) {
+        let message = format!("a text with a `pattern` has at most {MAX_MATCHED} characters: lower `max`");
+        findings.report(at, Rule::Bounds, message);
     }
     if let Some(default) = &shape.default {
         if shape.is_optional {

@@ -76,7 +76,12 @@ pub static SHAPE: Record = Record {
             "The most items of a list, or the greatest count.",
             "100",
         ),
-        optional("pattern", Kind::Text(200), "A regular expression that the whole text has to match.", "\"[A-Z]{3}\""),
+        optional(
+            "pattern",
+            Kind::Text(200),
+            "A regular expression that the whole text has to match: a small one, of a text of at most 1,000 characters.",
+            "\"[A-Z]{3}\"",
+        ),
         optional(
             "of",
             Kind::Map(&FIELD, &Kind::Record(&SHAPE)),

@@ -52,6 +52,11 @@ impl Saga {
         self.state.cause(&self.flow)
     }
 
+    /// About how many bytes its request and what it keeps take.
+    pub fn size(&self) -> usize {
+        self.request.input.size() + self.kept.size()
+    }
+
     /// The trace's id, for log lines and people.
     pub fn trace_id(&self) -> Option<&str> {
         self.traceparent.as_deref()?.split('-').nth(1)
