@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use service_runtime::database::{Session, again_if_lost, within_limit};
 use service_runtime::http::description::{BodyProblems, DatabaseProblems, PROBLEM_JSON};
 use service_runtime::http::{Finding, JsonBody, PathText, Problem, YamlText};
+use service_runtime::kafka::CreationError;
 use service_runtime::retention::Retention;
 use sqlx::PgPool;
 use tracing::info;
@@ -167,10 +168,11 @@ async fn publish(
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
     publisher.create_topics(&flow).await?;
-    within_limit(again_if_lost(|| publisher.flows.refresh())).await?;
-    if activate && publisher.flows.active(name).is_none_or(|active| active.version != *version) {
-        publisher.change((name, *version), Change::Activated, &by, &reason).await?;
+    if activate {
+        let key = (name.as_str(), *version);
+        within_limit(again_if_lost(|| rows::activate_new(&publisher.session, key, &by, &reason))).await?;
     }
+    within_limit(again_if_lost(|| publisher.flows.refresh())).await?;
     info!(flow = name, version, digest, by, reason, activate, "a flow was published");
     let body = Json(publisher.one(name, *version, false).await?);
     let status = if stored == Stored::New { StatusCode::CREATED } else { StatusCode::OK };
@@ -246,6 +248,7 @@ async fn activate(
 ) -> Result<Json<FlowBody>, Problem> {
     let Act { by, reason } = act.validated()?;
     publisher.one(&name, version, false).await?;
+    within_limit(again_if_lost(|| publisher.flows.refresh())).await?;
     let Some(flow) = publisher.flows.find(&name, version) else {
         let detail = format!(
             "this release can't run {name} v{version}: a newer one has published it, or will have the topics that it asks by"
@@ -331,9 +334,17 @@ impl Publisher {
 
     /// Creates the topics of a flow that are missing.
     async fn create_topics(&self, flow: &Flow) -> Result<(), Problem> {
-        self.topics.create(&topics(flow)).await.map_err(|why| {
-            let detail = format!("{} v{} is stored, and not active: {why}", flow.name, flow.version);
-            Problem::unavailable(detail, 5)
+        self.topics.create(&topics(flow)).await.map_err(|error| {
+            let stored = format!("{} v{} is stored, and not active", flow.name, flow.version);
+            // What Kafka says is for the log.
+            let detail = match &error {
+                CreationError::Unavailable(_) => format!("{stored}: its topics can't be created now"),
+                CreationError::Refused(topics) => {
+                    let commands: Vec<&str> = topics.iter().map(|topic| topic.command.as_str()).collect();
+                    format!("{stored}: Kafka refuses to create its topics; have this done: {}", commands.join("; "))
+                }
+            };
+            Problem::unavailable(detail, 5).with_cause(&error.to_string().into())
         })
     }
 

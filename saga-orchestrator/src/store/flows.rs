@@ -107,6 +107,23 @@ pub async fn change(
     Ok(!session.rows(insert).await?.is_empty())
 }
 
+/// Activates a version that was neither activated nor retired before: a file that is published again, by a job that runs
+/// each night, moves nothing back.
+pub async fn activate_new(
+    session: &Session,
+    (name, version): (&str, i32),
+    by: &str,
+    reason: &str,
+) -> Result<(), StoreError> {
+    let insert = sqlx::query(
+        "INSERT INTO flow_changes (name, version, change, actor, reason)
+         SELECT $1, $2, 'ACTIVATED', $3, $4
+         WHERE NOT EXISTS (SELECT 1 FROM flow_changes WHERE name = $1 AND version = $2 AND change <> 'PUBLISHED')",
+    );
+    session.rows(insert.bind(name).bind(version).bind(by).bind(reason)).await?;
+    Ok(())
+}
+
 /// Activates a version of a flow of which no version was activated or retired before.
 pub async fn activate_first(
     session: &Session,
@@ -123,10 +140,11 @@ pub async fn activate_first(
     Ok(())
 }
 
-/// The number of the last change: as long as it is the same, nothing has changed.
-pub async fn last_change(session: &Session) -> Result<i64, StoreError> {
-    let rows = session.rows(sqlx::query("SELECT COALESCE(max(change_id), 0) AS last FROM flow_changes")).await?;
-    Ok(rows.first().map(|row| row.try_get("last")).transpose()?.unwrap_or_default())
+/// How many changes there are: as long as it is the same, nothing has changed. (Not the greatest number: numbers are
+/// given before a transaction commits, so a smaller one may appear later.)
+pub async fn change_count(session: &Session) -> Result<i64, StoreError> {
+    let rows = session.rows(sqlx::query("SELECT count(*) AS changes FROM flow_changes")).await?;
+    Ok(rows.first().map(|row| row.try_get("changes")).transpose()?.unwrap_or_default())
 }
 
 /// Every published flow.
