@@ -49,6 +49,8 @@ const NO_LIMIT: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 pub struct Wanted {
     pub flow: Arc<Flow>,
     pub request: Request,
+    /// The request's body, where another version of the flow reads it otherwise.
+    pub body: Option<String>,
     pub idempotency_key: Option<IdempotencyKey>,
     /// Whether it may be a new one. One that was begun before, under the request's key, is answered all the same.
     pub permitted: Result<(), Problem>,
@@ -60,14 +62,26 @@ pub struct Wanted {
 /// # Errors
 /// 429 and 503 where no new saga is taken, 422 for a key of another request, and what `permitted` says.
 pub async fn begin(intake: &Intake, caller: &Caller, headers: &HeaderMap, wanted: Wanted) -> Result<Response, Problem> {
-    let Wanted { flow, request, idempotency_key, permitted } = wanted;
+    let Wanted { flow, request, body, idempotency_key, permitted } = wanted;
     let preferences = Preferences::of(headers);
     let (until, answer_by) = (Instant::now() + intake.wait, Instant::now() + preferences.wait(intake.wait));
     let (place, closed) = match intake.place(&flow)? {
         Place::Taken(permit) => (permit, None),
         Place::Closed(permit, why) => (permit, Some(Problem::unavailable(format!("{why}: {NOT_STORED}"), 5))),
     };
-    let repeated = |found: Saga, place| replay(intake, caller, found, (&flow, &request), preferences, answer_by, place);
+    let is_same = |found: &Saga| match &body {
+        // By the version that it was started by: its defaults may be others.
+        Some(body) if found.flow.name == flow.name => {
+            found.flow.read_start(body).is_ok_and(|request| request.input == found.request.input)
+        }
+        _ => found.flow.name == flow.name && found.request.input == request.input,
+    };
+    let repeated = async |found: Saga, place| {
+        if !is_same(&found) {
+            return Err(another_request());
+        }
+        Ok(replay(intake, caller, found, preferences, answer_by, place).await)
+    };
     let forbidden = permitted.err();
     let is_closed = forbidden.is_none() && closed.is_some();
     if let Some(refusal) = forbidden.or(closed) {
@@ -122,20 +136,21 @@ pub async fn begin(intake: &Intake, caller: &Caller, headers: &HeaderMap, wanted
     }
 }
 
+/// 422: the key belongs to another request.
+fn another_request() -> Problem {
+    let detail = "the `Idempotency-Key` was used for another checkout of this user: send a new key with a new body";
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+}
+
 /// Answers with the saga that has the request's key.
 async fn replay(
     intake: &Intake,
     caller: &Caller,
     found: Saga,
-    (flow, request): (&Flow, &Request),
     preferences: Preferences,
     answer_by: Instant,
     _place: OwnedSemaphorePermit,
-) -> Result<Response, Problem> {
-    if found.flow.name != flow.name || found.request.input != request.input {
-        let detail = "the `Idempotency-Key` was used for another checkout of this user: send a new key with a new body";
-        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
-    }
+) -> Response {
     let waiter = intake.coordinator.waiters.register(found.saga_id);
     // It may have ended between the read that found it and the registration.
     let mut latest = intake.coordinator.stored(found.saga_id).await.unwrap_or(found);
@@ -144,7 +159,7 @@ async fn replay(
     }
     let mut answer = answer(&latest, preferences, intake.wait);
     answer.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
-    Ok(answer)
+    answer
 }
 
 /// Stores the saga. After an error whose outcome is unknown it is stored again, which settles the question: there
@@ -192,7 +207,7 @@ fn unknown(saga_id: SagaId, has_key: bool) -> Problem {
 
 /// 503: the saga that has the key can't be told of now, and this request stored none. One of a newer release's
 /// definition, that release can tell.
-fn not_known(error: ApplyError) -> Problem {
+pub fn not_known(error: ApplyError) -> Problem {
     let problem = Problem::unavailable(format!("{NOT_STORED}: {error}"), 1);
     match error {
         ApplyError::UnknownDefinition { saga_id, .. } => {

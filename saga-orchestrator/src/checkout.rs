@@ -124,7 +124,8 @@ async fn checkout(
     let checkout = request.validated()?;
     let permitted = permitted(&checkout, idempotency_key.as_ref(), intake.allow_forced_failures);
     let flow = intake.coordinator.flows.pay_first();
-    begin(&intake, &caller, &headers, Wanted { flow, request: checkout.into(), idempotency_key, permitted }).await
+    begin(&intake, &caller, &headers, Wanted { flow, request: checkout.into(), body: None, idempotency_key, permitted })
+        .await
 }
 
 /// Whether this may become a new checkout, by the rules of this release. Some are stricter than those of releases before.

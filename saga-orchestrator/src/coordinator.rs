@@ -33,6 +33,9 @@ use crate::waiters::Waiters;
 /// Sagas kept in the cache at most, about 0.5 kB each. When it is full it starts anew.
 const CACHE_LIMIT: usize = 100_000;
 
+/// A saga that holds more bytes than this, of a user's flow, is read for each of its moves.
+const MAX_CACHED: usize = 4 * 1024;
+
 /// Drives sagas. Shared by everything that has an input for one.
 pub struct Coordinator {
     new_sagas: Batcher<ConditionalWrites<NewSagas>>,
@@ -240,7 +243,8 @@ impl Coordinator {
     /// A saga that was found. Its flow may have been published a moment ago.
     async fn known(&self, saga_id: SagaId, stored: Option<Stored>) -> Result<Saga, ApplyError> {
         match of_known_definition(saga_id, stored) {
-            Err(Unknown::Definition { name, version, .. }) if self.flows.learn(&name, version).await => {
+            // Boxed: it is rare, and large, and would be a part of every move's future, which is copied when it is spawned.
+            Err(Unknown::Definition { name, version, .. }) if Box::pin(self.flows.learn(&name, version)).await => {
                 Ok(of_known_definition(saga_id, self.reads.submit(saga_id).await?)?)
             }
             known => Ok(known?),
@@ -334,7 +338,7 @@ impl Coordinator {
     }
 
     fn remember(&self, saga: &Saga) {
-        if saga.state.has_ended() {
+        if saga.state.has_ended() || saga.size() > MAX_CACHED {
             self.cache.remove(&saga.saga_id);
             return;
         }

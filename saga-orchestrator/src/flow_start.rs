@@ -7,12 +7,13 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::post;
-use flow::Flow;
+use flow::{Flow, Misfit, Request};
+use messages::UserId;
 use service_runtime::http::description::{BodyProblems, DatabaseProblems, PROBLEM_JSON};
 use service_runtime::http::{Caller, JsonText, PathText, Problem};
 use utoipa::OpenApi;
 
-use crate::begin::{Wanted, begin};
+use crate::begin::{Wanted, begin, not_known};
 use crate::idempotency::{IdempotencyKey, TakenKey};
 use crate::intake::Intake;
 use crate::registry::Flows;
@@ -62,10 +63,7 @@ async fn start(
     JsonText(body): JsonText,
 ) -> Result<Response, Problem> {
     let flows = &intake.coordinator.flows;
-    let active = flows.active(&name);
-    // A request that is repeated may have been taken before its flow was retired.
-    let Some(flow) = active.clone().or_else(|| latest(flows, &name)) else { return Err(not_started(flows, &name)) };
-    if flow.name == PAY_FIRST {
+    if name == PAY_FIRST {
         let detail = "sagas of pay-first are started by `POST /checkout`";
         return Err(Problem::new(StatusCode::NOT_FOUND, detail));
     }
@@ -75,20 +73,61 @@ async fn start(
     if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) {
         return Err(Problem::new(StatusCode::BAD_REQUEST, format!("the body is not valid JSON: {error}")));
     }
-    let request = flow.read_start(text).map_err(|misfit| match misfit.field.as_str() {
-        "" => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, misfit.to_string()),
-        field => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, misfit.to_string()).with_field(field),
-    })?;
-    let permitted = match active {
-        Some(_) => idempotency_key.as_ref().map_or(Ok(()), IdempotencyKey::check_new),
-        None => Err(not_started(flows, &name)),
+    let active = flows.active(&name);
+    let is_active = |flow: &Flow| active.as_ref().is_some_and(|active| active.version == flow.version);
+    let (flow, request) = match earlier(&intake, &name, idempotency_key.as_ref(), text).await? {
+        Some(earlier) => earlier,
+        None => {
+            let Some(flow) = active.clone() else { return Err(not_started(flows, &name)) };
+            let request = flow.read_start(text).map_err(misfit)?;
+            (flow, request)
+        }
     };
-    begin(&intake, &caller, &headers, Wanted { flow, request, idempotency_key, permitted }).await
+    let permitted = match is_active(&flow) {
+        true => idempotency_key.as_ref().map_or(Ok(()), IdempotencyKey::check_new),
+        false => Err(not_started(flows, &name)),
+    };
+    let body = Some(text.to_owned());
+    begin(&intake, &caller, &headers, Wanted { flow, request, body, idempotency_key, permitted }).await
 }
 
-/// The latest version of a flow that is known.
-fn latest(flows: &Flows, name: &str) -> Option<Arc<Flow>> {
-    flows.by_name().into_iter().find(|versions| versions[0].name == name)?.pop()
+/// The version by which an earlier request with this key started its saga, and the request as that version reads it. A
+/// request that is repeated is found again after another version was activated, or its own retired.
+async fn earlier(
+    intake: &Intake,
+    name: &str,
+    key: Option<&IdempotencyKey>,
+    text: &str,
+) -> Result<Option<(Arc<Flow>, Request)>, Problem> {
+    let flows = &intake.coordinator.flows;
+    let Some(key) = key else { return Ok(None) };
+    let versions = flows.by_name().into_iter().find(|versions| versions[0].name == name).unwrap_or_default();
+    let active = flows.active(name);
+    if let [only] = &versions[..]
+        && active.is_some_and(|active| active.version == only.version)
+    {
+        // Then there is one way to read it.
+        return Ok(None);
+    }
+    let mut owners: Vec<UserId> = Vec::new();
+    for flow in versions.iter().rev() {
+        let Ok(request) = flow.read_start(text) else { continue };
+        if owners.contains(&request.owner) {
+            continue;
+        }
+        let found = intake.coordinator.of_key(&request.owner, key).await.map_err(not_known)?;
+        if let Some(found) = found.filter(|found| found.flow.name == name) {
+            let request = found.flow.read_start(text).unwrap_or(request);
+            return Ok(Some((found.flow, request)));
+        }
+        owners.push(request.owner);
+    }
+    Ok(None)
+}
+
+fn misfit(misfit: Misfit) -> Problem {
+    let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, misfit.to_string());
+    if misfit.field.is_empty() { problem } else { problem.with_field(&misfit.field) }
 }
 
 /// Why no saga of a flow is started here.
