@@ -4,7 +4,7 @@ use std::path::Path;
 use std::{env, fs, io};
 
 /// The flow files of a folder as the text of a Rust expression: a list of their contents, by file name.
-fn embedded(folder: &Path) -> io::Result<String> {
+pub fn embedded(folder: &Path) -> io::Result<String> {
     let mut files = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
     files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml"));
     files.sort();

@@ -290,7 +290,9 @@ mod tests {
         let verdict = |letter: &Letter, status: &str, step: &str| {
             ORDINARY.verdict(letter, None, standing((&shop, false), status, step).as_ref())
         };
-        for (status, step) in [("RUNNING", "PAY"), ("RUNNING", "WRAP"), ("RUNNING", "HOLD"), ("COMPENSATING", "PAY_BACK")] {
+        for (status, step) in
+            [("RUNNING", "PAY"), ("RUNNING", "WRAP"), ("RUNNING", "HOLD"), ("COMPENSATING", "PAY_BACK")]
+        {
             for asked in ["PAY", "WRAP", "PAY_BACK", "payment.charge.command"] {
                 let topic = if asked == "PAY_BACK" { "payment.refund.command" } else { "payment.charge.command" };
                 let verdict = verdict(&command(topic, asked), status, step);
@@ -319,12 +321,14 @@ mod tests {
     #[test]
     fn a_refusal_says_where_the_saga_stands() {
         let refused =
-            |topic, standing: Option<Standing>| match ORDINARY.verdict(&command(topic, topic), None, standing.as_ref()) {
+            |topic, standing: Option<Standing>| match ORDINARY.verdict(&command(topic, topic), None, standing.as_ref())
+            {
                 Verdict::Refuse(why) => why,
                 other => panic!("{other:?}"),
             };
         // Its refund was resolved by hand: the money is back already.
-        let why = format!("saga {SAGA} is at COMPENSATING/ORDER_CANCEL: payment.refund.command is not what it waits for");
+        let why =
+            format!("saga {SAGA} is at COMPENSATING/ORDER_CANCEL: payment.refund.command is not what it waits for");
         assert_eq!(refused("payment.refund.command", at("COMPENSATING", "ORDER_CANCEL")), why);
         let ended = at("FAILED", "TIMED_OUT");
         assert_eq!(refused("inventory.reserve.command", ended), format!("saga {SAGA} has ended: FAILED"));

@@ -43,6 +43,12 @@ pub fn steps() -> ObjectBuilder {
     messages::schema::one_of(known_steps(&flows).iter().map(|(step, _)| step.as_str()))
 }
 
+/// A step that is looked for, in any case; empty: any step.
+pub fn wanted_step() -> ObjectBuilder {
+    let object = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[A-Za-z0-9_]{0,40}$"));
+    object.examples(["PAYMENT_CHARGE"])
+}
+
 /// What the step of a saga of any flow may be: its flow file has it.
 pub fn any_step() -> ObjectBuilder {
     let object = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[A-Z][A-Z0-9_]{0,39}$"));

@@ -204,7 +204,8 @@ mod tests {
         };
         let mut now = DateTime::UNIX_EPOCH;
         let expires_at = now + TimeDelta::seconds(90);
-        let mut saga = start(crate::saga::flows::pay_first(), SagaId::new(), OrderId::new(), checkout, expires_at, None, now).saga;
+        let mut saga =
+            start(crate::saga::flows::pay_first(), SagaId::new(), OrderId::new(), checkout, expires_at, None, now).saga;
         counts.started.inc();
         for &input in inputs {
             now += TimeDelta::milliseconds(20);

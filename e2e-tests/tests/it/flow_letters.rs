@@ -87,7 +87,8 @@ async fn a_reply_of_a_users_flow_that_was_set_aside_is_listed_and_goes_back_once
     // Once the cause is mended, the other one moves the saga.
     sqlx::query("ALTER TABLE sagas DROP CONSTRAINT mistaken").execute(orchestrator).await?;
     let redrive = ["dlq", "redrive", "--topic", TOPIC, "--error", "mistaken"];
-    let sent = client.sagactl(&[&redrive[..], &["--execute", "--by", "ann", "--reason", "it is mended"]].concat()).await?;
+    let sent =
+        client.sagactl(&[&redrive[..], &["--execute", "--by", "ann", "--reason", "it is mended"]].concat()).await?;
     ensure!(sent.code == 0 && sent.stderr.contains("1 sent, 0 skipped, 0 refused, 0 failed"), "{sent:?}");
     let rent = command(&client, "trip.car.rent.command", &Value::Null).await?;
     answer(&client, &rent, "trip.car.rented", json!({"bookingRef": "C-1"})).await?;
@@ -110,7 +111,10 @@ async fn a_users_flow_asks_the_platforms_participants_and_by_their_messages_only
     let refused = client.publish_flow(&other_payload).await?;
     refused.is_problem(422, &["breaks 1 rules"])?;
     let finding = refused.json()?["findings"][0].clone();
-    ensure!(finding["rule"] == "platform" && finding["message"].to_string().contains("missing field `money`"), "{finding}");
+    ensure!(
+        finding["rule"] == "platform" && finding["message"].to_string().contains("missing field `money`"),
+        "{finding}"
+    );
     let asks = SHOP.lines().position(|line| line.contains("payment.charge.command")).context("a charge")?;
     assert_eq!(finding["line"], asks + 1);
 

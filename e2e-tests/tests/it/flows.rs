@@ -96,6 +96,12 @@ async fn a_flow_is_published_once_and_what_is_wrong_with_a_file_is_named_with_it
     let retired = client.post(Service::Orchestrator, "/flows/trip/1/retire", &act).await?.json()?;
     ensure!(retired["state"] == "RETIRED", "{retired}");
     client.post(Service::Orchestrator, "/flows/trip", &request()).await?.is_problem(404, &["\"trip\""])?;
+    let again = client.publish_flow(TRIP).await?;
+    ensure!(
+        again.status == 200 && again.json()?["state"] == "RETIRED",
+        "a nightly job activates nothing: {}",
+        again.text
+    );
     let activated = client.post(Service::Orchestrator, "/flows/trip/1/activate", &act).await?.json()?;
     ensure!(activated["state"] == "ACTIVE", "{activated}");
     let flow = client.get(Service::Orchestrator, "/flows/trip").await?.json()?;
@@ -252,8 +258,11 @@ async fn a_flow_of_a_newer_release_is_left_alone_and_a_known_one_goes_on_beside_
     .await?;
 
     let refused = async || {
-        let answer = client.post(Service::Orchestrator, "/flows/trip", &request()).await?;
-        Ok((answer.status == 503).then_some(answer))
+        // One that comes before this is known here starts a trip, and waits for its outcome.
+        let body = request();
+        let answer = client.post(Service::Orchestrator, "/flows/trip", &body);
+        let answer = tokio::time::timeout(Duration::from_secs(1), answer).await;
+        Ok(answer.ok().and_then(Result::ok).filter(|answer| answer.status == 503))
     };
     let refused = eventually("the active version can't be run here", Duration::from_secs(10), refused).await?;
     refused.is_problem(503, &["trip v2 is active", "can't run it"])?;
@@ -266,10 +275,76 @@ async fn a_flow_of_a_newer_release_is_left_alone_and_a_known_one_goes_on_beside_
         .is_problem(409, &["can't run trip v2"])?;
     let back = client.post(Service::Orchestrator, "/flows/trip/1/activate", &act).await?;
     ensure!(back.status == 200, "{} {}", back.status, back.text);
+    let earlier: Vec<String> =
+        sqlx::query_scalar("SELECT saga_id::text FROM sagas").fetch_all(&client.databases.orchestrator).await?;
     let started = start(&client, "trip-number-3", &request());
-    let book = command(&client, "trip.hotel.book.command", &Value::Null).await?;
-    answer(&client, &book, "trip.hotel.full", json!({"reason": "no room"})).await?;
+    let is_new = |command: &Value| earlier.iter().all(|saga| command["sagaId"] != *saga);
+    let book = client.kafka.wait_for("trip.hotel.book.command", 1, is_new).await?;
+    answer(&client, &book[0].json(), "trip.hotel.full", json!({"reason": "no room"})).await?;
     let ended = started.await??;
     ensure!(ended.status == 409 && ended.json()?["step"] == "HOTEL_FULL", "{} {}", ended.status, ended.text);
     Ok(())
+}
+
+/// The trip as its next version, with one field more that has a default.
+fn next_version() -> String {
+    let next = TRIP.replace("version: 1", "version: 2");
+    next.replacen("    from:      {", "    note:      { type: text, default: none }\n    from:      {", 1)
+}
+
+#[tokio::test]
+async fn a_request_that_is_repeated_is_the_same_saga_whatever_was_activated_since() -> Result<()> {
+    let standalone = Standalone::start(&[]).await?;
+    let client = standalone.client()?;
+    ensure!(client.publish_flow(TRIP).await?.status == 201, "published");
+    let first = start(&client, "trip-number-4", &request());
+    let book = command(&client, "trip.hotel.book.command", &Value::Null).await?;
+    answer(&client, &book, "trip.hotel.full", json!({"reason": "no room"})).await?;
+    let first = first.await??;
+    let next = client.publish_flow(&next_version()).await?;
+    ensure!(next.status == 201 && next.json()?["version"] == 2, "{} {}", next.status, next.text);
+
+    let again = start(&client, "trip-number-4", &request()).await??;
+
+    ensure!((again.status, &again.text) == (409, &first.text), "{} {}", again.status, again.text);
+    let mut other = request();
+    other["note"] = json!("late");
+    start(&client, "trip-number-4", &other).await??.is_problem(422, &["`Idempotency-Key`"])?;
+    let of_v2 = start(&client, "trip-number-5", &other);
+    let book = command(&client, "trip.hotel.book.command", &first.json()?["sagaId"]).await?;
+    answer(&client, &book, "trip.hotel.full", json!({"reason": "no room"})).await?;
+    let of_v2 = of_v2.await??.json()?;
+    ensure!(of_v2["version"] == 2, "{of_v2}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_flow_whose_publication_commits_late_is_known_all_the_same() -> Result<()> {
+    let standalone = Standalone::start(&[]).await?;
+    let client = standalone.client()?;
+    let mut late = client.databases.orchestrator.begin().await?;
+    sqlx::query(
+        "WITH late AS (
+             INSERT INTO flows (name, version, digest, source, built_in, published_by, reason)
+             VALUES ('trip', 2, 'any', $1, false, 'ann', 'slow') RETURNING name, version
+         )
+         INSERT INTO flow_changes (name, version, change, actor, reason)
+         SELECT name, version, 'ACTIVATED', 'ann', 'slow' FROM late",
+    )
+    .bind(next_version())
+    .execute(&mut *late)
+    .await?;
+    // Its changes have greater numbers, and are seen first.
+    ensure!(client.publish_flow(TRIP).await?.status == 201, "published");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+
+    late.commit().await?;
+
+    // An older number is no newer decision: version 1 stays the active one. But version 2 is known.
+    let act = json!({"by": "ann", "reason": "as meant"});
+    let known = async || {
+        let activated = client.post(Service::Orchestrator, "/flows/trip/2/activate", &act).await?;
+        Ok((activated.status == 200).then_some(()))
+    };
+    eventually("version 2 can be activated", Duration::from_secs(10), known).await
 }

@@ -195,7 +195,9 @@ fn no_source_file_names_the_file_of_a_built_in_flow() -> Result<()> {
         flows.push(entry?.file_name().to_string_lossy().into_owned());
     }
     ensure!(flows.iter().any(|flow| flow == "pay-first.v1.yaml"), "the flows are not where they were: {flows:?}");
-    let is_test = |file: &Path| file.components().any(|part| ["tests", "e2e-tests"].map(AsRef::as_ref).contains(&part.as_os_str()));
+    let is_test = |file: &Path| {
+        file.components().any(|part| ["tests", "e2e-tests"].map(AsRef::as_ref).contains(&part.as_os_str()))
+    };
     let mut found = Vec::new();
     for file in rust_files(&root)?.into_iter().filter(|file| !is_test(file)) {
         found.extend(lines_that_name(&flows, &file.display().to_string(), &std::fs::read_to_string(&file)?));

@@ -29,19 +29,15 @@ async fn begin_all(client: &Client, count: usize) -> Result<Vec<Uuid>> {
 /// All of these ended as their cities have it, and each participant has one row about each that says so.
 async fn ended_well(platform: &Platform, sagas: &[Uuid]) -> Result<()> {
     let ended = platform.ends(sagas).await?;
-    let mut tables = Vec::new();
-    for participant in ["hotel", "car", "flight"] {
-        tables.push(platform.participants.rows(participant).await?);
-    }
     for (number, saga) in ended.iter().enumerate() {
         let is_full = city(number) == "NOS";
         let end = if is_full { ("FAILED", "NO_SEAT") } else { ("COMPLETED", "COMPLETED") };
         assert_eq!((&saga["status"], &saga["step"]), (&json!(end.0), &json!(end.1)), "{saga}");
         let (hotel, car) = if is_full { ("CANCELLED", "RETURNED") } else { ("BOOKED", "RENTED") };
         let trip_id = trip_of(saga)?;
-        for (table, status) in tables.iter().zip([Some(hotel), Some(car), None]) {
-            let rows: Vec<_> = table.iter().filter(|row| row["trip_id"] == *trip_id).collect();
-            ensure!(rows.len() == 1, "{rows:?}");
+        for (participant, status) in [("hotel", Some(hotel)), ("car", Some(car)), ("flight", None)] {
+            let rows = platform.participants.rows_of(participant, &trip_id).await?;
+            ensure!(rows.len() == 1, "{participant} has {rows:?}");
             match status {
                 Some(status) => assert_eq!(rows[0]["status"], status, "{rows:?}"),
                 None => assert_eq!(rows[0]["ticket_number"].is_null(), is_full, "{rows:?}"),
@@ -57,16 +53,14 @@ fn trip_of(saga: &Value) -> Result<String> {
     Ok(id.with_context(|| format!("no subject in {saga}"))?.to_owned())
 }
 
-/// The replies to these sagas' commands, by command. Each command has one reply, byte for byte, however often it came; and
-/// another one once it was undone.
+/// The replies to these sagas' commands, by command. Each command has one reply, byte for byte, however often it came.
 async fn replies(kafka: &KafkaClient, sagas: &[Uuid]) -> Result<BTreeMap<String, Vec<Seen>>> {
     let sagas: BTreeSet<String> = sagas.iter().map(Uuid::to_string).collect();
     let mut by_command: BTreeMap<String, Vec<Seen>> = BTreeMap::new();
     for reply in kafka.records("trip.replies").await?.into_iter().filter(|reply| sagas.contains(&reply.key)) {
         let command = reply.json()["causationId"].as_str().context("a cause")?.to_owned();
         let known = by_command.entry(command).or_default();
-        let event = |seen: &Seen| seen.headers.get("ce_type").cloned();
-        if let Some(first) = known.iter().find(|first| event(first) == event(&reply)) {
+        if let Some(first) = known.first() {
             ensure!((&first.body, &first.headers) == (&reply.body, &reply.headers), "{first:?} then {reply:?}");
         }
         known.push(reply);
@@ -76,7 +70,7 @@ async fn replies(kafka: &KafkaClient, sagas: &[Uuid]) -> Result<BTreeMap<String,
 
 #[tokio::test]
 async fn a_participant_that_is_killed_between_command_and_reply_loses_no_trip() -> Result<()> {
-    const TRIPS: usize = 16;
+    const TRIPS: usize = 24;
     let platform = Platform::start().await?;
     let (client, participants) = (platform.client()?, &platform.participants);
 
@@ -142,7 +136,7 @@ async fn everything_twice_changes_nothing() -> Result<()> {
 /// Publishes each record of the trip's topics once more, until it is stopped. How many they were.
 async fn publish_twice(kafka: KafkaClient, stop: CancellationToken) -> Result<usize> {
     let follower = kafka.follow(&TOPICS).await?;
-    let (mut own, mut count) = (BTreeSet::new(), 0);
+    let mut own = BTreeSet::new();
     while !stop.is_cancelled() {
         let Some(record) = follower.next(Duration::from_millis(100)).await else { continue };
         let topic = record.topic.clone();
@@ -150,10 +144,9 @@ async fn publish_twice(kafka: KafkaClient, stop: CancellationToken) -> Result<us
         if !own.remove(&(topic.clone(), seen.partition, seen.offset)) {
             let (partition, offset) = kafka.publish_again(&topic, &seen).await?;
             own.insert((topic, partition, offset));
-            count += 1;
         }
     }
-    Ok(count)
+    Ok(own.len())
 }
 
 #[tokio::test]

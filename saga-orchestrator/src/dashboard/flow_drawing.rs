@@ -27,7 +27,8 @@ pub struct Note {
 /// where the saga stands that the picture is about.
 pub fn draw(flow: &Flow, notes: impl Fn(&str, &str) -> Vec<Note>, here: Option<(&str, &str)>) -> Markup {
     let tops = tops(flow);
-    let bottom = tops.last().map_or(0.0, |top| top + BOX.1) + marks(flow, flow.steps.len() - 1).len() as f64 * MARK + GAP;
+    let bottom =
+        tops.last().map_or(0.0, |top| top + BOX.1) + marks(flow, flow.steps.len() - 1).len() as f64 * MARK + GAP;
     let is_here = |status: &str, step: &str| here == Some((status, step));
     let failed = here.filter(|(status, _)| *status == "FAILED").map_or("FAILED", |(_, cause)| cause);
     html! {
@@ -154,7 +155,8 @@ mod tests {
         let flow = check(include_str!("../../../examples/trip/trip.v1.yaml"), Origin::User).unwrap();
         let note = |status: &str, _: &str| vec![Note { text: format!("<{status}>"), tone: "dim" }];
         let drawn = draw(&flow, note, Some(("COMPENSATING", "HOTEL_CANCEL"))).into_string();
-        for name in ["HOTEL_BOOK", "HOTEL_CANCEL", "CAR_RENT", "CAR_RETURN", "FLIGHT_TICKET", "is never undone", "201"] {
+        for name in ["HOTEL_BOOK", "HOTEL_CANCEL", "CAR_RENT", "CAR_RETURN", "FLIGHT_TICKET", "is never undone", "201"]
+        {
             assert!(drawn.contains(name), "no {name} in {drawn}");
         }
         assert_eq!(drawn.matches("\"place ahead\"").count(), 3);
@@ -166,6 +168,9 @@ mod tests {
     #[test]
     fn an_undo_leads_to_the_next_one_that_there_is() {
         let flow = crate::saga::flows::pay_first();
-        assert_eq!([undone_before(&flow, 0), undone_before(&flow, 2), undone_before(&flow, 3)], [None, Some(1), Some(2)]);
+        assert_eq!(
+            [undone_before(&flow, 0), undone_before(&flow, 2), undone_before(&flow, 3)],
+            [None, Some(1), Some(2)]
+        );
     }
 }

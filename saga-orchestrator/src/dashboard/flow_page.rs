@@ -24,10 +24,7 @@ use crate::views::stats::StandingBody;
 use crate::views::step_figures::{MAX_SAGAS, MINUTES};
 
 /// The page of a flow without a version is that of the one that new sagas start by, or else of the newest.
-pub async fn newest(
-    State(dashboard): State<Dashboard>,
-    name: Result<PathText, Problem>,
-) -> Result<Response, Page> {
+pub async fn newest(State(dashboard): State<Dashboard>, name: Result<PathText, Problem>) -> Result<Response, Page> {
     let PathText(name) = name.map_err(Page::from)?;
     let (flows, _) = dashboard.publisher.read().await.map_err(Page::from)?;
     let own = || flows.iter().filter(|flow| flow.name == name);
@@ -107,7 +104,16 @@ fn picture(flow: &Flow, standing: &[&StandingBody], figures: &[StepFigures]) -> 
         if failed > 0 {
             text += &format!(" · {failed} failed");
         }
-        notes.push(Note { text, tone: if failed > 0 { "bad" } else if now > 0 { "busy" } else { "dim" } });
+        notes.push(Note {
+            text,
+            tone: if failed > 0 {
+                "bad"
+            } else if now > 0 {
+                "busy"
+            } else {
+                "dim"
+            },
+        });
         if let Some([p50, p99]) = recent.and_then(|of| of.quantiles.as_deref()) {
             notes.push(Note { text: format!("p50 {} · p99 {}", duration(*p50), duration(*p99)), tone: "dim" });
         }

@@ -109,7 +109,8 @@ fn filters(query: &ListQuery, flows: &[Arc<Flow>]) -> Markup {
     let (status, step) = (query.status.as_deref().unwrap_or_default(), query.step.as_deref().unwrap_or_default());
     let wanted = query.flow.as_deref().unwrap_or_default();
     let names: BTreeSet<&str> = flows.iter().map(|flow| flow.name.as_str()).collect();
-    let of_flow: Vec<Arc<Flow>> = flows.iter().filter(|flow| wanted.is_empty() || flow.name == wanted).cloned().collect();
+    let of_flow: Vec<Arc<Flow>> =
+        flows.iter().filter(|flow| wanted.is_empty() || flow.name == wanted).cloned().collect();
     let mut steps: Vec<_> = known_steps(&of_flow).into_iter().map(|(name, _)| name).collect();
     steps.dedup();
     let statuses = [

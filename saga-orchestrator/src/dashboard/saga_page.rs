@@ -254,12 +254,21 @@ fn ignored(saga: &SagaBody) -> Markup {
 fn dialogs(saga: &SagaBody) -> Markup {
     let path = |act: &str| format!("/sagas/{}/{act}", saga.saga_id);
     let (cancel, what) = match is_built_in(&saga.flow) {
-        true => ("Cancel the checkout", "What was done is undone: money goes back, goods are released, the order is cancelled."),
+        true => (
+            "Cancel the checkout",
+            "What was done is undone: money goes back, goods are released, the order is cancelled.",
+        ),
         false => ("Cancel the saga", "What was done is undone, the last first."),
     };
     let what = format!("{what} It ends FAILED, CANCELLED. What is being undone already goes on, with its first cause.");
-    let settled = if is_built_in(&saga.flow) { "the money or the goods are really settled" } else { "what it would undo is really settled" };
-    let resolved = format!("The pending compensation counts as done, by you, outside of this system. Do so only once {settled}: the audit goes on listing it.");
+    let settled = if is_built_in(&saga.flow) {
+        "the money or the goods are really settled"
+    } else {
+        "what it would undo is really settled"
+    };
+    let resolved = format!(
+        "The pending compensation counts as done, by you, outside of this system. Do so only once {settled}: the audit goes on listing it."
+    );
     html! {
         @if saga.pending.is_some() {
             (dialog("cancel", cancel, &path("cancel"), &what, &[]))

@@ -174,11 +174,14 @@ mod tests {
         };
         assert_eq!(lines().await, Vec::<String>::new());
 
-        standing.note(&[], &[
-            place("RUNNING", "PAYMENT_CHARGE", 3, 0, 1.5),
-            place("COMPENSATING", "PAYMENT_REFUND", 2, 1, 90.25),
-            place("RUNNING", "OF_A_NEWER_RELEASE", 1, 0, 0.5),
-        ]);
+        standing.note(
+            &[],
+            &[
+                place("RUNNING", "PAYMENT_CHARGE", 3, 0, 1.5),
+                place("COMPENSATING", "PAYMENT_REFUND", 2, 1, 90.25),
+                place("RUNNING", "OF_A_NEWER_RELEASE", 1, 0, 0.5),
+            ],
+        );
         assert_eq!(
             lines().await,
             [

@@ -39,7 +39,7 @@ pub struct ListQuery {
     #[param(schema_with = wanted_statuses, style = Form, explode = false)]
     pub status: Option<String>,
     /// What is pending (PAYMENT_CHARGE, ...), or how it ended (COMPLETED, INVENTORY_FAILED, ...).
-    #[param(schema_with = described::any_step)]
+    #[param(schema_with = described::wanted_step)]
     pub step: Option<String>,
     /// The name of the flow that they run by (pay-first: those of `POST /checkout`).
     pub flow: Option<String>,
@@ -202,11 +202,7 @@ fn known_flow(wanted: &str, flows: &[Arc<Flow>]) -> Result<String, Problem> {
 }
 
 /// A step as it is stored, and the statuses that sagas at it have: flows may have steps of the same name.
-fn known_step(
-    wanted: &str,
-    flow: Option<&str>,
-    flows: &[Arc<Flow>],
-) -> Result<(Name, Vec<&'static str>), Problem> {
+fn known_step(wanted: &str, flow: Option<&str>, flows: &[Arc<Flow>]) -> Result<(Name, Vec<&'static str>), Problem> {
     let of_flow: Vec<Arc<Flow>> = flows.iter().filter(|of| flow.is_none_or(|name| of.name == name)).cloned().collect();
     let known = known_steps(&of_flow);
     let mut found = known.iter().filter(|(step, _)| step.eq_ignore_ascii_case(wanted)).peekable();

@@ -81,7 +81,8 @@ impl Participants {
         let of = async |is_asked: bool, participant| {
             if is_asked { Some(ask(participant, order_id).await) } else { None }
         };
-        let asks_topic = |first: &str| asked(flow).any(|of| matches!(of, Asked::Topic(topic) if topic.starts_with(first)));
+        let asks_topic =
+            |first: &str| asked(flow).any(|of| matches!(of, Asked::Topic(topic) if topic.starts_with(first)));
         let asks_order = asked(flow).any(|of| matches!(of, Asked::Action(_)));
         let (order, payment, reservation) = tokio::join!(
             of(asks_order, &self.order),

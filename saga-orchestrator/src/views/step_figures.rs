@@ -25,11 +25,14 @@ const FRESH: Duration = Duration::from_secs(2);
 /// Which flow: its name and version.
 type Key = (String, i32);
 
+/// Figures, and when they were read.
+type Read = (Instant, Arc<Vec<StepFigures>>);
+
 /// Figures of flows, as they were last read.
 pub struct FlowFigures {
     pool: PgPool,
     clock: DatabaseClock,
-    last: Mutex<BTreeMap<Key, (Instant, Arc<Vec<StepFigures>>)>>,
+    last: Mutex<BTreeMap<Key, Read>>,
 }
 
 impl FlowFigures {

@@ -71,7 +71,8 @@ pub async fn run(command: ParticipantCommand, paint: Paint, out: &mut impl Write
         .input
         .as_ref()
         .map(|path| fs::read_to_string(path).map_err(|error| Fatal::new(format!("{}: {error}", path.display()))));
-    let samples = Samples::of(&flow, input.transpose()?.as_deref()).map_err(|none| Fatal::new(format!("{none}. Give one with --input FILE")))?;
+    let samples = Samples::of(&flow, input.transpose()?.as_deref())
+        .map_err(|none| Fatal::new(format!("{none}. Give one with --input FILE")))?;
     let (mut is_broken, mut is_checked) = (false, true);
     for step in steps(&flow, arguments.step.as_deref())? {
         let report = check(&arguments, &flow, step, &samples).await?;

@@ -42,9 +42,9 @@ pub struct Problem {
     #[serde(rename = "errorId", skip_serializing_if = "Option::is_none", serialize_with = "as_id")]
     cause: Option<Cause>,
     /// All that is wrong with a text that was sent, in its order.
-    #[schema(nullable = false)]
+    #[schema(nullable = false, value_type = Option<Vec<Finding>>)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    findings: Option<Vec<Finding>>,
+    findings: Option<Findings>,
     #[serde(skip)]
     headers: Vec<(header::HeaderName, String)>,
 }
@@ -61,6 +61,11 @@ pub struct Finding {
     /// What is wrong, and how to mend it.
     pub message: String,
 }
+
+/// In a box of its own: a problem is the error of every handler, and few have findings.
+#[derive(Debug, Clone, Serialize)]
+#[expect(clippy::box_collection, reason = "a thin pointer keeps the other problems small")]
+struct Findings(Box<Vec<Finding>>);
 
 fn as_number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u16(status.as_u16())
@@ -120,7 +125,7 @@ impl Problem {
     /// Names all that is wrong with the text that was sent.
     #[must_use]
     pub fn with_findings(self, findings: Vec<Finding>) -> Self {
-        Self { findings: Some(findings), ..self }
+        Self { findings: Some(Findings(Box::new(findings))), ..self }
     }
 
     pub const fn status(&self) -> StatusCode {
