@@ -2,7 +2,7 @@
 //! No group is joined and nothing is committed.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -61,12 +61,19 @@ pub async fn watermarks(
     let asked = tokio::task::spawn_blocking(move || {
         let consumer: BaseConsumer<Heard> =
             config.create_with_context(Heard::default()).map_err(|error| error.to_string())?;
-        let answer = topics.iter().map(|topic| {
-            let found = marks(&consumer, topic, with_group)?.unwrap_or_default();
-            found.into_iter().collect::<Result<Vec<_>, KafkaError>>()
-        });
-        let answer: Result<_, KafkaError> = answer.collect();
-        answer.map_err(|error| heard::why(&consumer, &error))
+        let began = Instant::now();
+        loop {
+            let answer = topics.iter().map(|topic| {
+                let found = marks(&consumer, topic, with_group)?.unwrap_or_default();
+                found.into_iter().collect::<Result<Vec<_>, KafkaError>>()
+            });
+            match answer.collect() {
+                Err(error) if is_new_leader(&error) && began.elapsed() < LIMIT => {
+                    std::thread::sleep(Duration::from_millis(200));
+                }
+                answer => return answer.map_err(|error: KafkaError| heard::why(&consumer, &error)),
+            }
+        }
     });
     let answer = asked.await.map_err(|error| Fatal::new(format!("the question about the topics failed: {error}")))?;
     answer.map_err(|why| heard::no_answer(&servers, &why))
@@ -130,6 +137,12 @@ pub(super) fn marks(
         })
     });
     Ok(Some(marks.collect()))
+}
+
+/// Whether a partition's leader is not known yet, or no more: so it is for a moment after partitions were added.
+fn is_new_leader(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{LeaderNotAvailable, NotLeaderForPartition};
+    matches!(error.rdkafka_error_code(), Some(LeaderNotAvailable | NotLeaderForPartition))
 }
 
 /// As an error of the question about offsets: one about metadata means that no broker has answered at all.
