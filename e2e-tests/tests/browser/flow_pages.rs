@@ -17,8 +17,8 @@ async fn a_flow_is_published_and_a_saga_of_it_is_started_by_hand() -> Result<()>
         let script = format!("document.querySelector('[name=file]').value = {}", serde_json::to_string(text)?);
         browser.js(&script).await.map(|_| ())
     };
-    browser.fill("[name=by]", "ann").await?;
-    browser.fill("[name=reason]", "a first try").await?;
+    browser.fill("form[data-publish] [name=by]", "ann").await?;
+    browser.fill("form[data-publish] [name=reason]", "a first try").await?;
     write(&TRIP.replacen("version: 1", "version: one", 1)).await?;
     browser.click("form[data-publish] button[type=submit]").await?;
     browser.until_shows("form[data-publish] > .error", "422").await?;
@@ -35,10 +35,10 @@ async fn a_flow_is_published_and_a_saga_of_it_is_started_by_hand() -> Result<()>
     browser.click("a[href='/dashboard/start/trip']").await?;
     browser.until_shows("h1", "Start a saga of").await?;
     for (name, value) in [("traveller", "ann"), ("budget", "900.00"), ("from", "BER"), ("to", "LIS")] {
-        browser.fill(&format!("[name={name}]"), value).await?;
+        browser.fill(&format!("form[data-start] [name={name}]"), value).await?;
     }
     for (name, value) in [("out", "2027-05-01"), ("back", "2027-05-08")] {
-        browser.js(&format!("document.querySelector('[name={name}]').value = '{value}'")).await?;
+        browser.js(&format!("document.querySelector('form[data-start] [name={name}]').value = '{value}'")).await?;
     }
     browser.click("form[data-start] button[type=submit]").await?;
     browser.until_shows("h1", "HOTEL_BOOK").await?;

@@ -45,7 +45,7 @@ pub async fn answer(client: &Client, command: &Value, event: &str, payload: Valu
 
 #[tokio::test]
 async fn a_flow_is_published_once_and_what_is_wrong_with_a_file_is_named_with_its_line() -> Result<()> {
-    let standalone = Standalone::start(&[]).await?;
+    let standalone = Standalone::start(&[("CHECKOUT_WAIT_MS", "85000")]).await?;
     let client = standalone.client()?;
     let before = client.post(Service::Orchestrator, "/flows/trip", &request()).await?;
     before.is_problem(404, &["\"trip\"", "none is"])?;
@@ -112,7 +112,7 @@ async fn a_flow_is_published_once_and_what_is_wrong_with_a_file_is_named_with_it
 
 #[tokio::test]
 async fn a_saga_of_a_published_flow_runs_to_its_end_and_over_a_restart() -> Result<()> {
-    let mut standalone = Standalone::start(&[]).await?;
+    let mut standalone = Standalone::start(&[("CHECKOUT_WAIT_MS", "85000")]).await?;
     let client = standalone.client()?;
     let published = client.publish_flow(TRIP).await?;
     ensure!(published.status == 201, "{} {}", published.status, published.text);
@@ -238,7 +238,7 @@ async fn what_one_instance_publishes_the_other_runs_and_what_it_retires_the_othe
 
 #[tokio::test]
 async fn a_flow_of_a_newer_release_is_left_alone_and_a_known_one_goes_on_beside_it() -> Result<()> {
-    let standalone = Standalone::start(&[]).await?;
+    let standalone = Standalone::start(&[("CHECKOUT_WAIT_MS", "85000")]).await?;
     let client = standalone.client()?;
     let published = client.publish_flow(TRIP).await?;
     ensure!(published.status == 201, "{} {}", published.status, published.text);
@@ -294,7 +294,7 @@ fn next_version() -> String {
 
 #[tokio::test]
 async fn a_request_that_is_repeated_is_the_same_saga_whatever_was_activated_since() -> Result<()> {
-    let standalone = Standalone::start(&[]).await?;
+    let standalone = Standalone::start(&[("CHECKOUT_WAIT_MS", "85000")]).await?;
     let client = standalone.client()?;
     ensure!(client.publish_flow(TRIP).await?.status == 201, "published");
     let first = start(&client, "trip-number-4", &request());
@@ -320,7 +320,7 @@ async fn a_request_that_is_repeated_is_the_same_saga_whatever_was_activated_sinc
 
 #[tokio::test]
 async fn a_flow_whose_publication_commits_late_is_known_all_the_same() -> Result<()> {
-    let standalone = Standalone::start(&[]).await?;
+    let standalone = Standalone::start(&[("CHECKOUT_WAIT_MS", "85000")]).await?;
     let client = standalone.client()?;
     let mut late = client.databases.orchestrator.begin().await?;
     sqlx::query(
