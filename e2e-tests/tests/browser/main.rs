@@ -3,7 +3,6 @@
 //! `.ci/run` installs both and runs them. `SCREENSHOTS_DIR` keeps the pictures that they take.
 
 mod browser;
-mod flow_pages;
 mod hostile;
 mod intake;
 mod pictures;
