@@ -48,7 +48,7 @@ const NO_LIMIT: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// The saga that a request asks for.
 pub struct Wanted {
     pub flow: Arc<Flow>,
-    pub request: Request,
+    pub request: Arc<Request>,
     /// The request's body, where another version of the flow reads it otherwise.
     pub body: Option<String>,
     pub idempotency_key: Option<IdempotencyKey>,
@@ -164,8 +164,8 @@ async fn replay(
 
 /// Stores the saga. After an error whose outcome is unknown it is stored again, which settles the question: there
 /// is one row for an id, and one for a key. Where the question stays open until the wait limit, the answer says
-/// just that. Only with a key may the client send the request again; and only without one it is told an id, since
-/// under a key an earlier request's saga may be the one.
+/// just that. Only a request with a key may be sent again. Only an answer to one without a key names the saga's id: under
+/// a key, an earlier request's saga may be the one.
 async fn store(coordinator: Arc<Coordinator>, new: NewSaga, until: Instant) -> Result<Begun, Problem> {
     let saga_id = new.transition.saga.saga_id;
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
@@ -205,7 +205,7 @@ fn unknown(saga_id: SagaId, has_key: bool) -> Problem {
     Problem::outcome_unknown(detail).with_saga(saga_id).with_header(header::LOCATION, format!("/sagas/{saga_id}"))
 }
 
-/// 503: the saga that has the key can't be told of now, and this request stored none. One of a newer release's
+/// 503: the saga that has the key can't be read now, and this request stored none. One of a newer release's
 /// definition, that release can tell.
 pub fn not_known(error: ApplyError) -> Problem {
     let problem = Problem::unavailable(format!("{NOT_STORED}: {error}"), 1);

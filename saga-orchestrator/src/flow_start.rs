@@ -74,20 +74,19 @@ async fn start(
         return Err(Problem::new(StatusCode::BAD_REQUEST, format!("the body is not valid JSON: {error}")));
     }
     let active = flows.active(&name);
-    let is_active = |flow: &Flow| active.as_ref().is_some_and(|active| active.version == flow.version);
-    let (flow, request) = match earlier(&intake, &name, idempotency_key.as_ref(), text).await? {
+    let (flow, request) = match earlier(&intake, &name, active.as_deref(), idempotency_key.as_ref(), text).await? {
         Some(earlier) => earlier,
         None => {
-            let Some(flow) = active.clone() else { return Err(not_started(flows, &name)) };
+            let flow = active.clone().ok_or_else(|| not_started(flows, &name))?;
             let request = flow.read_start(text).map_err(misfit)?;
             (flow, request)
         }
     };
-    let permitted = match is_active(&flow) {
+    let permitted = match active.is_some_and(|active| active.version == flow.version) {
         true => idempotency_key.as_ref().map_or(Ok(()), IdempotencyKey::check_new),
         false => Err(not_started(flows, &name)),
     };
-    let body = Some(text.to_owned());
+    let (request, body) = (Arc::new(request), Some(text.to_owned()));
     begin(&intake, &caller, &headers, Wanted { flow, request, body, idempotency_key, permitted }).await
 }
 
@@ -96,13 +95,13 @@ async fn start(
 async fn earlier(
     intake: &Intake,
     name: &str,
+    active: Option<&Flow>,
     key: Option<&IdempotencyKey>,
     text: &str,
 ) -> Result<Option<(Arc<Flow>, Request)>, Problem> {
     let flows = &intake.coordinator.flows;
     let Some(key) = key else { return Ok(None) };
     let versions = flows.by_name().into_iter().find(|versions| versions[0].name == name).unwrap_or_default();
-    let active = flows.active(name);
     if let [only] = &versions[..]
         && active.is_some_and(|active| active.version == only.version)
     {
@@ -132,11 +131,12 @@ fn misfit(misfit: Misfit) -> Problem {
 
 /// Why no saga of a flow is started here.
 fn not_started(flows: &Flows, name: &str) -> Problem {
-    if let Some(version) = flows.active_versions().get(name) {
+    let active = flows.active_versions();
+    if let Some(version) = active.get(name) {
         let detail = format!("{name} v{version} is active, and this release can't run it: one that can does");
         return Problem::unavailable(detail, 5);
     }
-    let active = flows.active_versions().into_iter().filter(|(name, _)| name != PAY_FIRST);
+    let active = active.into_iter().filter(|(name, _)| name != PAY_FIRST);
     let active: Vec<String> = active.map(|(name, version)| format!("{name} v{version}")).collect();
     let which = if active.is_empty() { "none is".to_owned() } else { format!("active: {}", active.join(", ")) };
     let name: String = name.chars().take(80).collect();

@@ -1,5 +1,7 @@
 //! The request of a checkout, whose fields have columns of their own in `sagas`.
 
+use std::sync::Arc;
+
 use flow::{Record, Request, Value};
 use messages::{Money, UserId};
 
@@ -24,6 +26,12 @@ impl From<Checkout> for Request {
             (FORCE_INVENTORY_FAIL.into(), Value::Flag(force_inventory_fail)),
         ];
         Self { input: Record(input), owner: user_id, money: Some(money) }
+    }
+}
+
+impl From<Checkout> for Arc<Request> {
+    fn from(checkout: Checkout) -> Self {
+        Self::new(checkout.into())
     }
 }
 
