@@ -14,6 +14,8 @@ use sqlx::Row as _;
 use tracing::{info, warn};
 use utoipa::ToSchema;
 
+use crate::looking::keep_looking;
+
 /// How often an instance looks whether another one was told to pause, and how many sagas are unfinished.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -62,24 +64,11 @@ impl Gate {
 
     /// Keeps looking until `stop`.
     pub async fn watch(&self, stop: CancellationToken) {
-        let mut looking = true;
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(LOOK) => {}
-            }
-            match within_limit(look(&self.session, self.max_unfinished)).await {
-                Ok(seen) => {
-                    self.note(seen);
-                    looking = true;
-                }
-                Err(error) if looking => {
-                    warn!(error = error.for_log(), "whether checkouts are paused can't be looked up; trying on");
-                    looking = false;
-                }
-                Err(_) => {}
-            }
-        }
+        let look = || async move {
+            self.note(look(&self.session, self.max_unfinished).await?);
+            Ok(())
+        };
+        keep_looking(LOOK, "whether checkouts are paused", stop, look).await;
     }
 
     /// Opens or closes it, for all instances.

@@ -28,6 +28,7 @@ mod forced_failures;
 mod gate;
 mod idempotency;
 mod intake;
+mod looking;
 mod metrics;
 mod operator;
 mod orders;
