@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use flow::{Flow, MAX_FILE, Origin, check};
 use messages::TimestampText;
 use serde::{Deserialize, Serialize};
-use service_runtime::database::{Session, again_if_lost, within_limit};
+use service_runtime::database::{Session, StoreError, again_if_lost, within_limit};
 use service_runtime::http::description::{BodyProblems, DatabaseProblems, PROBLEM_JSON};
 use service_runtime::http::{Finding, JsonBody, PathText, Problem, YamlText};
 use service_runtime::kafka::CreationError;
@@ -25,7 +25,7 @@ use crate::flow_topics::{Topics, topics};
 use crate::operator::Act;
 use crate::registry::Flows;
 use crate::saga::flows::PAY_FIRST;
-use crate::store::flows::{self as rows, Change, Changed, Publication, Published, Stored};
+use crate::store::flows::{self as rows, Change, Changed, Publication, Published, Stored, Undecided};
 use crate::supported::unsupported;
 
 /// Describes these routes.
@@ -160,7 +160,7 @@ async fn publish(
     let publication =
         Publication { name, version: *version, digest, source, built_in: false, by: &by, reason: &reason };
     // Stored twice it is stored once.
-    let stored = within_limit(again_if_lost(|| rows::publish(&publisher.session, publication))).await?;
+    let stored = asked(|| rows::publish(&publisher.session, publication)).await?;
     if let Stored::Other(there) = stored {
         let detail = format!(
             "{name} v{version} is published already, with digest {there}; this file has {digest}. A changed flow needs a new version"
@@ -170,9 +170,9 @@ async fn publish(
     publisher.create_topics(&flow).await?;
     if activate {
         let key = (name.as_str(), *version);
-        within_limit(again_if_lost(|| rows::activate_new(&publisher.session, key, &by, &reason))).await?;
+        asked(|| rows::activate_once(&publisher.session, key, Undecided::Version, &by, &reason)).await?;
     }
-    within_limit(again_if_lost(|| publisher.flows.refresh())).await?;
+    asked(|| publisher.flows.refresh()).await?;
     info!(flow = name, version, digest, by, reason, activate, "a flow was published");
     let body = Json(publisher.one(name, *version, false).await?);
     let status = if stored == Stored::New { StatusCode::CREATED } else { StatusCode::OK };
@@ -248,7 +248,7 @@ async fn activate(
 ) -> Result<Json<FlowBody>, Problem> {
     let Act { by, reason } = act.validated()?;
     publisher.one(&name, version, false).await?;
-    within_limit(again_if_lost(|| publisher.flows.refresh())).await?;
+    asked(|| publisher.flows.refresh()).await?;
     let Some(flow) = publisher.flows.find(&name, version) else {
         let detail = format!(
             "this release can't run {name} v{version}: a newer one has published it, or will have the topics that it asks by"
@@ -351,10 +351,10 @@ impl Publisher {
     async fn change(&self, key: (&str, i32), change: Change, by: &str, reason: &str) -> Result<(), Problem> {
         // Twice the same change does no harm.
         let changed = || rows::change(&self.session, key, change, by, reason);
-        if !within_limit(again_if_lost(changed)).await? {
+        if !asked(changed).await? {
             return Err(no_such_flow(key.0, Some(key.1)));
         }
-        within_limit(again_if_lost(|| self.flows.refresh())).await?;
+        asked(|| self.flows.refresh()).await?;
         info!(flow = key.0, version = key.1, change = change.as_str(), by, reason, "a flow was changed");
         Ok(())
     }
@@ -368,7 +368,7 @@ impl Publisher {
         let found = flows.into_iter().find(|flow| flow.name == name && flow.version == version);
         let found = found.ok_or_else(|| no_such_flow(name, Some(version)))?;
         let source = match with_source {
-            true => within_limit(again_if_lost(|| rows::source(&self.session, name, version))).await?,
+            true => asked(|| rows::source(&self.session, name, version)).await?,
             false => None,
         };
         Ok(FlowBody { source, ..found })
@@ -379,9 +379,9 @@ impl Publisher {
     /// # Errors
     /// 503 or 500 for the database's.
     pub async fn read(&self) -> Result<(Vec<FlowBody>, Vec<Changed>), Problem> {
-        let published = within_limit(again_if_lost(|| rows::published(&self.session))).await?;
-        let changes = within_limit(again_if_lost(|| rows::changes(&self.session))).await?;
-        let running = within_limit(again_if_lost(|| rows::running(&self.pool))).await?;
+        let published = asked(|| rows::published(&self.session)).await?;
+        let changes = asked(|| rows::changes(&self.session)).await?;
+        let running = asked(|| rows::running(&self.pool)).await?;
         let running: HashMap<(String, i32), i64> =
             running.into_iter().map(|(name, version, count)| ((name, version), count)).collect();
         let active = crate::registry::active(&changes);
@@ -410,6 +410,11 @@ impl Publisher {
         });
         Ok((flows.collect(), changes))
     }
+}
+
+/// Asks the database, once more where the connection was lost: what is done twice here is done once.
+async fn asked<T, W: Future<Output = Result<T, StoreError>>>(work: impl Fn() -> W) -> Result<T, StoreError> {
+    within_limit(again_if_lost(work)).await
 }
 
 /// The line where a step, or a key at the top of the file, stands: what is reported here has no place of its own.

@@ -12,9 +12,10 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::SagaSettings;
+use crate::looking::keep_looking;
 use crate::saga::flows::{BuiltIn, PAY_FIRST, built_in};
 use crate::store::definitions::patiently;
-use crate::store::flows::{self as rows, Changed, Publication, Published, Stored};
+use crate::store::flows::{self as rows, Changed, Publication, Published, Stored, Undecided};
 use crate::supported::obstacles;
 
 /// How often an instance looks whether flows were published or changed.
@@ -127,7 +128,8 @@ impl Flows {
             }
             let obstacles = obstacles(&built_in.flow, true);
             if obstacles.is_empty() {
-                patiently(|| rows::activate_first(&self.session, (name, *version), by, reason)).await?;
+                let key = (name.as_str(), *version);
+                patiently(|| rows::activate_once(&self.session, key, Undecided::Flow, by, reason)).await?;
             } else {
                 info!(flow = name, version, obstacles = obstacles.join("; "), "a built-in flow is not run yet");
             }
@@ -161,21 +163,7 @@ impl Flows {
 
     /// Keeps looking until `stop`.
     pub async fn watch(&self, stop: CancellationToken) {
-        let mut looking = true;
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(LOOK) => {}
-            }
-            match within_limit(self.refresh()).await {
-                Ok(()) => looking = true,
-                Err(error) if looking => {
-                    warn!(error = error.for_log(), "published flows can't be looked up; trying on");
-                    looking = false;
-                }
-                Err(_) => {}
-            }
-        }
+        keep_looking(LOOK, "published flows", stop, || self.refresh()).await;
     }
 
     async fn load(&self) -> Result<(), StoreError> {

@@ -107,36 +107,31 @@ pub async fn change(
     Ok(!session.rows(insert).await?.is_empty())
 }
 
-/// Activates a version that was neither activated nor retired before: a file that is published again, by a job that runs
-/// each night, moves nothing back.
-pub async fn activate_new(
-    session: &Session,
-    (name, version): (&str, i32),
-    by: &str,
-    reason: &str,
-) -> Result<(), StoreError> {
-    let insert = sqlx::query(
-        "INSERT INTO flow_changes (name, version, change, actor, reason)
-         SELECT $1, $2, 'ACTIVATED', $3, $4
-         WHERE NOT EXISTS (SELECT 1 FROM flow_changes WHERE name = $1 AND version = $2 AND change <> 'PUBLISHED')",
-    );
-    session.rows(insert.bind(name).bind(version).bind(by).bind(reason)).await?;
-    Ok(())
+/// For what nothing may have been decided yet, so that a version is activated without being asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undecided {
+    /// For this version: a file that is published again, by a job that runs each night, moves nothing back.
+    Version,
+    /// For any version of the flow: a release activates none beside an active one.
+    Flow,
 }
 
-/// Activates a version of a flow of which no version was activated or retired before.
-pub async fn activate_first(
+/// Activates a version, unless it (or any version of its flow) was activated or retired before.
+pub async fn activate_once(
     session: &Session,
     (name, version): (&str, i32),
+    undecided: Undecided,
     by: &str,
     reason: &str,
 ) -> Result<(), StoreError> {
     let insert = sqlx::query(
         "INSERT INTO flow_changes (name, version, change, actor, reason)
          SELECT $1, $2, 'ACTIVATED', $3, $4
-         WHERE NOT EXISTS (SELECT 1 FROM flow_changes WHERE name = $1 AND change <> 'PUBLISHED')",
+         WHERE NOT EXISTS (SELECT 1 FROM flow_changes
+                           WHERE name = $1 AND ($5 OR version = $2) AND change <> 'PUBLISHED')",
     );
-    session.rows(insert.bind(name).bind(version).bind(by).bind(reason)).await?;
+    let insert = insert.bind(name).bind(version).bind(by).bind(reason).bind(undecided == Undecided::Flow);
+    session.rows(insert).await?;
     Ok(())
 }
 
