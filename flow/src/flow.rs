@@ -212,12 +212,7 @@ impl Flow {
 
     /// The topics of its commands.
     pub fn command_topics(&self) -> impl Iterator<Item = &str> {
-        let forward = self.steps.iter().filter_map(|step| match &step.action {
-            Action::Ask(ask) => Some(ask),
-            Action::Wait { .. } => None,
-        });
-        let back = self.steps.iter().filter_map(|step| step.undo.as_ref()).map(|undo| &undo.ask);
-        forward.chain(back).filter_map(|ask| match &ask.of {
+        self.steps.iter().flat_map(Step::questions).filter_map(|question| match &question.ask.of {
             Asked::Topic(topic) => Some(topic.as_str()),
             Asked::Action(_) => None,
         })

@@ -60,7 +60,13 @@ impl Flow {
 }
 
 impl Step {
-    fn question(&self) -> Option<Question<'_>> {
+    /// What it asks, and what its undo asks.
+    pub fn questions(&self) -> impl Iterator<Item = Question<'_>> {
+        self.question().into_iter().chain(self.undo.as_ref().map(UndoStep::question))
+    }
+
+    /// What it asks. `None` where it waits for a signal.
+    pub fn question(&self) -> Option<Question<'_>> {
         match &self.action {
             Action::Ask(ask) => Some(Question { name: &self.name, ask }),
             Action::Wait { .. } => None,

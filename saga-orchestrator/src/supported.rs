@@ -48,9 +48,8 @@ fn steps(step: &Step, note: &mut impl FnMut(bool, &str, &'static str)) {
     note(!step.progress.is_empty(), name, "`progress`");
     note(step.late == Late::Attention || step.late == Late::GoOn, name, "`late: attention` and `late: go_on`");
     note(step.order_status.is_some(), name, "`order`, a status that travels with the step");
-    let forward = if let Action::Ask(ask) = &step.action { Some(ask) } else { None };
-    for ask in forward.into_iter().chain(step.undo.as_ref().map(|undo| &undo.ask)) {
-        if let Asked::Action(action) = &ask.of {
+    for question in step.questions() {
+        if let Asked::Action(action) = &question.ask.of {
             note(!CALLS.contains(&action.as_str()), name, "this call of the order service");
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use flow::{Action, Asked, Flow};
+use flow::{Asked, Flow, Step};
 use messages::{OrderId, SagaId};
 use reqwest::{Client, Url};
 use serde::{Deserialize, Serialize};
@@ -95,10 +95,7 @@ impl Participants {
 
 /// Whom the steps of a flow ask.
 fn asked(flow: &Flow) -> impl Iterator<Item = &Asked> {
-    flow.steps.iter().filter_map(|step| match &step.action {
-        Action::Ask(ask) => Some(&ask.of),
-        Action::Wait { .. } => None,
-    })
+    flow.steps.iter().filter_map(Step::question).map(|question| &question.ask.of)
 }
 
 async fn ask((client, collection): &(Client, Url), order_id: OrderId) -> Told {
