@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::{Client, Service, kafka_security, program};
@@ -20,6 +20,18 @@ impl Ran {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         let code = output.status.code().context("it was killed")?;
         Ok(Self { code, stdout: text(output.stdout), stderr: text(output.stderr) })
+    }
+
+    /// Whether it has ended with this code and printed all these words, to one of its outputs.
+    ///
+    /// # Errors
+    /// With all that it has printed.
+    pub fn says(&self, code: i32, words: &[&str]) -> Result<()> {
+        ensure!(self.code == code, "{self:?}");
+        for word in words {
+            ensure!(self.stdout.contains(word) || self.stderr.contains(word), "no {word:?} in {self:?}");
+        }
+        Ok(())
     }
 
     /// Its output as one JSON value.

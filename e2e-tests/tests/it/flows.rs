@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use e2e_tests::{Answer, Client, Instance, Layout, Service, Services, Standalone, eventually, real_kafka};
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::PgExecutor;
 use tokio::task::JoinHandle;
 
 pub const TRIP: &str = include_str!("../../../examples/trip/trip.v1.yaml");
@@ -245,17 +246,7 @@ async fn a_flow_of_a_newer_release_is_left_alone_and_a_known_one_goes_on_beside_
     let (newer, _) = TRIP.split_once("\ntests:").context("tests")?;
     let newer = newer.replace("version: 1", "version: 2");
     let newer = newer.replacen("    within: 60s\n", "    within: 60s\n    late: attention\n", 1);
-    sqlx::query(
-        "WITH newer AS (
-             INSERT INTO flows (name, version, digest, source, built_in, published_by, reason)
-             VALUES ('trip', 2, 'of a newer release', $1, false, 'ann', 'new words') RETURNING name, version
-         )
-         INSERT INTO flow_changes (name, version, change, actor, reason)
-         SELECT name, version, 'ACTIVATED', 'ann', 'new words' FROM newer",
-    )
-    .bind(newer)
-    .execute(&client.databases.orchestrator)
-    .await?;
+    store_active(&client.databases.orchestrator, &newer).await?;
 
     let refused = async || {
         // One that comes before this is known here starts a trip, and waits for its outcome.
@@ -283,6 +274,22 @@ async fn a_flow_of_a_newer_release_is_left_alone_and_a_known_one_goes_on_beside_
     answer(&client, &book[0].json(), "trip.hotel.full", json!({"reason": "no room"})).await?;
     let ended = started.await??;
     ensure!(ended.status == 409 && ended.json()?["step"] == "HOTEL_FULL", "{} {}", ended.status, ended.text);
+    Ok(())
+}
+
+/// Stores version 2 of the trip as another instance does, active.
+async fn store_active(database: impl PgExecutor<'_>, source: &str) -> Result<()> {
+    sqlx::query(
+        "WITH stored AS (
+             INSERT INTO flows (name, version, digest, source, built_in, published_by, reason)
+             VALUES ('trip', 2, 'of another instance', $1, false, 'ann', 'a test') RETURNING name, version
+         )
+         INSERT INTO flow_changes (name, version, change, actor, reason)
+         SELECT name, version, 'ACTIVATED', 'ann', 'a test' FROM stored",
+    )
+    .bind(source)
+    .execute(database)
+    .await?;
     Ok(())
 }
 
@@ -323,17 +330,7 @@ async fn a_flow_whose_publication_commits_late_is_known_all_the_same() -> Result
     let standalone = Standalone::start(&[("CHECKOUT_WAIT_MS", "85000")]).await?;
     let client = standalone.client()?;
     let mut late = client.databases.orchestrator.begin().await?;
-    sqlx::query(
-        "WITH late AS (
-             INSERT INTO flows (name, version, digest, source, built_in, published_by, reason)
-             VALUES ('trip', 2, 'any', $1, false, 'ann', 'slow') RETURNING name, version
-         )
-         INSERT INTO flow_changes (name, version, change, actor, reason)
-         SELECT name, version, 'ACTIVATED', 'ann', 'slow' FROM late",
-    )
-    .bind(next_version())
-    .execute(&mut *late)
-    .await?;
+    store_active(&mut *late, &next_version()).await?;
     // Its changes have greater numbers, and are seen first.
     ensure!(client.publish_flow(TRIP).await?.status == 201, "published");
     tokio::time::sleep(Duration::from_secs(2)).await;

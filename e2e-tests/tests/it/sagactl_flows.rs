@@ -30,38 +30,30 @@ async fn publish(client: &Client, file: &File, more: &[&str]) -> Result<Ran> {
     client.sagactl(&[&["flow", "publish", &file.path, "--by", "ann", "--reason", "a try"], more].concat()).await
 }
 
-fn says(ran: &Ran, code: i32, words: &[&str]) -> Result<()> {
-    ensure!(ran.code == code, "{ran:?}");
-    for word in words {
-        ensure!(ran.stdout.contains(word) || ran.stderr.contains(word), "no {word:?} in {ran:?}");
-    }
-    Ok(())
-}
-
 #[tokio::test]
 async fn a_file_is_published_once_and_another_one_under_its_version_is_refused() -> Result<()> {
     let client = shared().await?;
     let (file, other) = (File::of("stay", &[])?, File::of("stay", &[("3m", "4m")])?);
 
-    says(&publish(&client, &file, &[]).await?, 0, &["stay v1  ACTIVE  0 unfinished  sha256 ", ": published"])?;
-    says(&publish(&client, &file, &[]).await?, 0, &["stay v1  ACTIVE", "the same file is published already"])?;
+    publish(&client, &file, &[]).await?.says(0, &["stay v1  ACTIVE  0 unfinished  sha256 ", ": published"])?;
+    publish(&client, &file, &[]).await?.says(0, &["stay v1  ACTIVE", "the same file is published already"])?;
     let published = publish(&client, &file, &["--json"]).await?.json()?;
     let digest = published["digest"].as_str().context("a digest")?;
-    says(&publish(&client, &other, &[]).await?, 1, &["409", digest])?;
+    publish(&client, &other, &[]).await?.says(1, &["409", digest])?;
 
     let listed = client.sagactl(&["flow", "list", "--json"]).await?;
     let flows: Vec<Value> = listed.stdout.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let find = |name: &str| flows.iter().find(|flow| flow["name"] == name).context("a flow");
     assert_eq!((&find("stay")?["publishedBy"], &find("stay")?["version"]), (&"ann".into(), &1.into()));
     assert_eq!(find("pay-first")?["builtIn"], true);
-    says(&client.sagactl(&["flow", "list"]).await?, 0, &["FLOW", "stay", "release"])?;
+    client.sagactl(&["flow", "list"]).await?.says(0, &["FLOW", "stay", "release"])?;
     let shown = client.sagactl(&["flow", "show", "stay/1"]).await?;
-    says(&shown, 0, &["published by ann at ", ": a try", "stay.hotel.book.command", "<- HOTEL_CANCEL"])?;
-    says(&client.sagactl(&["flow", "show", "pay-first"]).await?, 0, &["comes with the platform", "ORDER_CREATE"])?;
+    shown.says(0, &["published by ann at ", ": a try", "stay.hotel.book.command", "<- HOTEL_CANCEL"])?;
+    client.sagactl(&["flow", "show", "pay-first"]).await?.says(0, &["comes with the platform", "ORDER_CREATE"])?;
 
-    says(&client.sagactl(&["flow", "diff", &file.path]).await?, 0, &["the same file", "0 sagas still run by v1"])?;
+    client.sagactl(&["flow", "diff", &file.path]).await?.says(0, &["the same file", "0 sagas still run by v1"])?;
     let diff = client.sagactl(&["flow", "diff", "stay", &other.path]).await?;
-    says(&diff, 1, &["reach_pivot_within: 3m -> 4m", "Both are version 1."])
+    diff.says(1, &["reach_pivot_within: 3m -> 4m", "Both are version 1."])
 }
 
 #[tokio::test]
@@ -79,8 +71,8 @@ async fn findings_are_printed_as_the_check_prints_them_and_nothing_is_published(
     ensure!(checked.stdout.lines().count() > 1, "{checked:?}");
     let json = publish(&client, &broken, &["--json"]).await?;
     assert_eq!(json.stdout, client.sagactl(&["flow", "check", "--json", &broken.path]).await?.stdout);
-    says(&client.sagactl(&["flow", "show", "broken-stay"]).await?, 2, &["404"])?;
-    says(&client.sagactl(&["flow", "diff", &File::of("new-stay", &[])?.path]).await?, 2, &["no version of new-stay"])
+    client.sagactl(&["flow", "show", "broken-stay"]).await?.says(2, &["404"])?;
+    client.sagactl(&["flow", "diff", &File::of("new-stay", &[])?.path]).await?.says(2, &["no version of new-stay"])
 }
 
 #[tokio::test]
@@ -88,10 +80,10 @@ async fn what_this_release_can_not_run_is_refused_by_name() -> Result<()> {
     let client = shared().await?;
     let late = File::of("late-stay", &[("within: 60s\n    ask:\n", "within: 60s\n    late: attention\n    ask:\n")])?;
 
-    says(&client.sagactl(&["flow", "check", &late.path]).await?, 0, &["ok"])?;
+    client.sagactl(&["flow", "check", &late.path]).await?.says(0, &["ok"])?;
 
     let refused = publish(&client, &late, &[]).await?;
-    says(&refused, 1, &[&format!("{}:", late.path), ": not-yet: "])
+    refused.says(1, &[&format!("{}:", late.path), ": not-yet: "])
 }
 
 #[tokio::test]
@@ -107,14 +99,14 @@ async fn a_version_is_activated_and_retired_with_who_did_it_and_why() -> Result<
     };
     publish(&client, &one, &[]).await?;
 
-    says(&publish(&client, &two, &["--no-activate"]).await?, 0, &["old-stay v2  INACTIVE"])?;
-    says(&act("activate", "2").await?, 0, &["old-stay v2  ACTIVE"])?;
-    says(&client.sagactl(&["flow", "show", "old-stay/1"]).await?, 0, &["old-stay v1  INACTIVE"])?;
-    says(&act("retire", "2").await?, 0, &["old-stay v2  RETIRED"])?;
+    publish(&client, &two, &["--no-activate"]).await?.says(0, &["old-stay v2  INACTIVE"])?;
+    act("activate", "2").await?.says(0, &["old-stay v2  ACTIVE"])?;
+    client.sagactl(&["flow", "show", "old-stay/1"]).await?.says(0, &["old-stay v1  INACTIVE"])?;
+    act("retire", "2").await?.says(0, &["old-stay v2  RETIRED"])?;
 
-    says(&act("activate", "3").await?, 2, &["404"])?;
+    act("activate", "3").await?.says(2, &["404"])?;
     let shown = client.sagactl(&["flow", "show", "old-stay/2"]).await?;
-    says(&shown, 0, &["v2 ACTIVATED by bob: on second thought", "v2 RETIRED by bob"])?;
+    shown.says(0, &["v2 ACTIVATED by bob: on second thought", "v2 RETIRED by bob"])?;
     let diff = client.sagactl(&["flow", "diff", "old-stay/1", "old-stay/2", "--json"]).await?;
     assert_eq!((diff.code, &diff.json()?["new"]["version"]), (1, &2.into()), "{diff:?}");
     Ok(())

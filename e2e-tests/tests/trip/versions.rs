@@ -1,20 +1,12 @@
 //! A new version while trips run by the old one, and a flow that is retired. With participants that were there before
 //! the flow was published.
 
-use anyhow::{Context as _, Result, ensure};
-use e2e_tests::{Ran, Scratch, id};
+use anyhow::{Context as _, Result};
+use e2e_tests::{Scratch, id};
 use serde_json::json;
 
 use crate::participants::examples;
 use crate::platform::{Platform, begin, start, trip_to};
-
-fn says(ran: &Ran, code: i32, words: &[&str]) -> Result<()> {
-    ensure!(ran.code == code, "{ran:?}");
-    for word in words {
-        ensure!(ran.stdout.contains(word) || ran.stderr.contains(word), "no {word:?} in {ran:?}");
-    }
-    Ok(())
-}
 
 #[tokio::test]
 async fn running_trips_end_by_the_version_that_they_began_with() -> Result<()> {
@@ -36,18 +28,17 @@ async fn running_trips_end_by_the_version_that_they_began_with() -> Result<()> {
     platform.stands_at(old, "HOTEL_BOOK").await?;
 
     let diff = platform.sagactl(&["flow", "diff", file]).await?;
-    says(
-        &diff,
+    diff.says(
         1,
         &["done: 201 -> 200", "body.hotel: $HOTEL_BOOK.bookingRef", "1 saga still runs by v1, and ends by it."],
     )?;
     let act = ["--by", "ann", "--reason", "a smaller answer"];
     let publish = [&["flow", "publish", file, "--no-activate"][..], &act].concat();
-    says(&platform.sagactl(&publish).await?, 0, &["trip v2  INACTIVE", "published"])?;
+    platform.sagactl(&publish).await?.says(0, &["trip v2  INACTIVE", "published"])?;
     let still_old = begin(&client, &trip_to("LIS")).await?;
     let activate = [&["flow", "activate", "trip", "2"][..], &act].concat();
-    says(&platform.sagactl(&activate).await?, 0, &["trip v2  ACTIVE"])?;
-    says(&platform.sagactl(&["flow", "show", "trip/1"]).await?, 0, &["trip v1  INACTIVE  2 unfinished"])?;
+    platform.sagactl(&activate).await?.says(0, &["trip v2  ACTIVE"])?;
+    platform.sagactl(&["flow", "show", "trip/1"]).await?.says(0, &["trip v1  INACTIVE  2 unfinished"])?;
     platform.participants.go_on("hotel")?;
 
     let new = start(&client, "trip", &trip_to("LIS"), &[]).await?;
@@ -73,15 +64,15 @@ async fn a_retired_flow_starts_no_trip_and_ends_those_that_run() -> Result<()> {
 
     let retired = platform.sagactl(&[&["flow", "retire", "trip", "1"][..], &act].concat()).await?;
 
-    says(&retired, 0, &["trip v1  RETIRED  1 unfinished"])?;
+    retired.says(0, &["trip v1  RETIRED  1 unfinished"])?;
     start(&client, "trip", &trip_to("LIS"), &[]).await?.is_problem(404, &["trip"])?;
     let shown = platform.sagactl(&["flow", "show", "trip"]).await?;
-    says(&shown, 0, &["published by ann", "v1 RETIRED by ann: the season is over", "HOTEL_BOOK"])?;
+    shown.says(0, &["published by ann", "v1 RETIRED by ann: the season is over", "HOTEL_BOOK"])?;
     platform.participants.go_on("flight")?;
     assert_eq!(platform.ends(&[running]).await?[0]["status"], "COMPLETED");
 
     let activated = platform.sagactl(&[&["flow", "activate", "trip", "1"][..], &act].concat()).await?;
-    says(&activated, 0, &["trip v1  ACTIVE  0 unfinished"])?;
+    activated.says(0, &["trip v1  ACTIVE  0 unfinished"])?;
     assert_eq!(start(&client, "trip", &trip_to("LIS"), &[]).await?.status, 201);
     platform.audit_is_clean().await
 }

@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use flow::{Finding, Flow};
 use service_runtime::Fatal;
 
@@ -85,27 +85,23 @@ pub enum FlowCommand {
         json: bool,
     },
     /// Have new sagas run by a published version
-    Activate {
-        name: String,
-        version: i32,
-        #[command(flatten)]
-        act: Act,
-        /// Print the answer's JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Activate(VersionAct),
     /// Start no more sagas by a published version; those that run end by it
-    Retire {
-        name: String,
-        version: i32,
-        #[command(flatten)]
-        act: Act,
-        /// Print the answer's JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Retire(VersionAct),
     /// Print the JSON Schema of flow files, for editors
     Format,
+}
+
+/// What is done to a published version.
+#[derive(Debug, Args)]
+pub struct VersionAct {
+    name: String,
+    version: i32,
+    #[command(flatten)]
+    act: Act,
+    /// Print the answer's JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs one of them. Whether it was done.
@@ -132,12 +128,8 @@ pub async fn run(
             published::publish(&api()?, &file, &act, !no_activate, json, paint, out).await
         }
         FlowCommand::List { json } => published::list(&api()?, json, paint, out).await.map(|()| true),
-        FlowCommand::Activate { name, version, act, json } => {
-            published::change(&api()?, (&name, version), Becomes::Active, &act, json, paint, out).await
-        }
-        FlowCommand::Retire { name, version, act, json } => {
-            published::change(&api()?, (&name, version), Becomes::Retired, &act, json, paint, out).await
-        }
+        FlowCommand::Activate(act) => published::change(&api()?, act, Becomes::Active, paint, out).await,
+        FlowCommand::Retire(act) => published::change(&api()?, act, Becomes::Retired, paint, out).await,
         FlowCommand::Format => {
             let schema = serde_json::to_string_pretty(&flow::format::json_schema());
             print(out, &schema.map_err(|error| Fatal::new(error.to_string()))?).map(|()| true)

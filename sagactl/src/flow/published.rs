@@ -11,8 +11,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use service_runtime::{Fatal, percent_encoded};
 
-use super::draw;
 use super::file::finding_line;
+use super::{VersionAct, draw};
 use crate::acts::Act;
 use crate::api::{Api, Told};
 use crate::paint::{Paint, harmless, table};
@@ -112,10 +112,8 @@ pub async fn publish(
 /// When there is no such version, or the orchestrator can't be reached or fails.
 pub async fn change(
     api: &Api,
-    (name, version): (&str, i32),
+    VersionAct { name, version, act, json: as_json }: VersionAct,
     becomes: Becomes,
-    act: &Act,
-    as_json: bool,
     paint: Paint,
     out: &mut dyn Write,
 ) -> Result<bool, Fatal> {
@@ -123,7 +121,7 @@ pub async fn change(
         Becomes::Active => "activate",
         Becomes::Retired => "retire",
     };
-    let path = format!("/flows/{}/{version}/{verb}", percent_encoded(name));
+    let path = format!("/flows/{}/{version}/{verb}", percent_encoded(&name));
     let told = api.post(&path, &json!({"by": act.by, "reason": act.reason}), &[]).await?;
     match told.status.as_u16() {
         200 if as_json => print(out, &told.body.to_string())?,
