@@ -1,5 +1,5 @@
-//! Flows: files, offline ([`file`], [`draw`]), what two of them say differently ([`diff`]), and those that are
-//! published ([`published`]).
+//! Flows: files, offline (`file`, `draw`), what two of them say differently (`diff`), and those that are published
+//! (`published`).
 
 mod diff;
 mod draw;
