@@ -7,7 +7,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
+use uuid::{NoContext, Uuid};
+
+use crate::Timestamp;
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -21,6 +23,13 @@ macro_rules! id {
             #[expect(clippy::new_without_default, reason = "each call gives another id: not a default")]
             pub fn new() -> Self {
                 Self(Uuid::now_v7())
+            }
+
+            /// A new id that says that it was made at this time, to the millisecond. Times before 1970 count as then.
+            pub fn new_at(time: Timestamp) -> Self {
+                let seconds = time.timestamp().try_into().unwrap_or_default();
+                let made = uuid::Timestamp::from_unix(NoContext, seconds, time.timestamp_subsec_nanos());
+                Self(Uuid::new_v7(made))
             }
 
             /// The id as a plain UUID, for drivers.
@@ -75,5 +84,22 @@ impl EventId {
     /// arguments always give the same id (UUIDv5), so a repeated message is recognised without storing its id.
     pub fn derived(cause: impl Into<Uuid>, what: &str) -> Self {
         Self(Uuid::new_v5(&cause.into(), what.as_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_says_when_it_was_made() {
+        let time: Timestamp = "2026-01-01T00:00:00.123456Z".parse().unwrap();
+        let [one, other] = [SagaId::new_at(time), SagaId::new_at(time)];
+        assert_ne!(one, other);
+        for id in [one, other] {
+            assert_eq!(id.as_uuid().get_version_num(), 7);
+            assert_eq!(id.as_uuid().get_timestamp().unwrap().to_unix(), (1_767_225_600, 123_000_000));
+        }
+        assert!(one < SagaId::new_at(time + std::time::Duration::from_millis(1)));
     }
 }

@@ -99,9 +99,9 @@ pub async fn begin(intake: &Intake, caller: &Caller, headers: &HeaderMap, wanted
         return repeated(found, place).await;
     }
     let now = intake.coordinator.clock.now();
-    let (saga_id, trace) = (intake.mint(&flow), traceparent(headers));
+    let (saga_id, trace) = (intake.mint(&flow, now), traceparent(headers));
     let expires_at = now + flow.pivot_limit().unwrap_or(NO_LIMIT);
-    let transition = start(flow.clone(), saga_id, OrderId::new(), request.clone(), expires_at, Some(trace), now);
+    let transition = start(flow.clone(), saga_id, OrderId::new_at(now), request.clone(), expires_at, Some(trace), now);
     let started = transition.saga.clone();
     trace::set("saga.id", || saga_id.to_string().into());
     let waiter = intake.coordinator.waiters.register(saga_id);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::http::{StatusCode, header};
 use flow::Flow;
-use messages::SagaId;
+use messages::{SagaId, Timestamp};
 use service_runtime::CancellationToken;
 use service_runtime::http::{Check, Problem};
 use service_runtime::kafka::GroupState;
@@ -134,23 +134,23 @@ impl Intake {
         self.places.refused.note(flow, Refusal::Database);
     }
 
-    /// An id whose replies come to this instance, where its waiter is; on few partitions while few sagas are in
-    /// flight. librdkafka sends one request a partition: scattered over eight of them, 64 sagas in flight made a
-    /// third more work for Kafka and for everyone behind it than on one. The choice moves on each second, so all
-    /// partitions get their share over time.
-    pub fn mint(&self, flow: &Flow) -> SagaId {
+    /// An id of a saga that begins now, whose replies come to this instance, where its waiter is; on few partitions
+    /// while few sagas are in flight. librdkafka sends one request a partition: scattered over eight of them, 64 sagas
+    /// in flight made a third more work for Kafka and for everyone behind it than on one. The choice moves on each
+    /// second, so all partitions get their share over time.
+    pub fn mint(&self, flow: &Flow, now: Timestamp) -> SagaId {
         let owned = self.group(flow).owned();
         if owned.is_empty() {
-            return SagaId::new();
+            return SagaId::new_at(now);
         }
         let spread = (self.places.taken() / SAGAS_PER_PARTITION).clamp(1, owned.len());
-        let second = service_runtime::now().timestamp() as usize;
+        let second = now.timestamp() as usize;
         // Evenly apart: neighbours mostly belong to the same instance of a participant.
         let apart = rand::random_range(0..spread) * owned.len() / spread;
         let wanted = owned[(second + apart) % owned.len()];
         // Each try hits one of all partitions at random; if all fail, the row is polled.
-        let mut ids = (0..MINT_TRIES).map(|_| SagaId::new());
-        ids.find(|id| self.partition_of(*id) == wanted).unwrap_or_else(SagaId::new)
+        let mut ids = (0..MINT_TRIES).map(|_| SagaId::new_at(now));
+        ids.find(|id| self.partition_of(*id) == wanted).unwrap_or_else(|| SagaId::new_at(now))
     }
 
     /// Whether a saga's replies may go to another instance now.
