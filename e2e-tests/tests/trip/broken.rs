@@ -53,15 +53,28 @@ fn trip_of(saga: &Value) -> Result<String> {
     Ok(id.with_context(|| format!("no subject in {saga}"))?.to_owned())
 }
 
-/// The replies to these sagas' commands, by command. Each command has one reply, byte for byte, however often it came.
+/// The replies to these sagas' commands, by command. Each command has one reply, byte for byte, however often it came;
+/// but an action whose command comes once more after its undo is refused from then on.
 async fn replies(kafka: &KafkaClient, sagas: &[Uuid]) -> Result<BTreeMap<String, Vec<Seen>>> {
     let sagas: BTreeSet<String> = sagas.iter().map(Uuid::to_string).collect();
+    let all = kafka.records("trip.replies").await?;
+    let of = |reply: &Seen| reply.headers.get("ce_type").cloned().unwrap_or_default();
+    let undone_by = |refusal: &str| match refusal {
+        "trip.hotel.full" => Some("trip.hotel.cancelled"),
+        "trip.car.none" => Some("trip.car.returned"),
+        _ => None,
+    };
+    let events: BTreeSet<(String, String)> = all.iter().map(|reply| (reply.key.clone(), of(reply))).collect();
+    let same = |one: &Seen, other: &Seen| (&one.body, &one.headers) == (&other.body, &other.headers);
     let mut by_command: BTreeMap<String, Vec<Seen>> = BTreeMap::new();
-    for reply in kafka.records("trip.replies").await?.into_iter().filter(|reply| sagas.contains(&reply.key)) {
+    for reply in all.into_iter().filter(|reply| sagas.contains(&reply.key)) {
         let command = reply.json()["causationId"].as_str().context("a cause")?.to_owned();
         let known = by_command.entry(command).or_default();
-        if let Some(first) = known.first() {
-            ensure!((&first.body, &first.headers) == (&reply.body, &reply.headers), "{first:?} then {reply:?}");
+        if let (Some(first), Some(last)) = (known.first(), known.last()) {
+            let undone =
+                undone_by(&of(&reply)).is_some_and(|undo| events.contains(&(reply.key.clone(), undo.to_owned())));
+            let is_refused_now = undone && same(first, last);
+            ensure!(same(last, &reply) || is_refused_now, "{first:?}, {last:?}, then {reply:?}");
         }
         known.push(reply);
     }
