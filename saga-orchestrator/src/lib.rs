@@ -6,7 +6,7 @@
 //! - `coordinator`: stores what the core decides, then carries out what the stored row asks for;
 //! - `replies`, `orders`, `sweeper`, `checkout`, `operator`: where inputs come from: Kafka, the order service, time,
 //!   clients, people;
-//! - `registry`, `publishing`, `supported`: the flows that sagas run by, and what of a flow file this release does;
+//! - `registry`, `publishing`, `publishable`, `supported`: the flows that sagas run by, and what of a flow file this release does;
 //! - `retention`: removes what has long ended, in every service;
 //! - `views`: what people and programs may see of all this;
 //! - `dead_letters`: what was set aside, and sending it back;
@@ -35,6 +35,7 @@ mod orders;
 mod outcome;
 mod passed_over;
 mod prefer;
+mod publishable;
 mod publishing;
 mod registry;
 mod replies;

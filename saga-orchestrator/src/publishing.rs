@@ -9,12 +9,12 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use flow::{Flow, MAX_FILE, Origin, check};
+use flow::Flow;
 use messages::TimestampText;
 use serde::{Deserialize, Serialize};
 use service_runtime::database::{Session, StoreError, again_if_lost, within_limit};
 use service_runtime::http::description::{BodyProblems, DatabaseProblems, PROBLEM_JSON};
-use service_runtime::http::{Finding, JsonBody, PathText, Problem, YamlText};
+use service_runtime::http::{JsonBody, PathText, Problem, YamlText};
 use service_runtime::kafka::CreationError;
 use service_runtime::retention::Retention;
 use sqlx::PgPool;
@@ -23,10 +23,10 @@ use utoipa::{OpenApi, ToSchema};
 
 use crate::flow_topics::{Topics, topics};
 use crate::operator::Act;
+use crate::publishable::publishable;
 use crate::registry::Flows;
 use crate::saga::flows::PAY_FIRST;
 use crate::store::flows::{self as rows, Change, Changed, Publication, Published, Stored, Undecided};
-use crate::supported::unsupported;
 
 /// Describes these routes.
 #[derive(OpenApi)]
@@ -155,7 +155,7 @@ async fn publish(
         Problem::new(StatusCode::BAD_REQUEST, detail)
     })?;
     let Act { by, reason } = Act { by, reason }.validated()?;
-    let (flow, source) = publisher.checked(&body)?;
+    let (flow, source) = publishable(&publisher.retention, &body)?;
     let Flow { name, version, digest, .. } = &*flow;
     let publication =
         Publication { name, version: *version, digest, source, built_in: false, by: &by, reason: &reason };
@@ -287,51 +287,6 @@ async fn retire(
 }
 
 impl Publisher {
-    /// The flow of a file that may be published.
-    fn checked<'a>(&self, body: &'a [u8]) -> Result<(Arc<Flow>, &'a str), Problem> {
-        if body.len() > MAX_FILE {
-            let detail = format!("a flow file has at most {MAX_FILE} bytes");
-            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
-        }
-        let refused = |findings: Vec<Finding>| {
-            let count = findings.len();
-            let detail = format!("the flow file breaks {count} rules, see `findings`: nothing was stored");
-            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).with_findings(findings)
-        };
-        let source = std::str::from_utf8(body).map_err(|error| {
-            let message = format!("the file is not UTF-8: {error}");
-            refused(vec![Finding { line: 1, column: 1, rule: "size", message }])
-        })?;
-        let flow = check(source, Origin::User).map_err(|findings| {
-            let finding = |found: flow::Finding| Finding {
-                line: found.at.line,
-                column: found.at.column,
-                rule: found.rule.name(),
-                message: found.message,
-            };
-            refused(findings.into_iter().map(finding).collect())
-        })?;
-        let mut findings: Vec<Finding> = Vec::new();
-        for not_yet in unsupported(&flow) {
-            let line = line_of(source, &not_yet.place);
-            let message = format!("{}: this release does not run {}", not_yet.place, not_yet.what);
-            findings.push(Finding { line, column: 1, rule: "not-yet", message });
-        }
-        if let (Some(kept), Some(life)) =
-            (self.retention.limit().and_then(|limit| limit.to_std().ok()), flow.pivot_limit())
-            && life > kept
-        {
-            let days = |time: std::time::Duration| time.as_secs_f64() / 86_400.0;
-            let message = format!(
-                "a saga may take {:.1} days to its pivot, and RETENTION_DAYS keeps {:.1}",
-                days(life),
-                days(kept)
-            );
-            findings.push(Finding { line: line_of(source, "reach_pivot_within"), column: 1, rule: "bounds", message });
-        }
-        if findings.is_empty() { Ok((flow, source)) } else { Err(refused(findings)) }
-    }
-
     /// Creates the topics of a flow that are missing.
     async fn create_topics(&self, flow: &Flow) -> Result<(), Problem> {
         self.topics.create(&topics(flow)).await.map_err(|error| {
@@ -417,32 +372,8 @@ async fn asked<T, W: Future<Output = Result<T, StoreError>>>(work: impl Fn() -> 
     within_limit(again_if_lost(work)).await
 }
 
-/// The line where a step, or a key at the top of the file, stands: what is reported here has no place of its own.
-fn line_of(source: &str, place: &str) -> usize {
-    let is_it = |line: &str| {
-        let line = line.trim_start_matches([' ', '-', '{']);
-        let (key, value) = line.split_once(':').unwrap_or((line, ""));
-        let value = value.split(['#', ',']).next().unwrap_or_default().trim();
-        key == place || (key == "step" && value == place)
-    };
-    source.lines().position(is_it).map_or(1, |line| line + 1)
-}
-
 fn no_such_flow(name: &str, version: Option<i32>) -> Problem {
     let name: String = name.chars().take(80).collect();
     let version = version.map_or_else(String::new, |version| format!(" v{version}"));
     Problem::new(StatusCode::NOT_FOUND, format!("there is no flow {name:?}{version}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_place_is_found_by_its_step_or_its_key() {
-        let source =
-            "flow: trip\nreach_pivot_within: 3m\nsteps:\n  - step: A\n    within: 5s\n  - { step: B, within: 5s }\n";
-        assert_eq!([line_of(source, "reach_pivot_within"), line_of(source, "A"), line_of(source, "B")], [2, 4, 6]);
-        assert_eq!(line_of(source, "C"), 1);
-    }
 }

@@ -1,0 +1,80 @@
+//! Which files may be published: those that keep all rules, and that this release runs.
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use flow::{Flow, MAX_FILE, Origin, check};
+use service_runtime::http::{Finding, Problem};
+use service_runtime::retention::Retention;
+
+use crate::supported::unsupported;
+
+/// The flow of a file that may be published.
+///
+/// # Errors
+/// 413, or 422 with all findings.
+pub fn publishable<'a>(retention: &Retention, body: &'a [u8]) -> Result<(Arc<Flow>, &'a str), Problem> {
+    if body.len() > MAX_FILE {
+        let detail = format!("a flow file has at most {MAX_FILE} bytes");
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
+    }
+    let source = std::str::from_utf8(body).map_err(|error| {
+        let message = format!("the file is not UTF-8: {error}");
+        refused(vec![Finding { line: 1, column: 1, rule: "size", message }])
+    })?;
+    let flow = check(source, Origin::User).map_err(|findings| {
+        let finding = |found: flow::Finding| Finding {
+            line: found.at.line,
+            column: found.at.column,
+            rule: found.rule.name(),
+            message: found.message,
+        };
+        refused(findings.into_iter().map(finding).collect())
+    })?;
+    let mut findings: Vec<Finding> = Vec::new();
+    for not_yet in unsupported(&flow) {
+        let line = line_of(source, &not_yet.place);
+        let message = format!("{}: this release does not run {}", not_yet.place, not_yet.what);
+        findings.push(Finding { line, column: 1, rule: "not-yet", message });
+    }
+    if let (Some(kept), Some(life)) = (retention.limit().and_then(|limit| limit.to_std().ok()), flow.pivot_limit())
+        && life > kept
+    {
+        let days = |time: std::time::Duration| time.as_secs_f64() / 86_400.0;
+        let message =
+            format!("a saga may take {:.1} days to its pivot, and RETENTION_DAYS keeps {:.1}", days(life), days(kept));
+        findings.push(Finding { line: line_of(source, "reach_pivot_within"), column: 1, rule: "bounds", message });
+    }
+    if findings.is_empty() { Ok((flow, source)) } else { Err(refused(findings)) }
+}
+
+/// Nothing is stored of a file with findings.
+fn refused(findings: Vec<Finding>) -> Problem {
+    let count = findings.len();
+    let detail = format!("the flow file breaks {count} rules, see `findings`: nothing was stored");
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).with_findings(findings)
+}
+
+/// The line where a step, or a key at the top of the file, stands: what is reported here has no place of its own.
+fn line_of(source: &str, place: &str) -> usize {
+    let is_it = |line: &str| {
+        let line = line.trim_start_matches([' ', '-', '{']);
+        let (key, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.split(['#', ',']).next().unwrap_or_default().trim();
+        key == place || (key == "step" && value == place)
+    };
+    source.lines().position(is_it).map_or(1, |line| line + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_found_by_its_step_or_its_key() {
+        let source =
+            "flow: trip\nreach_pivot_within: 3m\nsteps:\n  - step: A\n    within: 5s\n  - { step: B, within: 5s }\n";
+        assert_eq!([line_of(source, "reach_pivot_within"), line_of(source, "A"), line_of(source, "B")], [2, 4, 6]);
+        assert_eq!(line_of(source, "C"), 1);
+    }
+}
