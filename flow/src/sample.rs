@@ -21,7 +21,7 @@ pub struct Samples<'a> {
     pub other: Request,
 }
 
-/// No request could be made for the flow.
+/// No value could be made that fits.
 #[derive(Debug)]
 pub struct NoSample(String);
 
@@ -29,7 +29,7 @@ impl std::error::Error for NoSample {}
 
 impl fmt::Display for NoSample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no sample of the flow's input: {}", self.0)
+        write!(f, "no sample of the flow's values: {}", self.0)
     }
 }
 
@@ -115,7 +115,10 @@ fn record(fields: &[(String, Shape)], seed: u32) -> Result<Json, NoSample> {
 }
 
 /// A value that fits a shape. Other seeds mostly give others.
-fn sample(shape: &Shape, seed: u32) -> Result<Json, NoSample> {
+///
+/// # Errors
+/// When none could be made.
+pub fn sample(shape: &Shape, seed: u32) -> Result<Json, NoSample> {
     let text = |text: String| Json::from(text.chars().take(shape.max.unwrap_or(usize::MAX)).collect::<String>());
     let value = match shape.kind {
         ShapeKind::Text => match &shape.pattern {
