@@ -7,6 +7,7 @@
 //! - `replies`, `orders`, `sweeper`, `checkout`, `operator`: where inputs come from: Kafka, the order service, time,
 //!   clients, people;
 //! - `registry`, `publishing`, `publishable`, `supported`: the flows that sagas run by, and what of a flow file this release does;
+//! - [`rehearsal`]: tries a flow with the core and modelled participants;
 //! - `retention`: removes what has long ended, in every service;
 //! - `views`: what people and programs may see of all this;
 //! - `dead_letters`: what was set aside, and sending it back;
@@ -38,6 +39,7 @@ mod prefer;
 mod publishable;
 mod publishing;
 mod registry;
+pub mod rehearsal;
 mod replies;
 mod retention;
 pub mod saga;

@@ -1,0 +1,91 @@
+//! What the runs have seen. A rehearsal that is never in the dangerous places proves nothing: tests demand that each of
+//! these is seen.
+
+use std::collections::BTreeMap;
+
+macro_rules! seen {
+    ($($name:ident => $words:literal,)+) => {
+        /// Something that happened in a run.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Seen { $($name,)+ }
+
+        impl Seen {
+            /// All that a flow with a step before its pivot can show.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// In words.
+            pub const fn words(self) -> &'static str {
+                match self { $(Self::$name => $words,)+ }
+            }
+        }
+    };
+}
+
+seen! {
+    Crash => "orchestrators that died",
+    WorkLost => "pieces of work lost with them",
+    StatementFailed => "statements that failed",
+    StatementUnknown => "statements that took effect and seemed to fail",
+    StaleCache => "inputs decided on a stale cache first",
+    RaceLost => "moves that lost a race",
+    Repetition => "effects repeated by the sweeper",
+    CommandLost => "commands lost",
+    CommandDoubled => "commands doubled",
+    DiedBeforeRow => "participants that died before their row was stored",
+    DiedBeforeReply => "participants that died between row and reply",
+    Silence => "commands that met a silent participant",
+    ReplyRepeated => "replies repeated",
+    ReplyDoubled => "replies doubled",
+    Refusal => "refusals",
+    Tombstone => "undos before their action",
+    LateAction => "actions refused because of a tombstone",
+    Contradiction => "contradicting replies set aside",
+    InputIgnored => "inputs that did not count",
+    DeadlinePassed => "deadlines that passed",
+    NeedsAttention => "sagas marked as needing attention",
+    Cancelled => "sagas cancelled by an operator",
+    Retried => "sagas retried by an operator",
+    Resolved => "undos settled by an operator",
+}
+
+/// How often each was seen, and how the sagas ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coverage {
+    /// How many seeds were run.
+    pub seeds: u64,
+    seen: [u64; Seen::ALL.len()],
+    /// By the end's name: `COMPLETED`, `FAILED/NO_SEAT`.
+    pub ends: BTreeMap<String, u64>,
+}
+
+impl Default for Coverage {
+    fn default() -> Self {
+        Self { seeds: 0, seen: [0; Seen::ALL.len()], ends: BTreeMap::new() }
+    }
+}
+
+impl Coverage {
+    pub(super) fn add(&mut self, seen: Seen) {
+        self.seen[seen as usize] += 1;
+    }
+
+    pub(super) fn ended(&mut self, name: String) {
+        *self.ends.entry(name).or_default() += 1;
+    }
+
+    /// How often it was seen.
+    pub fn of(&self, seen: Seen) -> u64 {
+        self.seen[seen as usize]
+    }
+
+    /// Adds what other runs have seen.
+    pub fn merge(&mut self, other: &Self) {
+        self.seeds += other.seeds;
+        for (total, more) in self.seen.iter_mut().zip(other.seen) {
+            *total += more;
+        }
+        for (name, more) in &other.ends {
+            *self.ends.entry(name.clone()).or_default() += more;
+        }
+    }
+}

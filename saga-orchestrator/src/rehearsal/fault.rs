@@ -1,0 +1,96 @@
+//! Defects that tests plant around the core and into its moves, to show that the rules see them.
+
+use flow::State;
+
+use super::participant::Status;
+use super::world::World;
+use crate::saga::Transition;
+
+/// A defect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(test), expect(dead_code, reason = "tests plant them"))]
+pub enum Fault {
+    /// What was kept is not read back, so a repetition lacks it.
+    KeptNotRead,
+    /// A reply is matched by its event alone, whatever command it answers.
+    ReplyByEventAlone,
+    /// A reply of success moves its saga by two steps.
+    ReplyCountedTwice,
+    /// A saga that turns back leaves out the first undo.
+    UndoSkipped,
+    /// A saga that turns back undoes its first step first.
+    UndoOrder,
+    /// A row is replaced whatever version is stored.
+    NoVersionCheck,
+    /// A participant forgets an undo that came before its action.
+    NoTombstone,
+    /// A participant refuses what it has done, when it is asked again.
+    RefusalAfterDone,
+    /// A participant's repeated reply has another `eventId`.
+    NewEventId,
+    /// A repeated command has the time of the repetition.
+    CommandBytesChange,
+    /// A participant replies, and dies before its row is stored.
+    ReplyBeforeRow,
+    /// A participant ignores what it was asked before.
+    SilentDuplicate,
+    /// Nothing looks for overdue sagas.
+    SweeperOff,
+    /// A command leaves before the row that asks for it is stored.
+    EffectBeforeRow,
+}
+
+impl Fault {
+    /// All of them.
+    #[cfg(test)]
+    pub const ALL: [Self; 14] = [
+        Self::KeptNotRead,
+        Self::ReplyByEventAlone,
+        Self::ReplyCountedTwice,
+        Self::UndoSkipped,
+        Self::UndoOrder,
+        Self::NoVersionCheck,
+        Self::NoTombstone,
+        Self::RefusalAfterDone,
+        Self::NewEventId,
+        Self::CommandBytesChange,
+        Self::ReplyBeforeRow,
+        Self::SilentDuplicate,
+        Self::SweeperOff,
+        Self::EffectBeforeRow,
+    ];
+}
+
+impl World<'_> {
+    /// Changes where a move leads, if a defect of the moves is planted.
+    pub fn plant(&self, saga: usize, before: State, transition: &mut Transition) {
+        let flow = &self.script.flow;
+        let after = transition.saga.state;
+        let wrong = match (self.fault, before, after) {
+            (Some(Fault::UndoSkipped), _, State::Compensating { step, cause }) => flow.unwind(step, cause),
+            (Some(Fault::ReplyCountedTwice), State::Running { step: from }, State::Running { step: to })
+                if from < to && to + 1 < flow.steps.len() =>
+            {
+                State::Running { step: to + 1 }
+            }
+            (Some(Fault::UndoOrder), State::Running { .. }, State::Compensating { cause, .. }) => {
+                self.undo_from(saga, 0, cause)
+            }
+            (Some(Fault::UndoOrder), State::Compensating { step, cause }, _) if before != after => {
+                self.undo_from(saga, step + 1, cause)
+            }
+            _ => after,
+        };
+        (transition.saga.state, transition.entry.state) = (wrong, wrong);
+    }
+
+    /// The undo of the first step from here on that has had an effect.
+    fn undo_from(&self, saga: usize, from: usize, cause: usize) -> State {
+        let is_done = |step: &usize| {
+            let status = self.held[saga][*step].as_ref().map(|held| held.status);
+            status == Some(Status::Done) && self.script.flow.steps[*step].undo.is_some()
+        };
+        let first = (from..self.script.flow.steps.len()).find(is_done);
+        first.map_or(State::Failed { cause }, |step| State::Compensating { step, cause })
+    }
+}

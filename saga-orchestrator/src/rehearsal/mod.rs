@@ -1,0 +1,80 @@
+//! A rehearsal of a flow: the real core ([`crate::saga`]) runs its sagas against modelled participants, in one thread and
+//! without a clock. A seed decides all that happens, the faults first of all. At each move, each send and each reply, and
+//! at the end, the rules of `docs/ARCHITECTURE.md` are checked. They hold for every flow.
+//!
+//! - `script`: what is known of the flow beforehand: requests, replies, times;
+//! - `plan`, `dice`: what a seed decides beforehand, and its chance;
+//! - `world`: the clock, the processes, and what happens next;
+//! - `orchestrator`, `row`: the coordinator's shell, imitated, around the core, and what it stores;
+//! - `participant`: the participants, by the rules of `docs/participants.md`, and replies that contradict their saga;
+//! - `rules`: what must hold;
+//! - `coverage`: what was seen; `fault`: defects that tests plant.
+
+mod coverage;
+mod dice;
+mod fault;
+mod orchestrator;
+mod participant;
+mod plan;
+mod row;
+mod rules;
+mod script;
+mod world;
+
+pub use self::coverage::{Coverage, Seen};
+#[cfg(test)]
+pub use self::fault::Fault;
+pub use self::script::{NotRehearsed, Script};
+use self::world::World;
+
+/// What became of a seed.
+#[derive(Debug)]
+pub struct Run {
+    /// The rule that was broken, if one was.
+    pub violation: Option<String>,
+    /// What was seen, and how the sagas ended.
+    pub coverage: Coverage,
+    /// What happened, in words, if that was asked for.
+    pub lines: Vec<String>,
+    /// How long it took by the modelled clock, in ms.
+    pub modelled: u64,
+}
+
+/// A seed that breaks a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    /// [`Script::run`] repeats it exactly.
+    pub seed: u64,
+    /// The rule, and what breaks it.
+    pub rule: String,
+}
+
+impl Script {
+    /// Runs a seed: always the same run for the same seed. `in_words`: with what happened.
+    pub fn run(&self, seed: u64, in_words: bool) -> Run {
+        let mut world = World::new(self, seed, in_words);
+        world.run();
+        let World { violation, mut coverage, lines, now, .. } = world;
+        coverage.seeds = 1;
+        Run { violation, coverage, lines: lines.unwrap_or_default(), modelled: now }
+    }
+
+    /// Runs the seeds from 0 on. `goes_on` is asked before each, with how many have been run.
+    ///
+    /// # Errors
+    /// The first seed that breaks a rule.
+    pub fn rehearse(&self, seeds: u64, mut goes_on: impl FnMut(u64) -> bool) -> Result<Coverage, Broken> {
+        let mut coverage = Coverage::default();
+        for seed in (0..seeds).take_while(|seed| goes_on(*seed)) {
+            let run = self.run(seed, false);
+            if let Some(rule) = run.violation {
+                return Err(Broken { seed, rule });
+            }
+            coverage.merge(&run.coverage);
+        }
+        Ok(coverage)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! What a rehearsal knows of a flow before a seed is run: requests that start its sagas, what its participants may answer,
+//! and how long things take in it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flow::sample::{NoSample, Samples, sample};
+use flow::shape::{Shape, ShapeKind};
+use flow::{Action, Done, Flow, Late, Reading, Refused, Request, Source, Step};
+use serde_json::{Map, Value as Json, json};
+
+use super::fault::Fault;
+use crate::supported::{NotYet, unsupported};
+
+/// Different payloads of each reply.
+const VARIANTS: u32 = 4;
+
+/// A flow that can be rehearsed.
+#[derive(Debug)]
+pub struct Script {
+    pub(super) flow: Arc<Flow>,
+    pub(super) requests: Vec<Request>,
+    pub(super) parts: Vec<Part>,
+    pub(super) times: Times,
+    /// A defect that a test plants.
+    pub(crate) fault: Option<Fault>,
+}
+
+/// Why a flow can't be rehearsed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotRehearsed(String);
+
+impl fmt::Display for NotRehearsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the flow can't be simulated: {}", self.0)
+    }
+}
+
+impl std::error::Error for NotRehearsed {}
+
+impl From<NoSample> for NotRehearsed {
+    fn from(none: NoSample) -> Self {
+        Self(none.to_string())
+    }
+}
+
+/// The participant of a step, as far as it is modelled: what it may answer.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub done: Vec<Said>,
+    pub refused: Vec<Said>,
+    pub undone: Vec<Said>,
+}
+
+/// An event, and payloads that it may come with. Where its money has to agree, it is added for each saga.
+#[derive(Debug)]
+pub(super) struct Said {
+    pub event: String,
+    pub money_agrees: bool,
+    /// A refusal after which the step itself has to be undone as well.
+    pub leaves_something: bool,
+    /// Whether a payload without its fields breaks its shape.
+    pub has_fields: bool,
+    pub payloads: Vec<Map<String, Json>>,
+}
+
+/// How long things take, in ms.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    /// The longest limit of a step.
+    pub longest: u64,
+    /// Until a saga has to be past its pivot.
+    pub reach: u64,
+    /// The first pause before a repetition, and the longest.
+    pub first: u64,
+    pub most: u64,
+    /// Repetitions after which a person is called.
+    pub attention_after: u32,
+}
+
+impl Script {
+    /// The flow.
+    pub fn flow(&self) -> &Flow {
+        &self.flow
+    }
+
+    /// Prepares a flow. `input`: a request in JSON that sagas start by. Without it, the request of a test in the file and
+    /// a request made from the shapes are used.
+    ///
+    /// # Errors
+    /// When this release does not run the flow, when the request does not fit it, or when no value fits a shape.
+    pub fn of(flow: &Arc<Flow>, input: Option<&str>) -> Result<Self, NotRehearsed> {
+        let not_yet = unsupported(flow).into_iter();
+        let not_yet: Vec<String> =
+            not_yet.map(|NotYet { place, what }| format!("{place}: this release does not run {what}")).collect();
+        if !not_yet.is_empty() {
+            return Err(NotRehearsed(not_yet.join("; ")));
+        }
+        if let Some(step) = flow.steps.iter().find(|step| !is_modelled(step)) {
+            return Err(NotRehearsed(format!("{}: the simulation has no model of such a step", step.name)));
+        }
+        let requests = match input {
+            Some(json) => vec![flow.read_start(json).map_err(|misfit| NotRehearsed(misfit.to_string()))?],
+            None => {
+                let Samples { usual, other, .. } = Samples::of(flow, None)?;
+                vec![usual, other]
+            }
+        };
+        let parts = flow.steps.iter().map(|step| {
+            Ok(Part {
+                done: step.done.iter().map(done).collect::<Result<_, _>>()?,
+                refused: step.refused.iter().map(refused).collect(),
+                undone: step.undo.iter().flat_map(|undo| &undo.done).map(done).collect::<Result<_, _>>()?,
+            })
+        });
+        let parts = parts.collect::<Result<_, NoSample>>()?;
+        Ok(Self { flow: flow.clone(), requests, parts, times: Times::of(flow), fault: None })
+    }
+}
+
+/// Whether the modelled participants and the rules know all that the step may do.
+fn is_modelled(step: &Step) -> bool {
+    let Step { action, progress, late, .. } = step;
+    matches!(action, Action::Ask(_)) && progress.is_empty() && !matches!(late, Late::Attention | Late::GoOn)
+}
+
+fn done(done: &Done) -> Result<Said, NoSample> {
+    let payloads = (0..VARIANTS).map(|variant| fields(&done.fields, variant));
+    Ok(Said {
+        event: done.event.clone(),
+        money_agrees: done.money_agrees,
+        leaves_something: false,
+        has_fields: done.money_agrees || done.fields.iter().any(|(_, shape)| !may_be_missing(shape)),
+        payloads: payloads.collect::<Result<_, _>>()?,
+    })
+}
+
+/// The fields of a reply: of the even variants all, of the others those that have to be there.
+fn fields(fields: &[(String, Shape)], variant: u32) -> Result<Map<String, Json>, NoSample> {
+    let mut payload = Map::new();
+    for (place, (name, shape)) in (variant..).zip(fields) {
+        if variant.is_multiple_of(2) || !may_be_missing(shape) {
+            payload.insert(name.clone(), unusual(shape, variant).map_or_else(|| sample(shape, place), Ok)?);
+        }
+    }
+    if variant == 1 {
+        payload.insert("unknownToTheFlow".to_owned(), json!([{ "more": 1 }]));
+    }
+    Ok(payload)
+}
+
+fn may_be_missing(shape: &Shape) -> bool {
+    shape.is_optional || shape.default.is_some()
+}
+
+/// A value whose bytes are easily changed by who reads and writes it again.
+fn unusual(shape: &Shape, variant: u32) -> Option<Json> {
+    let json = match (shape.kind, variant) {
+        (ShapeKind::Text, 2) => json!("Ref \"7\" \\ é"),
+        (ShapeKind::Amount, 2) => serde_json::from_str("90.50").ok()?,
+        (ShapeKind::Money, 2) => serde_json::from_str(r#"{"amount":90.50,"currency":"EUR"}"#).ok()?,
+        (ShapeKind::Json, 2) => serde_json::from_str(r#"{"b":1.10,"a":[null,"x"]}"#).ok()?,
+        _ => return None,
+    };
+    shape.read(&json.to_string(), Reading::Reply).ok().map(|_| json)
+}
+
+/// A refusal with its reason, and without it.
+fn refused(refused: &Refused) -> Said {
+    let reason = refused.reason.as_ref().and_then(|slot| match &slot.source {
+        Source::Reply(field) => Some(field.clone()),
+        _ => None,
+    });
+    let with = |text: &str| reason.iter().map(|field| (field.clone(), json!(text))).collect();
+    Said {
+        event: refused.event.clone(),
+        money_agrees: false,
+        leaves_something: refused.undo_this_step,
+        has_fields: false,
+        payloads: vec![with("it is not possible"), with("sold \"out\""), Map::new()],
+    }
+}
+
+impl Times {
+    fn of(flow: &Flow) -> Self {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 1_000);
+        let longest = flow.steps.iter().filter_map(|step| step.within).map(ms).max().unwrap_or(10_000);
+        Self {
+            longest,
+            reach: flow.pivot_limit().map_or(100 * longest, ms),
+            first: ms(flow.repeat.first).max(100),
+            // A step that may take days is not repeated each half a minute here: nothing new would be seen.
+            most: ms(flow.repeat.most).max(longest / 16).max(100),
+            attention_after: flow.repeat.attention_after.min(10),
+        }
+    }
+}

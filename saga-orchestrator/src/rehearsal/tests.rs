@@ -1,0 +1,131 @@
+//! Seeds of several flows without a fault, and each fault, which has to be seen.
+
+use std::collections::BTreeSet;
+
+use flow::{Origin, check};
+
+use super::*;
+use crate::saga::flows;
+
+const TRIP: &str = include_str!("../../../examples/trip/trip.v1.yaml");
+
+fn script(text: &str) -> Script {
+    let flow = check(text, Origin::User).unwrap_or_else(|findings| panic!("{findings:?}"));
+    Script::of(&flow, None).unwrap()
+}
+
+fn rehearsed(script: &Script, seeds: u64) -> Coverage {
+    let outcome = script.rehearse(seeds, |_| true);
+    outcome.unwrap_or_else(|Broken { seed, rule }| {
+        let lines = script.run(seed, true).lines.join("\n");
+        panic!("{lines}\nseed {seed} breaks a rule: {rule}")
+    })
+}
+
+/// Two steps that are answered by one event and agree on money, one that need not be undone, one behind the pivot.
+fn parcel() -> String {
+    let step = |name: &str, undo: &str| {
+        format!(
+            "  - step: {name}_HOLD
+    within: 20s
+    ask: {{ topic: parcel.hold.command, send: {{ what: {name}, money: $start.money, note: \"$input.note?\" }} }}
+    done: {{ parcel.held: {{ agrees: {{ money: $start.money }}, reply: {{ ref: {{ type: json }}, note: {{ type: text, optional: true }} }}, keep: [ref, note] }} }}
+    refused: {{ parcel.none: {{ cause: NONE, undo_this_step: true }} }}
+    undo: {undo}
+"
+        )
+    };
+    let undo = |name: &str| {
+        format!(
+            "{{ step: {name}_FREE, ask: {{ topic: parcel.free.command, send: {{ ref: \"${name}_HOLD.ref?\", note: \"${name}_HOLD.note?\", why: $cause }} }}, done: parcel.freed }}"
+        )
+    };
+    format!(
+        "format: 1
+flow: parcel
+version: 1
+start:
+  subject: parcelId
+  owner: $input.sender
+  money: {{ amount: $input.price, currency: $input.currency }}
+  input: {{ sender: {{ type: user_id }}, price: {{ type: amount }}, currency: {{ type: currency, default: EUR }}, note: {{ type: text, optional: true }} }}
+pivot: SEND
+answer: {{ after: TELL, done: 200, failed: {{ otherwise: 409 }}, body: {{ ref: $BIG_HOLD.ref }} }}
+steps:
+{}{}  - step: ASK
+    within: 5s
+    ask: {{ topic: parcel.ask.command, send: {{ ref: $SMALL_HOLD.ref }} }}
+    done: parcel.asked
+    undo: none
+  - step: SEND
+    ask: {{ topic: parcel.send.command, send: {{ ref: $BIG_HOLD.ref }} }}
+    done: parcel.sent
+    refused: {{ parcel.unsendable: {{ cause: UNSENDABLE }} }}
+  - step: TELL
+    ask: {{ topic: parcel.tell.command, send: {{ owner: $start.owner, id: $start.subject }} }}
+    done: parcel.told
+",
+        step("SMALL", &undo("SMALL")),
+        step("BIG", &undo("BIG")),
+    )
+}
+
+#[test]
+fn no_seed_of_the_trip_breaks_a_rule_and_every_danger_is_met() {
+    let coverage = rehearsed(&script(TRIP), 3_000);
+    let missed: Vec<&str> = Seen::ALL.iter().filter(|seen| coverage.of(**seen) == 0).map(|seen| seen.words()).collect();
+    assert_eq!(missed, Vec::<&str>::new());
+    let ends: Vec<&str> = coverage.ends.keys().map(String::as_str).collect();
+    let failed = ["FAILED/CANCELLED", "FAILED/HOTEL_FULL", "FAILED/NO_CAR", "FAILED/NO_SEAT", "FAILED/TIMED_OUT"];
+    assert_eq!((ends[0], &ends[1..]), ("COMPLETED", &failed[..]));
+}
+
+#[test]
+fn no_seed_of_other_flows_breaks_a_rule() {
+    rehearsed(&script(&parcel()), 1_000);
+    for built_in in flows::built_in() {
+        rehearsed(&Script::of(&built_in.flow, None).unwrap(), 1_000);
+    }
+}
+
+#[test]
+fn every_planted_fault_is_seen() {
+    for fault in Fault::ALL {
+        // The steps of the parcel are answered by one event.
+        let mut script = if fault == Fault::ReplyByEventAlone { script(&parcel()) } else { script(TRIP) };
+        script.fault = Some(fault);
+        let broken = script.rehearse(2_000, |_| true).expect_err(&format!("{fault:?} is not seen"));
+        println!("{fault:?}: seed {}: {}", broken.seed, broken.rule);
+        assert_eq!(script.run(broken.seed, true).violation, Some(broken.rule), "the seed is replayed");
+    }
+}
+
+#[test]
+fn a_seed_is_the_same_run_each_time_and_another_seed_another_run() {
+    let script = script(TRIP);
+    let mut runs = BTreeSet::new();
+    for seed in 0..100 {
+        let (first, second, unread) = (script.run(seed, true), script.run(seed, true), script.run(seed, false));
+        assert_eq!(first.lines, second.lines, "seed {seed}");
+        assert_eq!((&first.coverage, first.modelled), (&unread.coverage, unread.modelled), "seed {seed}");
+        runs.insert(first.lines);
+    }
+    assert_eq!(runs.len(), 100);
+}
+
+#[test]
+fn a_flow_that_this_release_does_not_run_is_not_rehearsed() {
+    let (text, _its_tests) = TRIP.split_once("\ntests:").unwrap();
+    let late = text.replacen("    within: 60s\n", "    within: 60s\n    late: attention\n", 1);
+    let none = Script::of(&check(&late, Origin::User).unwrap(), None).unwrap_err().to_string();
+    assert!(none.contains("HOTEL_BOOK: this release does not run `late: attention`"), "{none}");
+}
+
+#[test]
+fn the_sagas_start_by_the_request_that_is_given() {
+    let flow = check(TRIP, Origin::User).unwrap();
+    let request =
+        r#"{"traveller":"eve","budget":"1.50","from":"BER","to":"LIS","out":"2027-05-01","back":"2027-05-08"}"#;
+    assert_eq!(Script::of(&flow, Some(request)).unwrap().requests, [flow.read_start(request).unwrap()]);
+    assert!(Script::of(&flow, Some("{}")).unwrap_err().to_string().contains("`traveller`"));
+}
