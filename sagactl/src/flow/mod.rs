@@ -1,11 +1,12 @@
-//! Flows: files, offline (`file`, `draw`), what two of them say differently (`diff`), and those that are published
-//! (`published`).
+//! Flows: files, offline (`file`, `draw`, `simulate`), what two of them say differently (`diff`), and those that are
+//! published (`published`).
 
 mod diff;
 mod draw;
 mod facts;
 mod file;
 mod published;
+mod simulate;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -19,14 +20,15 @@ use self::diff::Diff;
 pub use self::file::read_well;
 use self::file::{line, read, summary};
 use self::published::Becomes;
+use self::simulate::SimulateArguments;
 use crate::acts::Act;
 use crate::api::{Api, OrchestratorAddress};
 use crate::paint::Paint;
 use crate::sagas::print;
 
-/// Checks, draws and compares flow files, and publishes them
+/// Checks, draws, compares and simulates flow files, and publishes them
 ///
-/// Exit codes: 0 done; 1 a file breaks a rule, or the orchestrator refuses; 2 it could not be done.
+/// Exit codes: 0 done; 1 a file or a simulated saga breaks a rule, or the orchestrator refuses; 2 it could not be done.
 #[derive(Debug, Subcommand)]
 pub enum FlowCommand {
     /// Check files and run the tests in them; print all findings as FILE:LINE:COLUMN: RULE: MESSAGE
@@ -66,6 +68,15 @@ pub enum FlowCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Run sagas of a file through simulated failures, by the orchestrator's own core, and check that all rules hold
+    ///
+    /// Needs no platform. The participants are modelled: they keep the rules of docs/participants.md, and refuse, stay
+    /// silent, die, repeat and answer late. Messages are lost, doubled and reordered; orchestrators die between any two
+    /// steps; operators step in. A seed decides all of it. The first seed that breaks a rule is printed with all that
+    /// happened in it.
+    ///
+    /// Exit codes: 0 no rule is broken; 1 one is; 2 the file can't be used, or this release does not run such a flow.
+    Simulate(SimulateArguments),
     /// Publish a file: new sagas run by it from then on, started ones end by the version that they have
     Publish {
         file: PathBuf,
@@ -127,6 +138,7 @@ pub async fn run(
         FlowCommand::Publish { file, act, no_activate, json } => {
             published::publish(&api()?, &file, &act, !no_activate, json, paint, out).await
         }
+        FlowCommand::Simulate(arguments) => simulate::run(&arguments, paint, out),
         FlowCommand::List { json } => published::list(&api()?, json, paint, out).await.map(|()| true),
         FlowCommand::Activate(act) => published::change(&api()?, act, Becomes::Active, paint, out).await,
         FlowCommand::Retire(act) => published::change(&api()?, act, Becomes::Retired, paint, out).await,
