@@ -126,7 +126,7 @@ fn states() -> utoipa::openapi::ObjectBuilder {
 type Shared = State<Arc<Publisher>>;
 
 #[utoipa::path(
-    post, path = "/flows", operation_id = "publishFlow", tag = "Flows", summary = "Publish a flow: check and simulate its file, store it, create its topics, and have new sagas start by it",
+    post, path = "/flows", operation_id = "publishFlow", tag = "Flows", summary = "Publish a flow: check its file, store it, create its topics, and have new sagas start by it",
     params(
         ("by" = String, Query, description = "Who publishes it", max_length = 128),
         ("reason" = String, Query, description = "Why", max_length = 1000),
@@ -138,7 +138,7 @@ type Shared = State<Arc<Publisher>>;
         (status = 200, description = "The same file was published before", body = FlowBody),
         (status = 201, description = "It is published", body = FlowBody, headers(("location" = String, description = "Where it is read"))),
         (status = 409, description = "Another file has this name and version", body = Problem, content_type = PROBLEM_JSON),
-        (status = 422, description = "The file, a test in it or a simulated saga breaks a rule: `findings` has each with line, column, rule and message. Nothing is stored",
+        (status = 422, description = "The file breaks a rule: `findings` has each with line, column, rule and message. Nothing is stored",
             body = Problem, content_type = PROBLEM_JSON),
         (status = 503, description = "The file is stored, and Kafka does not have its topics: publish it again. Or the database does not answer",
             body = Problem, content_type = PROBLEM_JSON),
@@ -155,7 +155,7 @@ async fn publish(
         Problem::new(StatusCode::BAD_REQUEST, detail)
     })?;
     let Act { by, reason } = Act { by, reason }.validated()?;
-    let (flow, source) = publishable(&publisher.retention, &body).await?;
+    let (flow, source) = publishable(&publisher.retention, &body)?;
     let Flow { name, version, digest, .. } = &*flow;
     let publication =
         Publication { name, version: *version, digest, source, built_in: false, by: &by, reason: &reason };
