@@ -70,12 +70,11 @@ async fn replies(kafka: &KafkaClient, sagas: &[Uuid]) -> Result<BTreeMap<String,
     for reply in all.into_iter().filter(|reply| sagas.contains(&reply.key)) {
         let command = reply.json()["causationId"].as_str().context("a cause")?.to_owned();
         let known = by_command.entry(command).or_default();
-        if let (Some(first), Some(last)) = (known.first(), known.last()) {
-            let undone =
-                undone_by(&of(&reply)).is_some_and(|undo| events.contains(&(reply.key.clone(), undo.to_owned())));
-            let is_refused_now = undone && same(first, last);
-            ensure!(same(last, &reply) || is_refused_now, "{first:?}, {last:?}, then {reply:?}");
-        }
+        let is_refusal = |reply: &Seen| undone_by(&of(reply)).is_some();
+        let undone = undone_by(&of(&reply)).is_some_and(|undo| events.contains(&(reply.key.clone(), undo.to_owned())));
+        let is_refused_now = undone && !known.iter().any(is_refusal);
+        let is_known = known.is_empty() || known.iter().any(|one| same(one, &reply));
+        ensure!(is_known || is_refused_now, "{known:?}, then {reply:?}");
         known.push(reply);
     }
     Ok(by_command)
