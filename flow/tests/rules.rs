@@ -43,6 +43,15 @@ fn keys_and_types() {
 }
 
 #[test]
+fn what_is_sent_has_a_size() {
+    let driver = |slots: &str| format!("send: {{ driver: [{slots}], city");
+    let old = "send: { driver: $input.traveller, city";
+    breaks(Rule::Bounds, old, &driver(&["$input.traveller"; 2_000].join(", ")), "{ topic: trip.car.rent.command");
+    let text = TRIP.replacen(old, &driver(&["$input.traveller"; 1_000].join(", ")), 1);
+    assert!(check(&text, Origin::User).is_ok(), "512 bytes each");
+}
+
+#[test]
 fn names() {
     breaks(Rule::DuplicateStep, "step: CAR_RETURN", "step: CAR_RENT", "CAR_RENT");
     breaks(Rule::Reserved, "step: CAR_RETURN", "step: TIMED_OUT", "TIMED_OUT");

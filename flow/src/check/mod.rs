@@ -4,6 +4,7 @@ mod answers;
 mod names;
 mod platform;
 mod shapes;
+mod sizes;
 mod slots;
 mod steps;
 
@@ -74,5 +75,6 @@ fn rules(file: &FlowFile, origin: Origin, findings: &mut Findings) {
     };
     steps::check(file, pivot, findings);
     slots::check(file, findings);
+    sizes::check(file, findings);
     answers::check(file, pivot, findings);
 }
