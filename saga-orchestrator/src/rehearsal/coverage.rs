@@ -40,7 +40,7 @@ seen! {
     Tombstone => "undos before their action",
     LateAction => "actions refused because of a tombstone",
     Contradiction => "contradicting replies set aside",
-    InputIgnored => "inputs that did not count",
+    InputIgnored => "inputs ignored",
     DeadlinePassed => "deadlines that passed",
     NeedsAttention => "sagas marked as needing attention",
     Cancelled => "sagas cancelled by an operator",

@@ -1,4 +1,4 @@
-//! A rehearsal of a flow: the real core ([`crate::saga`]) runs its sagas against modelled participants, in one thread and
+//! A simulation of a flow: the real core ([`crate::saga`]) runs its sagas against modelled participants, in one thread and
 //! without a clock. A seed decides all that happens, the faults first of all. At each move, each send and each reply, and
 //! at the end, the rules of `docs/ARCHITECTURE.md` are checked. They hold for every flow.
 //!

@@ -186,7 +186,7 @@ impl World<'_> {
             Incoming::Read { input, .. } => input.event_id(),
         };
         if event_id.is_none_or(|id| !self.ledger.forged.contains(&id)) {
-            return self.broken(format!("a reply to saga {} is set aside that is right: {why}", applying.saga));
+            return self.broken(format!("a correct reply to saga {} is set aside: {why}", applying.saga));
         }
         self.saw(Seen::Contradiction);
         self.trace(|| format!("orchestrator {process}: saga {}: set aside: {why}", applying.saga));

@@ -295,7 +295,9 @@ impl World<'_> {
                 "a payload without its fields"
             }
             4 => {
-                event = format!("{event}.unknown");
+                while self.script.flow.answered_by(&event).next().is_some() {
+                    event += ".unknown";
+                }
                 "an unknown event"
             }
             _ => {

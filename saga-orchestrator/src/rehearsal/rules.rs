@@ -85,7 +85,7 @@ impl World<'_> {
         if !record.body.ends_with(&end) {
             let texts = [&record.body, &end].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
             self.broken(format!(
-                "a command of saga {place} has not the values of its flow: {} is not …{}",
+                "a command of saga {place} does not carry the values that its flow asks for: it is {}, and has to end in {}",
                 texts[0], texts[1]
             ));
         }
@@ -237,7 +237,8 @@ impl World<'_> {
     /// After the last fault everything ends before long.
     pub fn check_progress(&mut self) {
         let (times, steps) = (self.script.times, self.script.flow.steps.len() as u64);
-        let within = self.rates.slow + times.longest + (2 * steps + 4) * (times.most + times.most / 4 + 5_000);
+        let most = times.most.max(times.first);
+        let within = self.rates.slow + times.longest + (2 * steps + 4) * (most + most / 4 + 5_000);
         if self.now < self.calm_at + within {
             return;
         }
@@ -278,13 +279,13 @@ impl World<'_> {
         }
         let (answer, given) = (self.answer(&saga), self.ledger.answers[place].clone());
         if given.as_ref() != Some(&answer) {
-            return Some(format!("its client was answered {given:?}, and now {answer:?}"));
+            return Some(format!("its client was answered {given:?}, but its stored row gives {answer:?}"));
         }
         let template = self.script.flow.answer.body.as_ref().filter(|_| saga.state == State::Completed);
         if let Some(template) = template {
             let wanted = format!(r#""result":{},"#, String::from_utf8_lossy(&self.wanted(place, None, template)));
             if !answer.1.contains(&wanted) {
-                return Some(format!("its client was answered {}, which has not {wanted}", answer.1));
+                return Some(format!("its client was answered {}, which lacks {wanted}", answer.1));
             }
         }
         self.wrongly_held(place, saga.state)

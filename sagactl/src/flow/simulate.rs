@@ -26,12 +26,12 @@ pub struct SimulateArguments {
     /// The flow file
     file: PathBuf,
     /// How many seeds to run, from 0 on
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// Run this seed only, and print all that happens in it
     #[arg(long, conflicts_with = "seeds")]
     seed: Option<u64>,
-    /// A request in JSON that the sagas start by [default: the input of a test in the file, and one made from the shapes]
+    /// A JSON request that starts the sagas [default: the input of a test in the file, and one made from the shapes]
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// Print one JSON object
@@ -65,7 +65,7 @@ pub fn run(arguments: &SimulateArguments, paint: Paint, out: &mut dyn Write) -> 
     let run = script.run(seed, true);
     let text = match json {
         true => one_json(file, &flow, seed, &run).to_string(),
-        false => one(file, seed, &run, paint),
+        false => one(&replay(file, input.as_deref(), seed), (file, seed), &run, paint),
     };
     print(out, &text).map(|()| run.violation.is_none())
 }
@@ -87,8 +87,19 @@ fn rehearsed(script: &Script, seeds: u64, began: Instant) -> Result<Coverage, Br
     outcome
 }
 
+/// The command line that runs this seed again.
+fn replay(file: &Path, input: Option<&Path>, seed: u64) -> String {
+    let quoted = |path: &Path| {
+        let path = path.display().to_string();
+        let is_plain = path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
+        if is_plain { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
+    };
+    let input = input.map_or_else(String::new, |input| format!(" --input {}", quoted(input)));
+    format!("sagactl flow simulate {}{input} --seed {seed}", quoted(file))
+}
+
 /// All that happened in a seed's run.
-fn one(file: &Path, seed: u64, run: &Run, paint: Paint) -> String {
+fn one(replay: &str, (file, seed): (&Path, u64), run: &Run, paint: Paint) -> String {
     let mut text: String = run.lines.iter().map(|line| format!("{}\n", harmless(line))).collect();
     let (path, seconds) = (file.display(), run.modelled / 1_000);
     // A string takes whatever is written.
@@ -100,10 +111,7 @@ fn one(file: &Path, seed: u64, run: &Run, paint: Paint) -> String {
         Some(rule) => {
             let broken = paint.state("FAILED", "broken");
             let rule = harmless(rule);
-            write!(
-                text,
-                "{path}: {broken}: seed {seed} breaks a rule: {rule}\nreplay: sagactl flow simulate {path} --seed {seed}"
-            )
+            write!(text, "{path}: {broken}: seed {seed} breaks a rule: {rule}\nreplay: {replay}")
         }
     };
     text
@@ -192,10 +200,15 @@ mod tests {
         let lines = vec!["   0.001 s  BROKEN: it is lost".to_owned()];
         let run = Run { violation: Some("it is lost".to_owned()), coverage: Coverage::default(), lines, modelled: 1 };
 
-        let text = one(Path::new("trip.yaml"), 7, &run, Paint::new(Color::Never));
+        let trip = Path::new("my trip.yaml");
+        let again = replay(trip, Some(Path::new("in/it's.json")), 7);
+        let text = one(&again, (trip, 7), &run, Paint::new(Color::Never));
 
-        let wanted = "   0.001 s  BROKEN: it is lost\ntrip.yaml: broken: seed 7 breaks a rule: it is lost\nreplay: sagactl flow simulate trip.yaml --seed 7";
+        let wanted = r"   0.001 s  BROKEN: it is lost
+my trip.yaml: broken: seed 7 breaks a rule: it is lost
+replay: sagactl flow simulate 'my trip.yaml' --input 'in/it'\''s.json' --seed 7";
         assert_eq!(text, wanted);
+        assert_eq!(replay(Path::new("trip.yaml"), None, 7), "sagactl flow simulate trip.yaml --seed 7");
     }
 
     #[test]
