@@ -46,8 +46,8 @@ pub struct SimulateArguments {
 pub fn run(arguments: &SimulateArguments, paint: Paint, out: &mut dyn Write) -> Result<bool, Fatal> {
     let SimulateArguments { file, seeds, seed, input, json } = arguments;
     let flow = read_well(file)?;
-    let input = input.as_deref().map(|path| fs::read_to_string(path).map_err(|error| unusable(path, &error)));
-    let script = Script::of(&flow, input.transpose()?.as_deref()).map_err(|why| unusable(file, &why))?;
+    let request = input.as_deref().map(|path| fs::read_to_string(path).map_err(|error| unusable(path, &error)));
+    let script = Script::of(&flow, request.transpose()?.as_deref()).map_err(|why| unusable(file, &why))?;
     let began = Instant::now();
     let seed = match seed {
         Some(seed) => *seed,
