@@ -1,10 +1,10 @@
 //! Crashes, restarts, outages, and the end of them all.
 
 use crate::coverage::Seen;
-use crate::dice::Rate;
 use crate::pending::Event;
 use crate::plan::{Disturbance, Service};
 use crate::world::{PROCESSES_OF_A_SERVICE, ProcessId, World, service_of};
+use saga_orchestrator::rehearsal::dice::Rate;
 
 /// How long a killed consumer keeps its partitions: `kafka_session_timeout_ms`.
 const SESSION_TIMEOUT: u64 = 6_000;

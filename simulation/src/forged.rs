@@ -5,8 +5,8 @@ use messages::{EventId, OutgoingRecord};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::dice::{Dice, Rate};
 use crate::world::World;
+use saga_orchestrator::rehearsal::dice::{Dice, Rate};
 
 /// How often a reply is accompanied by a forged one: in some seeds, that is.
 pub fn rate(forger: &mut Dice) -> Rate {

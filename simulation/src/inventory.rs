@@ -6,12 +6,13 @@ use messages::{InventoryCommand, OutgoingRecord};
 
 use crate::coverage::Seen;
 use crate::databases::Versioned;
-use crate::dice::Rate;
 use crate::kafka::Taken;
 use crate::payment::traceparent;
 use crate::pending::Work;
 use crate::plan::{Service, index_of};
-use crate::world::{ProcessId, Statement, World};
+use crate::world::{ProcessId, World};
+use saga_orchestrator::rehearsal::dice::Rate;
+use saga_orchestrator::rehearsal::dice::Statement;
 
 /// A command in the service's hands.
 pub struct Reserving {

@@ -15,7 +15,6 @@
 mod calls;
 mod coverage;
 mod databases;
-mod dice;
 mod disturbances;
 mod fingerprint;
 mod forged;

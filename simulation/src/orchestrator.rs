@@ -5,12 +5,14 @@ use messages::{Event as Message, OutgoingRecord, Timestamp};
 use saga_orchestrator::saga::{Effect, Input, NoMove, Reply, Saga, Transition, advance, flows, start};
 
 use crate::coverage::Seen;
-use crate::dice::Rate;
 use crate::kafka::Taken;
 use crate::pending::{Event, Work};
 use crate::plan::{Service, index_of};
 use crate::sweeper::RESEND_FIRST;
-use crate::world::{ProcessId, Statement, World, ms_of};
+use crate::world::{ProcessId, World};
+use saga_orchestrator::rehearsal::clock::ms_of;
+use saga_orchestrator::rehearsal::dice::Rate;
+use saga_orchestrator::rehearsal::dice::Statement;
 
 /// `saga_timeout_ms` and `checkout_wait_ms`.
 const SAGA_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(90);

@@ -10,7 +10,8 @@ use crate::calls::Calling;
 use crate::coverage::Seen;
 use crate::pending::{Event, Work};
 use crate::plan::{Service, index_of};
-use crate::world::{ProcessId, Statement, World};
+use crate::world::{ProcessId, World};
+use saga_orchestrator::rehearsal::dice::Statement;
 
 /// A request in the service's hands.
 pub struct Serving {

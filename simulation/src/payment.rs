@@ -6,11 +6,12 @@ use payment_service::payment::{Answer, Call, Next, Payment, Status, decide, sett
 
 use crate::coverage::Seen;
 use crate::databases::{Entry, Versioned};
-use crate::dice::Rate;
 use crate::kafka::Taken;
 use crate::pending::Work;
 use crate::plan::{Service, index_of};
-use crate::world::{ProcessId, Statement, World};
+use crate::world::{ProcessId, World};
+use saga_orchestrator::rehearsal::dice::Rate;
+use saga_orchestrator::rehearsal::dice::Statement;
 
 /// A command in the service's hands.
 pub struct Paying {

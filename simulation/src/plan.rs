@@ -5,8 +5,8 @@ use messages::{Currency, Money, OrderId, SagaId};
 use saga_orchestrator::saga::Checkout;
 use uuid::Uuid;
 
-use crate::dice::{Dice, Rate};
 use crate::world::{PROCESSES, ProcessId};
+use saga_orchestrator::rehearsal::dice::{Dice, Rate};
 
 /// The services, each of which runs in two processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,9 @@ use saga_orchestrator::saga::{Attention, State};
 use crate::coverage::Seen;
 use crate::pending::Work;
 use crate::plan::Service;
-use crate::world::{ProcessId, Statement, World, ms_of, timestamp};
+use crate::world::{ProcessId, World};
+use saga_orchestrator::rehearsal::clock::{ms_of, timestamp};
+use saga_orchestrator::rehearsal::dice::Statement;
 
 /// `resend_first_ms`, `resend_max_ms`, `attention_after`, and the sweeper's tick.
 pub const RESEND_FIRST: u64 = 2_000;

@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use messages::{EventId, Timestamp};
+use saga_orchestrator::rehearsal::clock::timestamp;
+use saga_orchestrator::rehearsal::dice::{Dice, Statement};
 use saga_orchestrator::saga::Saga;
 
 use crate::calls::CallUnderWay;
 use crate::coverage::{Coverage, Seen};
 use crate::databases::Databases;
-use crate::dice::{Dice, Rate};
 use crate::fingerprint::Fingerprint;
 use crate::forged;
 use crate::kafka::{Log, logs};
@@ -230,18 +231,17 @@ impl World {
 
     /// What becomes of a statement.
     pub fn statement(&mut self, service: Service) -> Statement {
-        if self.now < self.database_away_until[service as usize] {
-            self.saw(Seen::StatementFailed);
-            Statement::Fails
-        } else if !self.dice.chance(self.rates.statement) {
-            Statement::Works
-        } else if self.dice.chance(Rate::percent(50)) {
-            self.saw(Seen::StatementFailed);
+        let statement = if self.now < self.database_away_until[service as usize] {
             Statement::Fails
         } else {
-            self.saw(Seen::StatementUnknown);
-            Statement::WorksAndSeemsToFail
+            Statement::of(&mut self.dice, self.rates.statement)
+        };
+        match statement {
+            Statement::Works => {}
+            Statement::Fails => self.saw(Seen::StatementFailed),
+            Statement::WorksAndSeemsToFail => self.saw(Seen::StatementUnknown),
         }
+        statement
     }
 
     pub fn saw(&mut self, seen: Seen) {
@@ -257,27 +257,4 @@ impl World {
         self.trace(|| format!("BROKEN: {rule}"));
         self.violation.get_or_insert(rule);
     }
-}
-
-/// What becomes of a statement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Statement {
-    Works,
-    /// Nothing was done.
-    Fails,
-    /// It was committed, but the answer was lost.
-    WorksAndSeemsToFail,
-}
-
-/// The beginning of the simulated clock, in 2027.
-const BEGINNING: i64 = 1_800_000_000_000;
-
-/// A time of the simulated clock.
-pub fn timestamp(ms: u64) -> Timestamp {
-    Timestamp::from_timestamp_millis(BEGINNING + ms as i64).unwrap_or_default()
-}
-
-/// The other way round.
-pub fn ms_of(time: Timestamp) -> u64 {
-    u64::try_from(time.timestamp_millis() - BEGINNING).unwrap_or(0)
 }

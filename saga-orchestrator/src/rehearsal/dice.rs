@@ -54,3 +54,26 @@ impl Dice {
         choices[self.between(0, choices.len() as u64 - 1) as usize]
     }
 }
+
+/// What becomes of a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Statement {
+    Works,
+    /// Nothing was done.
+    Fails,
+    /// It was committed, but the answer was lost.
+    WorksAndSeemsToFail,
+}
+
+impl Statement {
+    /// What becomes of one, when this rate of them goes wrong.
+    pub fn of(dice: &mut Dice, wrong: Rate) -> Self {
+        if !dice.chance(wrong) {
+            Self::Works
+        } else if dice.chance(Rate::percent(50)) {
+            Self::Fails
+        } else {
+            Self::WorksAndSeemsToFail
+        }
+    }
+}

@@ -3,15 +3,17 @@
 //! at the end, the rules of `docs/ARCHITECTURE.md` are checked. They hold for every flow.
 //!
 //! - `script`: what is known of the flow beforehand: requests, replies, times;
-//! - `plan`, `dice`: what a seed decides beforehand, and its chance;
+//! - `plan`: what a seed decides beforehand;
+//! - [`clock`], [`dice`]: the modelled clock, and the chance that a seed decides; the crate `simulation` runs by them too;
 //! - `world`: the clock, the processes, and what happens next;
 //! - `orchestrator`, `row`: the coordinator's shell, imitated, around the core, and what it stores;
 //! - `participant`: the participants, by the rules of `docs/participants.md`, and replies that contradict their saga;
 //! - `rules`: what must hold;
 //! - `coverage`: what was seen; `fault`: defects that tests plant.
 
+pub mod clock;
 mod coverage;
-mod dice;
+pub mod dice;
 mod fault;
 mod orchestrator;
 mod participant;

@@ -6,13 +6,15 @@ use std::rc::Rc;
 use flow::{Question, RawEvent, State};
 use messages::Timestamp;
 
+use super::clock::{ms_of, timestamp};
 use super::coverage::Seen;
 use super::dice::Rate;
+use super::dice::Statement;
 use super::fault::Fault;
 use super::participant::{Answer, Command, Sent};
 use super::plan::{Act, Disturbance, place_of};
 use super::row::Row;
-use super::world::{Event, ProcessId, Statement, World, ms_of, timestamp};
+use super::world::{Event, ProcessId, World};
 use crate::saga::answers::interpret;
 use crate::saga::{
     Attention, Effect, Input, NoMove, Operator, OperatorAct, Reply, Saga, Settled, Transition, advance, start,

@@ -8,11 +8,12 @@ use messages::{EventId, OutgoingRecord, TimestampText};
 use serde_json::{Map, Value as Json, json};
 use uuid::Uuid;
 
+use super::clock::timestamp;
 use super::coverage::Seen;
 use super::dice::Rate;
 use super::fault::Fault;
 use super::script::{Part, Said};
-use super::world::{Event, ProcessId, World, timestamp};
+use super::world::{Event, ProcessId, World};
 use crate::saga::OrderCall;
 
 /// A command or a call on its way to the participant of a step.

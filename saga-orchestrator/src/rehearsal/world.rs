@@ -5,10 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use messages::Timestamp;
-
 use super::coverage::{Coverage, Seen};
-use super::dice::{Dice, Rate};
+use super::dice::{Dice, Rate, Statement};
 use super::fault::Fault;
 use super::orchestrator::Work;
 use super::participant::{Answer, Command, Held};
@@ -220,7 +218,7 @@ impl<'a> World<'a> {
 
     /// The process goes on with this after a round trip to the database.
     pub fn soon(&mut self, process: ProcessId, work: Work) {
-        // A long pause between two statements is a race with whoever is quicker.
+        // A long pause between two statements lets another process get there first.
         let is_slow = self.dice.chance(self.rates.delay);
         let after = if is_slow { self.dice.between(20, 3_000) } else { self.dice.between(1, 8) };
         self.later(process, after, work);
@@ -243,15 +241,13 @@ impl<'a> World<'a> {
 
     /// What becomes of a statement.
     pub fn statement(&mut self) -> Statement {
-        if !self.dice.chance(self.rates.statement) {
-            Statement::Works
-        } else if self.dice.chance(Rate::percent(50)) {
-            self.saw(Seen::StatementFailed);
-            Statement::Fails
-        } else {
-            self.saw(Seen::StatementUnknown);
-            Statement::WorksAndSeemsToFail
+        let statement = Statement::of(&mut self.dice, self.rates.statement);
+        match statement {
+            Statement::Works => {}
+            Statement::Fails => self.saw(Seen::StatementFailed),
+            Statement::WorksAndSeemsToFail => self.saw(Seen::StatementUnknown),
         }
+        statement
     }
 
     pub fn saw(&mut self, seen: Seen) {
@@ -270,27 +266,4 @@ impl<'a> World<'a> {
         self.trace(|| format!("BROKEN: {rule}"));
         self.violation.get_or_insert(rule);
     }
-}
-
-/// What becomes of a statement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Statement {
-    Works,
-    /// Nothing was done.
-    Fails,
-    /// It was committed, but the answer was lost.
-    WorksAndSeemsToFail,
-}
-
-/// The beginning of the modelled clock, in 2027.
-const BEGINNING: i64 = 1_800_000_000_000;
-
-/// A time of the modelled clock.
-pub fn timestamp(ms: u64) -> Timestamp {
-    Timestamp::from_timestamp_millis(BEGINNING + ms as i64).unwrap_or_default()
-}
-
-/// The other way round.
-pub fn ms_of(time: Timestamp) -> u64 {
-    u64::try_from(time.timestamp_millis() - BEGINNING).unwrap_or(0)
 }
