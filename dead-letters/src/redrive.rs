@@ -160,7 +160,7 @@ impl Standing {
         let Row { status: Some(status), step: Some(step), cause, definition, source, built_in, .. } = row else {
             return row.below_horizon.then_some(Self::Removed);
         };
-        if !matches!(status.as_str(), "RUNNING" | "COMPENSATING") {
+        if !matches!(status.as_str(), "RUNNING" | "WAITING" | "COMPENSATING") {
             return Some(Self::Ended(status));
         }
         let origin = if built_in == Some(true) { Origin::BuiltIn } else { Origin::User };

@@ -179,7 +179,7 @@ impl Client {
 
     /// Waits until no saga is unfinished.
     pub async fn all_end(&self, limit: Duration) -> Result<()> {
-        eventually("no saga is RUNNING or COMPENSATING", limit, async || {
+        eventually("no saga is RUNNING, WAITING or COMPENSATING", limit, async || {
             let (_, unended) = self.databases.saga_counts().await?;
             Ok((unended == 0).then_some(()))
         })

@@ -73,7 +73,8 @@ impl Databases {
 
     /// How many sagas are stored, and how many of these have not ended.
     pub async fn saga_counts(&self) -> Result<(i64, i64)> {
-        let sql = "SELECT count(*), count(*) FILTER (WHERE status IN ('RUNNING', 'COMPENSATING')) FROM sagas";
+        let sql =
+            "SELECT count(*), count(*) FILTER (WHERE status IN ('RUNNING', 'WAITING', 'COMPENSATING')) FROM sagas";
         Ok(sqlx::query_as(sql).fetch_one(&self.orchestrator).await?)
     }
 }

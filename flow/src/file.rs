@@ -101,6 +101,16 @@ pub struct Step {
     pub words: Vec<(&'static str, Word)>,
 }
 
+impl Step {
+    /// The fields of what its replies and its signal bring, by all that may bring them.
+    pub fn fields(&self) -> impl Iterator<Item = &(Word, At<Shape>)> {
+        let waited = self.wait.iter().flat_map(|wait| &wait.keep);
+        let replied = self.done.iter().flat_map(|(_, reply)| &reply.fields);
+        let progress = self.progress.iter().flat_map(|(_, progress)| &progress.fields);
+        waited.chain(replied).chain(progress)
+    }
+}
+
 /// What a passed limit means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Late {

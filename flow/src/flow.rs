@@ -97,7 +97,18 @@ pub struct Step {
 #[derive(Debug, Clone)]
 pub enum Action {
     Ask(Ask),
-    Wait { signal: String, matched: Slot, keep: Vec<(String, Shape)> },
+    Wait(Wait),
+}
+
+/// A wait for a signal.
+#[derive(Debug, Clone)]
+pub struct Wait {
+    /// The kind of signal.
+    pub signal: String,
+    /// What the signal has to name: a text.
+    pub matched: Slot,
+    /// What is kept of its payload.
+    pub keep: Vec<(String, Shape)>,
 }
 
 /// A question to somebody.
@@ -231,6 +242,28 @@ impl Flow {
         topics
     }
 
+    /// Its waits for signals, with their steps' names.
+    pub fn waits(&self) -> impl Iterator<Item = (&Name, &Wait)> {
+        self.steps.iter().filter_map(|step| Some((&step.name, step.wait()?)))
+    }
+
+    /// Whether a saga of this flow may take days at a step: it waits for a signal, or a participant reports progress.
+    pub fn may_wait(&self) -> bool {
+        self.steps.iter().any(|step| step.wait().is_some() || !step.progress.is_empty())
+    }
+
+    /// The longest that a saga may take as far as its limits say it: its limit up to the pivot, or the sum of the steps'
+    /// limits where it has none, and the sum of those behind. Each report of progress counts once.
+    pub fn longest_life(&self) -> Duration {
+        let limit = |step: &Step| {
+            let progress: Duration = step.progress.iter().map(|progress| progress.within).sum();
+            step.within.unwrap_or_default().saturating_add(progress)
+        };
+        let sum = |steps: &[Step]| steps.iter().map(limit).fold(Duration::ZERO, Duration::saturating_add);
+        let (before, after) = self.steps.split_at(self.pivot);
+        self.pivot_limit().unwrap_or_else(|| sum(before)).saturating_add(sum(after))
+    }
+
     /// How long a saga may take to its pivot; `None` where only its steps have limits.
     pub fn pivot_limit(&self) -> Option<Duration> {
         match self.reach? {
@@ -257,11 +290,11 @@ fn step(step: &file::Step) -> Step {
         within: step.within.as_ref().map(|within| within.value),
         late: step.late.as_ref().map_or(Late::Undo(None), |late| late.value.clone()),
         action: match (&step.ask, &step.wait) {
-            (_, Some(wait)) => Action::Wait {
+            (_, Some(wait)) => Action::Wait(Wait {
                 signal: wait.signal.value.clone(),
                 matched: wait.matched.value.clone(),
                 keep: fields(&wait.keep),
-            },
+            }),
             (ask, None) => Action::Ask(ask.as_ref().map_or_else(nobody, |ask| self::ask(ask))),
         },
         done: done(&step.done),

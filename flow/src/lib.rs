@@ -33,7 +33,7 @@ mod value;
 mod walk;
 mod yaml;
 
-pub use check::{Origin, check};
+pub use check::{MOST_MATCHED, Origin, check};
 pub use event::RawEvent;
 pub use file::{Late, Repeat};
 pub use finding::{Finding, Position};
@@ -45,6 +45,6 @@ pub use read::{Misfit, Reading, read};
 pub use rule::Rule;
 pub use slot::{NotASlot, Slot, Source};
 pub use start::Request;
-pub use state::{Happened, State, UnknownState};
+pub use state::{Happened, State, UnknownState, WAITING};
 pub use value::{Record, Value, write_string};
 pub use yaml::MAX_FILE;

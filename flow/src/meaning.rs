@@ -2,7 +2,7 @@
 
 use messages::{EventId, Money, SagaId};
 
-use crate::flow::{Action, Ask, Asked, Done, Flow, PAY_FIRST, Progress, Refused, Step, UndoStep};
+use crate::flow::{Action, Ask, Asked, Done, Flow, PAY_FIRST, Progress, Refused, Step, UndoStep, Wait};
 use crate::name::Name;
 use crate::read::{Misfit, Reading, read};
 use crate::shape::{Shape, ShapeKind};
@@ -65,11 +65,19 @@ impl Step {
         self.question().into_iter().chain(self.undo.as_ref().map(UndoStep::question))
     }
 
+    /// What it waits for. `None` where it asks.
+    pub fn wait(&self) -> Option<&Wait> {
+        match &self.action {
+            Action::Wait(wait) => Some(wait),
+            Action::Ask(_) => None,
+        }
+    }
+
     /// What it asks. `None` where it waits for a signal.
     pub fn question(&self) -> Option<Question<'_>> {
         match &self.action {
             Action::Ask(ask) => Some(Question { name: &self.name, ask }),
-            Action::Wait { .. } => None,
+            Action::Wait(_) => None,
         }
     }
 
@@ -90,6 +98,21 @@ impl UndoStep {
     /// What an event means while this undo is pending; `None` where it answers something else.
     pub fn means(&self, event: &str) -> Option<Meaning<'_>> {
         self.done.iter().find(|done| done.event == event).map(Meaning::Done)
+    }
+}
+
+impl Wait {
+    /// Reads what the flow keeps of a signal's payload. Other fields are ignored.
+    ///
+    /// # Errors
+    /// The first field that is missing or does not fit.
+    pub fn read(&self, payload: &str) -> Result<Record, Misfit> {
+        read(&self.keep, payload, Reading::Reply)
+    }
+
+    /// The fields that are kept.
+    pub fn kept(&self) -> Vec<String> {
+        self.keep.iter().map(|(name, _)| name.clone()).collect()
     }
 }
 

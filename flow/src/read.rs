@@ -13,7 +13,7 @@ use crate::shape::{Shape, ShapeKind};
 use crate::value::{Record, Value};
 
 /// Characters of a text that has no `max`, and bytes of JSON.
-const MAX_TEXT: usize = 255;
+pub(crate) const MAX_TEXT: usize = 255;
 const MAX_JSON: usize = 2 * 1024;
 
 /// Whose JSON is read.

@@ -184,7 +184,7 @@ mod tests {
     fn send(flow: &Flow, step: usize) -> &Payload {
         match &flow.steps[step].action {
             Action::Ask(ask) => &ask.send,
-            Action::Wait { .. } => panic!("a wait"),
+            Action::Wait(_) => panic!("a wait"),
         }
     }
 

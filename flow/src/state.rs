@@ -24,6 +24,10 @@ pub enum State {
     },
 }
 
+/// What stands in `sagas.status` of a saga whose pending step may take days: a signal is awaited, or the step has
+/// reported progress. Everything else about it is as in [`State::Running`].
+pub const WAITING: &str = "WAITING";
+
 /// A stored state that the saga's flow does not have.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UnknownState(String);
@@ -57,7 +61,7 @@ impl State {
         matches!(self, Self::Completed | Self::Failed { .. })
     }
 
-    /// What stands in `sagas.status`.
+    /// What stands in `sagas.status` of a saga that does not wait: see [`WAITING`].
     pub const fn status(self) -> &'static str {
         match self {
             Self::Running { .. } => "RUNNING",
@@ -102,7 +106,7 @@ impl State {
             flow.steps.iter().position(is_it)
         };
         match status {
-            "RUNNING" => {
+            "RUNNING" | WAITING => {
                 let step = flow.steps.iter().position(|of| of.name == *step);
                 step.map(|step| Self::Running { step }).ok_or_else(unknown_state)
             }
@@ -140,7 +144,7 @@ impl State {
                 Some(flow.unwind(done, flow.cause(&refused.cause)?))
             }
             (Self::Running { step }, Happened::Signalled(kind)) => match &flow.steps[step].action {
-                Action::Wait { signal, .. } if signal == kind => Some(forward(flow, step)),
+                Action::Wait(wait) if wait.signal == kind => Some(forward(flow, step)),
                 _ => None,
             },
             (Self::Running { step }, Happened::Late) => {

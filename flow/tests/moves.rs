@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use flow::{Action, Flow, Happened, Origin, State, check};
+use flow::{Flow, Happened, Origin, State, check};
 
 /// Every flow file of the repository.
 fn flows() -> Vec<Arc<Flow>> {
@@ -20,8 +20,8 @@ fn flows() -> Vec<Arc<Flow>> {
 fn all_that_happens(flow: &Flow) -> Vec<Happened<'_>> {
     let mut all = vec![Happened::Late, Happened::Cancelled];
     for step in &flow.steps {
-        if let Action::Wait { signal, .. } = &step.action {
-            all.push(Happened::Signalled(signal));
+        if let Some(wait) = step.wait() {
+            all.push(Happened::Signalled(&wait.signal));
         }
         let undone = step.undo.iter().flat_map(|undo| &undo.done).map(|done| &done.event);
         let events = step.done.iter().map(|done| &done.event).chain(step.refused.iter().map(|refused| &refused.event));

@@ -43,6 +43,37 @@ fn keys_and_types() {
 }
 
 #[test]
+fn what_a_signal_names_is_a_short_text() {
+    let talk = |matched: &str| {
+        let step = format!(
+            "  - step: TALK\n    within: 1h\n    wait: {{ signal: trip.talked, match: {matched} }}\n    undo: none\n"
+        );
+        format!("{step}  - step: CAR_RENT")
+    };
+    for (matched, is_fine) in [
+        ("$start.subject", true),
+        ("$start.owner", true),
+        ("$input.from", true),
+        ("$HOTEL_BOOK.bookingRef", true),
+        ("$start.money", false),
+        ("$input.out", false),
+        ("$input.budget", false),
+        ("\"$HOTEL_BOOK.bookingRef?\"", false),
+    ] {
+        let text = TRIP.split("\ntests:").next().unwrap().replacen("  - step: CAR_RENT", &talk(matched), 1);
+        let rules: Vec<_> = check(&text, Origin::User).err().into_iter().flatten().map(|f| f.rule.name()).collect();
+        assert_eq!(rules.is_empty(), is_fine, "{matched}: {rules:?}");
+        assert!(rules.iter().all(|rule| *rule == "slot"), "{matched}: {rules:?}");
+    }
+}
+
+#[test]
+fn nothing_is_called_as_the_history_calls_something_else() {
+    breaks(Rule::Reserved, "trip.car.none: {", "operator.cancelled: {", "operator.cancelled");
+    breaks(Rule::Reserved, "trip.car.none: {", "deadline.passed: {", "deadline.passed");
+}
+
+#[test]
 fn what_is_sent_has_a_size() {
     let driver = |slots: &str| format!("send: {{ driver: [{slots}], city");
     let old = "send: { driver: $input.traveller, city";

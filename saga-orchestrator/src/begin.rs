@@ -154,7 +154,7 @@ async fn replay(
     let waiter = intake.coordinator.waiters.register(found.saga_id);
     // It may have ended between the read that found it and the registration.
     let mut latest = intake.coordinator.stored(found.saga_id).await.unwrap_or(found);
-    if !latest.state.has_ended() {
+    if !latest.is_resting() {
         latest = wait(intake, caller, waiter, latest, answer_by).await;
     }
     let mut answer = answer(&latest, preferences, intake.wait);
@@ -222,8 +222,8 @@ pub fn not_known(error: ApplyError) -> Problem {
     }
 }
 
-/// Waits for the saga's end, at most until the limit or until this instance stops; and not for long for a client that has
-/// closed its sending side, since it may be gone.
+/// Waits for the saga's end, or until it waits itself for something outside; at most until the limit or until this
+/// instance stops; and not for long for a client that has closed its sending side, since it may be gone.
 async fn wait(intake: &Intake, caller: &Caller, mut waiter: Waiter, begun: Saga, until: Instant) -> Saga {
     let mut latest = begun.clone();
     let mut may_be_gone = std::pin::pin!(async {
@@ -238,7 +238,7 @@ async fn wait(intake: &Intake, caller: &Caller, mut waiter: Waiter, begun: Saga,
             () = tokio::time::sleep_until(until) => return latest,
             stored = poll(intake, &begun) => {
                 latest = stored;
-                if latest.state.has_ended() {
+                if latest.is_resting() {
                     waiter.found_elsewhere();
                     return latest;
                 }
@@ -271,7 +271,8 @@ fn answer(saga: &Saga, preferences: Preferences, limit: Duration) -> Response {
     // A flow's statuses are 200 to 599.
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::ACCEPTED);
     let location = [(header::LOCATION, format!("/sagas/{}", saga.saga_id))];
-    let retry_after = (status == StatusCode::ACCEPTED).then_some([(header::RETRY_AFTER, "1")]);
+    let retry_after = if saga.is_waiting() { "30" } else { "1" };
+    let retry_after = (status == StatusCode::ACCEPTED).then_some([(header::RETRY_AFTER, retry_after)]);
     let body = match saga.flow.name == PAY_FIRST {
         true => Json(Outcome::from(saga)).into_response(),
         false => Json(FlowOutcome(saga)).into_response(),

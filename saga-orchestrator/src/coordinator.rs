@@ -20,13 +20,14 @@ use service_runtime::metrics::Metrics;
 use service_runtime::trace::{self, Kind, Span, Tracer};
 use sqlx::PgPool;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use crate::idempotency::IdempotencyKey;
 use crate::metrics::SagaMetrics;
 use crate::orders::OrderService;
 use crate::registry::Flows;
-use crate::saga::{Effect, Ignored, Input, NoMove, OrderCall, Saga, State, advance};
+use crate::saga::{Attention, Effect, Ignored, Input, NoMove, OrderCall, Saga, State, advance};
+use crate::signals;
 use crate::store::{Identity, IgnoredInputs, NewSaga, NewSagas, Sagas, Stored};
 use crate::waiters::Waiters;
 
@@ -53,8 +54,10 @@ pub struct Coordinator {
     /// By which moves are stamped and deadlines set: they are judged by it.
     pub clock: DatabaseClock,
     pub counts: SagaMetrics,
+    /// For signals: see [`crate::signals`].
+    pub signals: Session,
     tracer: Tracer,
-    tasks: TaskTracker,
+    pub tasks: TaskTracker,
 }
 
 /// What became of a new saga.
@@ -115,6 +118,7 @@ impl Coordinator {
             waiters: Arc::new(Waiters::new(metrics)),
             clock,
             counts: SagaMetrics::new(metrics, flows.clone()),
+            signals: session(),
             tracer: tracer.clone(),
             tasks: TaskTracker::new(),
         }
@@ -171,14 +175,39 @@ impl Coordinator {
         now: Timestamp,
     ) -> Result<Applied, ApplyError> {
         let cached = self.cache.get(&saga_id).map(|saga| saga.clone());
-        let mut is_guess = cached.is_some();
-        let mut saga = match cached {
+        let is_guess = cached.is_some();
+        let saga = match cached {
             Some(saga) => saga,
             None => self.stored(saga_id).await?,
         };
         let input = read(&saga).map_err(ApplyError::Contradiction)?;
+        self.apply_from(saga, is_guess, &input, now).await
+    }
+
+    /// The same for a signal, which a saga reads as the step has it that it stands at: by the row, and once. Whoever moves
+    /// the saga meanwhile has it look for signals again.
+    pub async fn apply_signal(
+        self: &Arc<Self>,
+        saga_id: SagaId,
+        read: impl FnOnce(&Saga) -> Result<Input, String>,
+        now: Timestamp,
+    ) -> Result<Applied, ApplyError> {
+        let saga = self.stored(saga_id).await?;
+        let input = read(&saga).map_err(ApplyError::Contradiction)?;
+        self.apply_from(saga, false, &input, now).await
+    }
+
+    /// Applies an input to a saga as it is stored, or is guessed to be.
+    async fn apply_from(
+        self: &Arc<Self>,
+        mut saga: Saga,
+        mut is_guess: bool,
+        input: &Input,
+        now: Timestamp,
+    ) -> Result<Applied, ApplyError> {
+        let saga_id = saga.saga_id;
         loop {
-            let mut transition = match advance(&saga, &input, now) {
+            let mut transition = match advance(&saga, input, now) {
                 Ok(transition) => transition,
                 // What the saga asks for is the same in all its versions.
                 Err(error @ NoMove::Contradiction(_)) => return Err(ApplyError::Contradiction(error.to_string())),
@@ -196,6 +225,7 @@ impl Coordinator {
                 }
             };
             faults::reached("orchestrator.storing", transition.saga.step_name());
+            let takes_a_signal = transition.takes.is_some();
             if faults::planted(Bug::NoVersionCheck) {
                 transition.saga.version = self.stored(saga_id).await?.version + 1;
                 transition.entry.seq = transition.saga.version;
@@ -215,9 +245,13 @@ impl Coordinator {
                     return Ok(Applied::Moved(Box::new(stored)));
                 }
                 Outcome::Found(found) => {
-                    debug!(%saga_id, "someone else was quicker; deciding again");
+                    debug!(%saga_id, "someone else was quicker");
                     self.cache.remove(&saga_id);
-                    (saga, is_guess) = (self.known(saga_id, found).await?, false);
+                    let found = self.known(saga_id, found).await?;
+                    if takes_a_signal {
+                        return Ok(Applied::Ignored(Ignored { state: found.to_string(), input: input.name() }));
+                    }
+                    (saga, is_guess) = (found, false);
                 }
             }
         }
@@ -289,7 +323,7 @@ impl Coordinator {
             }
             span.set("saga.id", saga.saga_id.to_string());
             span.set("order.id", saga.order_id.to_string());
-            span.set("saga.status", saga.state.status());
+            span.set("saga.status", saga.status());
             span.set("saga.version", saga.version);
             if let Some(reason) = &saga.reason {
                 span.set("saga.reason", reason.clone());
@@ -300,6 +334,10 @@ impl Coordinator {
 
     /// Does what a stored saga asks for, without waiting for the result.
     fn perform(self: &Arc<Self>, saga: &Saga) {
+        if saga.is_waiting() {
+            // Who waits for its end would wait for days.
+            self.waiters.wake(saga);
+        }
         match saga.effect() {
             // Not awaited: a command that is lost is sent again by the sweeper.
             Effect::Send(record) => {
@@ -312,6 +350,11 @@ impl Coordinator {
                     let calling = Calling { of: self.clone(), key };
                     self.tasks.spawn(trace::carried(async move { calling.of.call(key.0, call).await }));
                 }
+            }
+            Effect::Await => {
+                // In a task of its own, and boxed: a saga of a flow that waits is rare.
+                let (coordinator, saga) = (self.clone(), saga.clone());
+                self.tasks.spawn(Box::pin(async move { signals::look(&coordinator, &saga).await }));
             }
             Effect::Wake => self.waiters.wake(saga),
         }
@@ -338,7 +381,7 @@ impl Coordinator {
     }
 
     fn remember(&self, saga: &Saga) {
-        if saga.state.has_ended() || saga.size() > MAX_CACHED {
+        if saga.state.has_ended() || saga.is_waiting() || saga.size() > MAX_CACHED {
             self.cache.remove(&saga.saga_id);
             return;
         }
@@ -389,10 +432,15 @@ impl From<Unknown> for ApplyError {
 
 /// One line for each saga's end, and one when it turns back.
 fn log_move(saga: &Saga) {
-    let (saga_id, order_id, status, step) = (saga.saga_id, saga.order_id, saga.state.status(), saga.step_name());
+    let (saga_id, order_id, status, step) = (saga.saga_id, saga.order_id, saga.status(), saga.step_name());
     let trace_id = saga.trace_id();
     match saga.state {
-        State::Running { .. } => debug!(%saga_id, %order_id, trace_id, status, step, "saga"),
+        State::Running { .. } => match &saga.attention {
+            Some(Attention { reason, .. }) => {
+                warn!(%saga_id, %order_id, trace_id, status, step, reason, "a saga needs attention");
+            }
+            None => debug!(%saga_id, %order_id, trace_id, status, step, "saga"),
+        },
         State::Completed => info!(%saga_id, %order_id, trace_id, status, step, "saga"),
         State::Compensating { .. } | State::Failed { .. } => {
             let reason = saga.reason.as_deref().unwrap_or_default();

@@ -30,7 +30,7 @@ impl Serialize for FlowOutcome<'_> {
         map.serialize_entry("flow", &saga.flow.name)?;
         map.serialize_entry("version", &saga.flow.version)?;
         map.serialize_entry(&saga.flow.start.subject, &saga.order_id)?;
-        map.serialize_entry("status", saga.state.status())?;
+        map.serialize_entry("status", saga.status())?;
         map.serialize_entry("step", saga.step_name())?;
         map.serialize_entry("reason", &saga.reason)?;
         map.serialize_entry("owner", saga.request.owner.as_str())?;

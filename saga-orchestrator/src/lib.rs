@@ -8,6 +8,7 @@
 //!   clients, people;
 //! - `registry`, `publishing`, `publishable`, `supported`: the flows that sagas run by, and what of a flow file this release does;
 //! - [`rehearsal`]: tries a flow with the core and modelled participants;
+//! - `signals`: what happens outside and sagas wait for;
 //! - `retention`: removes what has long ended, in every service;
 //! - `views`: what people and programs may see of all this;
 //! - `dead_letters`: what was set aside, and sending it back;
@@ -43,6 +44,7 @@ pub mod rehearsal;
 mod replies;
 mod retention;
 pub mod saga;
+mod signals;
 mod store;
 mod supported;
 mod sweeper;
@@ -202,6 +204,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     store::definitions::check_unchanged(&pool).await?;
     let flows = Arc::new(registry::Flows::new(Session::beside(&pool), &config.saga));
     flows.open().await?;
+    publishable::check_running(&pool, &flows, &config.retention).await?;
     require_topics(&config.kafka, NAME, &messages::TOPICS.map(str::to_owned)).await?;
     let consumer = Consumer::open(&config.kafka, NAME, &messages::Event::TOPICS, &metrics, &tracer).await?;
     let producer = Producer::open(&config.kafka, NAME, &metrics)?;
@@ -279,10 +282,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         .merge(dead_letters::router(letters))
         .merge(dashboard::router(dashboard))
         .merge(operator::router(coordinator.clone(), gate.clone()))
+        .merge(signals::router(coordinator.clone()))
         .merge(retention::router(pool.clone()));
     let replies = Arc::new(replies::Replies::new(coordinator.clone(), passed_over));
     let retention = config.saga.idempotency_retention;
-    let (consumed, flows_consumed, served, (), (), (), (), (), ()) = tokio::join!(
+    let (consumed, flows_consumed, served, (), (), (), (), (), (), ()) = tokio::join!(
         stop_when_done(&stop, consumer.run(replies::PlatformReplies(replies.clone()), producer.clone(), stop.clone())),
         stop_when_done(&stop, flow_consumer.run(replies::FlowReplies(replies), producer.clone(), stop.clone())),
         stop_when_done(&stop, server.serve(routes, openapi, health, metrics, tracer.clone(), stop.clone())),
@@ -291,6 +295,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         stop_when_done(&stop, flows.watch(stop.clone())),
         stop_when_done(&stop, flow_topics::keep_topics(flows.clone(), topics, stop.clone())),
         stop_when_done(&stop, idempotency::forget_old_keys(pool.clone(), retention, stop.clone())),
+        stop_when_done(&stop, signals::forget_old(pool.clone(), stop.clone())),
         stop_when_done(&stop, remover.run(stop.clone())),
     );
     // One after the other: a call that ends now has its saga's next command sent.

@@ -72,7 +72,7 @@ impl SagaMetrics {
     /// Notes that a saga was stored at `to`, in place of `from`.
     pub fn moved(&self, from: &Saga, to: &Saga) {
         if from.state == to.state {
-            // An operator had it do its effect again.
+            // An operator had it do its effect again, or the step has reported progress.
             return;
         }
         if is_checkout(&to.flow) { self.checkouts.moved(from, to) } else { self.others.moved(from, to) }

@@ -45,7 +45,7 @@ impl From<&Saga> for Outcome {
         Self {
             saga_id: saga.saga_id,
             order_id: saga.order_id,
-            status: saga.state.status(),
+            status: saga.status(),
             step: saga.step_name().to_owned(),
             reason: saga.reason.clone(),
             user_id: saga.request.owner.to_string(),

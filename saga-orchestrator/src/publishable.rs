@@ -4,9 +4,14 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use flow::{Flow, MAX_FILE, Origin, check};
+use service_runtime::Fatal;
 use service_runtime::http::{Finding, Problem};
 use service_runtime::retention::Retention;
+use sqlx::PgPool;
 
+use crate::registry::Flows;
+use crate::store::definitions::patiently;
+use crate::store::flows::running;
 use crate::supported::unsupported;
 
 /// The flow of a file that may be published.
@@ -37,15 +42,35 @@ pub fn publishable<'a>(retention: &Retention, body: &'a [u8]) -> Result<(Arc<Flo
         let message = format!("{}: this release does not run {}", not_yet.place, not_yet.what);
         findings.push(Finding { line, column: 1, rule: "not-yet", message });
     }
-    if let (Some(kept), Some(life)) = (retention.limit().and_then(|limit| limit.to_std().ok()), flow.pivot_limit())
-        && life > kept
-    {
-        let days = |time: std::time::Duration| time.as_secs_f64() / 86_400.0;
-        let message =
-            format!("a saga may take {:.1} days to its pivot, and RETENTION_DAYS keeps {:.1}", days(life), days(kept));
+    if let Some(message) = outlives(&flow, retention) {
         findings.push(Finding { line: line_of(source, "reach_pivot_within"), column: 1, rule: "bounds", message });
     }
     if findings.is_empty() { Ok((flow, source)) } else { Err(refused(findings)) }
+}
+
+/// Why sagas of this flow may live longer than what has ended is kept. What is removed then may still be needed.
+pub fn outlives(flow: &Flow, retention: &Retention) -> Option<String> {
+    let (life, kept) = (flow.longest_life(), retention.limit()?.to_std().ok()?);
+    let days = |time: std::time::Duration| time.as_secs_f64() / 86_400.0;
+    (life > kept).then(|| format!("a saga may take {:.1} days, and RETENTION_DAYS keeps {:.1}", days(life), days(kept)))
+}
+
+/// Checks that what has ended is kept for as long as the sagas that run may live.
+///
+/// # Errors
+/// When it is not, with both numbers.
+pub async fn check_running(pool: &PgPool, flows: &Flows, retention: &Retention) -> Result<(), Fatal> {
+    if retention.limit().is_none() {
+        return Ok(());
+    }
+    for (name, version, count) in patiently(|| running(pool)).await? {
+        if let Some(why) = flows.find(&name, version).and_then(|flow| outlives(&flow, retention)) {
+            return Err(Fatal::new(format!(
+                "RETENTION_DAYS is too low: {count} sagas of {name} v{version} run, and {why}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Nothing is stored of a file with findings.

@@ -4,16 +4,18 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+mod claim;
 pub mod definitions;
 pub mod flows;
 pub mod history;
 pub mod lists;
 mod new_sagas;
 pub mod old_sagas;
+pub mod signals;
 mod unfinished;
 
 use flow::{Flow, Kept, Request};
-use messages::{Money, SagaId, Timestamp, UserId};
+use messages::{EventId, Money, SagaId, Timestamp, UserId};
 use rust_decimal::Decimal;
 use service_runtime::batch::{Answers, Batch};
 use service_runtime::conditional::Table;
@@ -23,10 +25,11 @@ use sqlx::query::Query;
 use sqlx::{PgExecutor, Postgres, Row as _};
 use uuid::Uuid;
 
+pub use self::claim::{Due, Sweep, claim_due};
 pub use self::new_sagas::{Identity, NewSaga, NewSagas, forget_keys};
-pub use self::unfinished::{Unfinished, unfinished};
+pub use self::unfinished::{Unfinished, unfinished, waiting_that_need_attention};
 use crate::registry::Flows;
-use crate::saga::{Attention, Checkout, Ignored, Saga, State, Transition};
+use crate::saga::{Attention, Checkout, Ignored, Marked, Saga, State, Transition};
 
 /// A stored saga.
 #[derive(Debug, Clone)]
@@ -38,6 +41,121 @@ pub enum Stored {
         name: String,
         version: i32,
     },
+}
+
+/// How long a saga that waits for something outside is left alone, unless its limit comes first.
+const WAITING_REPETITION: Duration = Duration::from_secs(300);
+
+macro_rules! moves {
+    ($waits:literal, $free:literal, $may_move:literal, $set:literal, $taken:literal) => {
+        concat!(
+            "WITH new AS (
+                 SELECT UNNEST($1::uuid[]) AS saga_id, UNNEST($2::bigint[]) AS version,
+                        UNNEST($3::text[]) AS status, UNNEST($4::text[]) AS step, UNNEST($5::text[]) AS cause,
+                        UNNEST($6::text[]) AS reason, UNNEST($7::timestamptz[]) AS deadline_at,
+                        UNNEST($8::timestamptz[]) AS updated_at, UNNEST($9::text[]) AS input,
+                        UNNEST($10::uuid[]) AS event_id, UNNEST($11::text[]) AS entry_reason,
+                        UNNEST($12::float8[]) * interval '1 ms' AS resend_first,
+                        UNNEST($13::bool[]) AS resolved_by_hand, UNNEST($14::timestamptz[]) AS at,
+                        UNNEST($15::text[]) AS actor, UNNEST($16::text[]) AS evidence, UNNEST($17::text[]) AS kept",
+            $waits,
+            "), ",
+            $free,
+            "moved AS (
+                 UPDATE sagas
+                 SET version = new.version, status = new.status, step = new.step, cause = new.cause,
+                     reason = new.reason, deadline_at = new.deadline_at, updated_at = new.updated_at,
+                     resolved_by_hand = new.resolved_by_hand, kept = new.kept::json,
+                     -- A move that stays where it is (operator.retried) goes on counting.
+                     attempts = CASE WHEN sagas.step = new.step THEN attempts ELSE 0 END,
+                     next_attempt_at = LEAST(now() + new.resend_first, new.deadline_at),",
+            $set,
+            "FROM new WHERE sagas.saga_id = new.saga_id AND sagas.version = new.version - 1",
+            $may_move,
+            "    RETURNING new.*
+             ), ",
+            $taken,
+            "history AS (
+                 INSERT INTO saga_events (saga_id, seq, input, event_id, status, step, reason, at, actor, evidence)
+                 SELECT saga_id, version, input, event_id, status, step, entry_reason, at, actor, evidence FROM moved
+             )
+             SELECT saga_id FROM moved"
+        )
+    };
+}
+
+const MOVE: &str = moves!(
+    "",
+    "",
+    "",
+    "
+                     -- Nearly always unchanged, which spares all indexes a new entry.
+                     sweep_at = LEAST(sweep_at, now() + new.resend_first, new.deadline_at),
+                     needs_attention_since = CASE WHEN sagas.step = new.step THEN needs_attention_since END,
+                     attention_reason = CASE WHEN sagas.step = new.step THEN attention_reason END
+                 ",
+    ""
+);
+
+/// The same for sagas that may wait. A move by a signal takes the signal in the same statement, or does not take place:
+/// a signal moves one saga, once, whatever dies.
+const MOVE_THAT_MAY_WAIT: &str = moves!(
+    ", UNNEST($18::text[]) AS awaits, string_to_array(UNNEST($19::text[]), ',')::uuid[] AS progressed,
+                        UNNEST($20::uuid[]) AS takes, UNNEST($21::bool[]) AS marked",
+    "free AS MATERIALIZED (
+                 SELECT signal_id FROM signals WHERE signal_id = ANY($20) AND saga_id IS NULL
+                 ORDER BY signal_id FOR UPDATE
+             ), ",
+    " AND (new.takes IS NULL OR new.takes IN (SELECT signal_id FROM free))
+             ",
+    "
+                     -- It changes its index with its status anyway.
+                     sweep_at = CASE
+                         WHEN sagas.status = new.status
+                         THEN LEAST(sweep_at, now() + new.resend_first, new.deadline_at)
+                         ELSE LEAST(now() + new.resend_first, new.deadline_at) END,
+                     awaits = new.awaits, progressed = new.progressed,
+                     needs_attention_since = CASE
+                         WHEN new.marked THEN COALESCE(needs_attention_since, now())
+                         WHEN new.marked IS NULL THEN needs_attention_since END,
+                     attention_reason = CASE
+                         WHEN new.marked THEN new.entry_reason
+                         WHEN new.marked IS NULL THEN attention_reason END
+                 ",
+    "taken AS (
+                 UPDATE signals SET saga_id = moved.saga_id, step = sagas.step, matched_at = now()
+                 FROM moved JOIN sagas USING (saga_id) WHERE signals.signal_id = moved.takes
+             ), "
+);
+
+/// What a move of sagas that may wait is told beside.
+fn waiting<'q>(update: Query<'q, Postgres, PgArguments>, moves: &[&Transition]) -> Query<'q, Postgres, PgArguments> {
+    let sagas = || moves.iter().map(|m| &m.saga);
+    let progressed = |saga: &Saga| {
+        let ids: Vec<String> = saga.progressed.iter().map(ToString::to_string).collect();
+        (!ids.is_empty()).then(|| ids.join(","))
+    };
+    let marked = |marked: Marked| match marked {
+        Marked::Unchanged => None,
+        Marked::Set => Some(true),
+        Marked::Cleared => Some(false),
+    };
+    update
+        .bind(sagas().map(|saga| Some(saga.awaited()?.key())).collect::<Vec<_>>())
+        .bind(sagas().map(progressed).collect::<Vec<_>>())
+        .bind(moves.iter().map(|m| m.takes).collect::<Vec<_>>())
+        .bind(moves.iter().map(|m| marked(m.marked)).collect::<Vec<_>>())
+}
+
+/// Leaves out a move by a signal that another move here takes.
+fn each_signal_once<'a>(moves: &[&'a Transition]) -> Vec<&'a Transition> {
+    let mut taken = HashSet::new();
+    moves.iter().copied().filter(|m| m.takes.is_none_or(|signal| taken.insert(signal))).collect()
+}
+
+/// When the effect of a state that was just reached is repeated first.
+fn first_repetition(saga: &Saga) -> Duration {
+    if saga.is_waiting() { WAITING_REPETITION } else { saga.flow.repeat.first }
 }
 
 /// Sagas that move: each from the version before its own.
@@ -57,54 +175,32 @@ impl Table for Sagas {
     }
 
     async fn compare_and_set(&self, moves: &[&Transition]) -> Result<HashMap<SagaId, Stored>, StoreError> {
+        let moves = each_signal_once(moves);
         let (sagas, entries) = (|| moves.iter().map(|m| &m.saga), || moves.iter().map(|m| &m.entry));
-        let update = sqlx::query(
-            "WITH new AS (
-                 SELECT UNNEST($1::uuid[]) AS saga_id, UNNEST($2::bigint[]) AS version,
-                        UNNEST($3::text[]) AS status, UNNEST($4::text[]) AS step, UNNEST($5::text[]) AS cause,
-                        UNNEST($6::text[]) AS reason, UNNEST($7::timestamptz[]) AS deadline_at,
-                        UNNEST($8::timestamptz[]) AS updated_at, UNNEST($9::text[]) AS input,
-                        UNNEST($10::uuid[]) AS event_id, UNNEST($11::text[]) AS entry_reason,
-                        UNNEST($12::float8[]) * interval '1 ms' AS resend_first,
-                        UNNEST($13::bool[]) AS resolved_by_hand, UNNEST($14::timestamptz[]) AS at,
-                        UNNEST($15::text[]) AS actor, UNNEST($16::text[]) AS evidence, UNNEST($17::text[]) AS kept
-             ), moved AS (
-                 UPDATE sagas
-                 SET version = new.version, status = new.status, step = new.step, cause = new.cause,
-                     reason = new.reason, deadline_at = new.deadline_at, updated_at = new.updated_at,
-                     resolved_by_hand = new.resolved_by_hand, kept = new.kept::json,
-                     -- A move that stays where it is (operator.retried) goes on counting.
-                     attempts = CASE WHEN sagas.step = new.step THEN attempts ELSE 0 END,
-                     next_attempt_at = LEAST(now() + new.resend_first, new.deadline_at),
-                     -- Nearly always unchanged, which spares all indexes a new entry.
-                     sweep_at = LEAST(sweep_at, now() + new.resend_first, new.deadline_at),
-                     needs_attention_since = CASE WHEN sagas.step = new.step THEN needs_attention_since END,
-                     attention_reason = CASE WHEN sagas.step = new.step THEN attention_reason END
-                 FROM new WHERE sagas.saga_id = new.saga_id AND sagas.version = new.version - 1
-                 RETURNING new.*
-             ), history AS (
-                 INSERT INTO saga_events (saga_id, seq, input, event_id, status, step, reason, at, actor, evidence)
-                 SELECT saga_id, version, input, event_id, status, step, entry_reason, at, actor, evidence FROM moved
-             )
-             SELECT saga_id FROM moved",
-        )
-        .bind(sagas().map(|s| s.saga_id.as_uuid()).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.version).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.state.status()).collect::<Vec<_>>())
-        .bind(sagas().map(Saga::step_name).collect::<Vec<_>>())
-        .bind(sagas().map(Saga::cause).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.reason.as_deref()).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.deadline).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.updated_at).collect::<Vec<_>>())
-        .bind(entries().map(|e| &*e.input).collect::<Vec<_>>())
-        .bind(entries().map(|e| e.event_id.map(Uuid::from)).collect::<Vec<_>>())
-        .bind(entries().map(|e| e.reason.as_deref()).collect::<Vec<_>>())
-        .bind(sagas().map(|s| milliseconds(s.flow.repeat.first)).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.resolved_by_hand).collect::<Vec<_>>())
-        .bind(entries().map(|e| e.at).collect::<Vec<_>>())
-        .bind(entries().map(|e| e.operator.as_ref().map(|o| o.by.as_str())).collect::<Vec<_>>())
-        .bind(entries().map(|e| Some(e.operator.as_ref()?.act.settled()?.evidence.as_str())).collect::<Vec<_>>())
-        .bind(sagas().map(|s| (!s.kept.is_empty()).then(|| s.kept.to_json())).collect::<Vec<_>>());
+        // Of a flow whose sagas never wait, what is about waiting is never set.
+        let may_wait = sagas().any(|saga| saga.flow.may_wait() || saga.attention.is_some());
+        let update = sqlx::query(if may_wait { MOVE_THAT_MAY_WAIT } else { MOVE })
+            .bind(sagas().map(|s| s.saga_id.as_uuid()).collect::<Vec<_>>())
+            .bind(sagas().map(|s| s.version).collect::<Vec<_>>())
+            .bind(sagas().map(Saga::status).collect::<Vec<_>>())
+            .bind(sagas().map(Saga::step_name).collect::<Vec<_>>())
+            .bind(sagas().map(Saga::cause).collect::<Vec<_>>())
+            .bind(sagas().map(|s| s.reason.as_deref()).collect::<Vec<_>>())
+            .bind(sagas().map(|s| s.deadline).collect::<Vec<_>>())
+            .bind(sagas().map(|s| s.updated_at).collect::<Vec<_>>())
+            .bind(entries().map(|e| &*e.input).collect::<Vec<_>>())
+            .bind(entries().map(|e| e.event_id.map(Uuid::from)).collect::<Vec<_>>())
+            .bind(entries().map(|e| e.reason.as_deref()).collect::<Vec<_>>())
+            .bind(sagas().map(|s| milliseconds(first_repetition(s))).collect::<Vec<_>>())
+            .bind(sagas().map(|s| s.resolved_by_hand).collect::<Vec<_>>())
+            .bind(entries().map(|e| e.at).collect::<Vec<_>>())
+            .bind(entries().map(|e| e.operator.as_ref().map(|o| o.by.as_str())).collect::<Vec<_>>())
+            .bind(entries().map(|e| Some(e.operator.as_ref()?.act.settled()?.evidence.as_str())).collect::<Vec<_>>())
+            .bind(sagas().map(|s| (!s.kept.is_empty()).then(|| s.kept.to_json())).collect::<Vec<_>>());
+        let update = match may_wait {
+            true => waiting(update, &moves),
+            false => update,
+        };
         let moved = ids(&self.session.rows(update).await?)?;
         let stored = sagas().filter(|saga| moved.contains(&saga.saga_id));
         Ok(stored.map(|saga| (saga.saga_id, Stored::Saga(Box::new(saga.clone())))).collect())
@@ -124,87 +220,6 @@ impl Table for Sagas {
         let wanted: Vec<Uuid> = sagas.into_iter().map(Uuid::from).collect();
         ids(&self.session.rows(held.bind(wanted)).await?)
     }
-}
-
-/// A saga whose effect is due to be repeated.
-pub struct Due {
-    pub saga: Stored,
-    /// A person should look at it, from now on.
-    pub newly_needs_attention: bool,
-    /// Its pending step has timed out, by the database's clock.
-    pub deadline_passed: bool,
-    /// The database's clock.
-    pub now: Timestamp,
-}
-
-/// Claims up to `limit` due sagas of one flow, by these versions of it: notes the attempt and when the next one is due, so
-/// that no other instance repeats the same. All by the database's clock. Sagas of a version that this release does not
-/// know are left to a release that does. A claimed row that can't be read is an error of its own.
-pub async fn claim_due(
-    session: &Session,
-    flows: &Flows,
-    limit: i64,
-    versions: &[Arc<Flow>],
-) -> Result<Vec<Result<Due, StoreError>>, StoreError> {
-    let Some(name) = versions.first().map(|flow| flow.name.as_str()) else { return Ok(Vec::new()) };
-    let claim = sqlx::query(
-        "WITH known AS (
-             SELECT UNNEST($3::int[]) AS definition_version, UNNEST($4::float8[]) AS first, UNNEST($5::float8[]) AS most,
-                    UNNEST($6::int[]) AS attention_after
-         ), early AS (
-             -- They have moved since they were noted to be looked at now.
-             SELECT saga_id FROM sagas
-             WHERE status IN ('RUNNING', 'COMPENSATING') AND sweep_at <= now() AND next_attempt_at > now()
-               AND definition = $2
-             LIMIT 10000
-             FOR UPDATE SKIP LOCKED
-         ), put_off AS (
-             UPDATE sagas SET sweep_at = next_attempt_at FROM early WHERE sagas.saga_id = early.saga_id
-         ), due AS (
-             SELECT saga_id, definition_version, attempts + 1 AS tries, deadline_at
-             FROM sagas
-             WHERE status IN ('RUNNING', 'COMPENSATING') AND sweep_at <= now() AND next_attempt_at <= now()
-               AND definition = $2 AND definition_version = ANY($3)
-             ORDER BY sweep_at LIMIT $1
-             FOR UPDATE SKIP LOCKED
-         ), spaced AS (
-             SELECT saga_id, tries, tries >= attention_after AND deadline_at IS NULL AS is_remarkable, LEAST(
-                 now() + LEAST(first * power(2, LEAST(tries, 20)), most) * (1 - 0.25 * random()) * interval '1 ms',
-                 CASE WHEN deadline_at > now() THEN deadline_at END) AS again_at
-             FROM due JOIN known USING (definition_version)
-         )
-         UPDATE sagas
-         SET attempts = tries, next_attempt_at = again_at, sweep_at = again_at,
-             needs_attention_since = CASE
-                 WHEN is_remarkable THEN COALESCE(needs_attention_since, now())
-                 ELSE needs_attention_since END,
-             attention_reason = CASE
-                 WHEN is_remarkable
-                 THEN COALESCE(attention_reason, format('%s was repeated %s times without success', step, tries))
-                 ELSE attention_reason END
-         FROM spaced WHERE sagas.saga_id = spaced.saga_id
-         RETURNING sagas.saga_id, order_id, user_id, total_amount, currency, status, step, cause, reason,
-                   force_payment_fail, force_inventory_fail, definition, definition_version, version, deadline_at,
-                   expires_at, needs_attention_since, attention_reason, resolved_by_hand, traceparent, created_at,
-                   updated_at, input::text, kept::text, COALESCE(deadline_at <= now(), false) AS deadline_passed,
-                   COALESCE(needs_attention_since = now(), false) AS newly_needs_attention, now() AS now",
-    )
-    .bind(limit)
-    .bind(name)
-    .bind(versions.iter().map(|flow| flow.version).collect::<Vec<_>>())
-    .bind(versions.iter().map(|flow| milliseconds(flow.repeat.first)).collect::<Vec<_>>())
-    .bind(versions.iter().map(|flow| milliseconds(flow.repeat.most)).collect::<Vec<_>>())
-    .bind(versions.iter().map(|flow| flow.repeat.attention_after.try_into().unwrap_or(i32::MAX)).collect::<Vec<i32>>());
-    let due = session.rows(claim).await?;
-    let due = due.iter().map(|row| {
-        Ok(Due {
-            saga: from_row(flows, row)?,
-            newly_needs_attention: row.try_get("newly_needs_attention")?,
-            deadline_passed: row.try_get("deadline_passed")?,
-            now: row.try_get("now")?,
-        })
-    });
-    Ok(due.collect())
 }
 
 /// Inputs that did not count, many in one statement.
@@ -251,7 +266,7 @@ fn wanted(sagas: Vec<SagaId>) -> Query<'static, Postgres, PgArguments> {
         "SELECT saga_id, order_id, user_id, total_amount, currency, status, step, cause, reason, force_payment_fail,
                 force_inventory_fail, definition, definition_version, version, deadline_at, expires_at,
                 needs_attention_since, attention_reason, resolved_by_hand, traceparent, created_at, updated_at,
-                input::text, kept::text
+                input::text, kept::text, progressed
          FROM sagas WHERE saga_id = ANY($1)",
     )
     .bind(ids)
@@ -275,6 +290,7 @@ fn from_row(flows: &Flows, row: &PgRow) -> Result<Stored, StoreError> {
     };
     let (status, step, cause) = (row.try_get("status")?, row.try_get("step")?, row.try_get("cause")?);
     let kept = row.try_get::<Option<&str>, _>("kept")?.map_or_else(|| Ok(Kept::default()), Kept::parse);
+    let progressed = row.try_get::<Option<Vec<Uuid>>, _>("progressed")?;
     Ok(Stored::Saga(Box::new(Saga {
         saga_id: row.try_get::<Uuid, _>("saga_id")?.into(),
         order_id: row.try_get::<Uuid, _>("order_id")?.into(),
@@ -283,6 +299,7 @@ fn from_row(flows: &Flows, row: &PgRow) -> Result<Stored, StoreError> {
         reason: row.try_get("reason")?,
         request: Arc::new(request(&flow, row)?),
         kept: kept.map_err(|error| unreadable(error.to_string()))?,
+        progressed: progressed.into_iter().flatten().map(EventId::from).collect(),
         flow,
         deadline: row.try_get("deadline_at")?,
         expires_at: row.try_get("expires_at")?,

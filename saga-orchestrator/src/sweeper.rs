@@ -12,7 +12,8 @@ use tracing::{debug, error, info, warn};
 use crate::SagaSettings;
 use crate::coordinator::Coordinator;
 use crate::saga::Input;
-use crate::store::{Due, Stored, claim_due};
+use crate::signals;
+use crate::store::{Due, Stored, Sweep, claim_due};
 
 /// How often the sweeper looks. A look that finds nothing reads one small index.
 const TICK: Duration = Duration::from_millis(250);
@@ -34,13 +35,17 @@ pub async fn run(coordinator: Arc<Coordinator>, session: Session, settings: &Sag
         let mut failure = None;
         // Each flow by itself: sagas of one whose participant does not answer take nothing from the others.
         for versions in coordinator.flows.by_name() {
-            let claimed = tokio::select! {
-                () = stop.cancelled() => return,
-                claimed = within_limit(claim_due(&session, &coordinator.flows, limit, &versions)) => claimed,
-            };
-            match claimed {
-                Ok(due) => due.into_iter().for_each(|due| repeat(&coordinator, due)),
-                Err(error) => failure = Some(error),
+            let may_wait = versions.iter().any(|flow| flow.may_wait());
+            for sweep in [Sweep::Running, Sweep::Waiting].into_iter().take(1 + usize::from(may_wait)) {
+                let claim = claim_due(&session, &coordinator.flows, sweep, limit, &versions);
+                let claimed = tokio::select! {
+                    () = stop.cancelled() => return,
+                    claimed = within_limit(claim) => claimed,
+                };
+                match claimed {
+                    Ok(due) => due.into_iter().for_each(|due| repeat(&coordinator, due)),
+                    Err(error) => failure = Some(error),
+                }
             }
         }
         match &failure {
@@ -68,11 +73,17 @@ fn repeat(coordinator: &Arc<Coordinator>, due: Result<Due, StoreError>) {
     faults::reached("orchestrator.claimed", saga.step_name());
     if !due.deadline_passed {
         debug!(%saga_id, state = %saga, "repeating");
-        coordinator.counts.repeated(&saga);
+        if saga.wait().is_none() {
+            coordinator.counts.repeated(&saga);
+        }
         return coordinator.repeat(&saga);
     }
     let coordinator = coordinator.clone();
     tokio::spawn(async move {
+        if saga.wait().is_some() {
+            // It may have come in time, to a process that died before it offered it.
+            signals::look(&coordinator, &saga).await;
+        }
         // It stays due if this fails.
         if let Err(error) = coordinator.apply(saga_id, &Input::DeadlinePassed, due.now).await {
             warn!(%saga_id, %error, "a timed-out step can't be compensated yet");

@@ -46,18 +46,18 @@ impl Waiters {
         Waiter { waiters: self.clone(), saga_id, receiver }
     }
 
-    /// Wakes all who wait for this saga.
+    /// Wakes all who wait for this saga: it has ended, or waits for something outside.
     pub fn wake(&self, ended: &Saga) {
         if let Some((_, senders)) = self.by_saga.remove(&ended.saga_id) {
             senders.into_iter().for_each(|sender| drop(sender.send(ended.clone())));
-        } else {
+        } else if ended.state.has_ended() {
             self.unawaited.inc();
         }
     }
 }
 
 impl Waiter {
-    /// The saga at its end. Pending for ever if nobody wakes this waiter.
+    /// The saga at its end, or where it waits for something outside. Pending for ever if nobody wakes this waiter.
     pub async fn woken(&mut self) -> Saga {
         match (&mut self.receiver).await {
             Ok(saga) => {

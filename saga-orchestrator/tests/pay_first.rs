@@ -74,7 +74,7 @@ fn the_commands_and_calls_of_pay_first_are_what_they_were_byte_for_byte() {
                 text += &format!("{}\n\n", String::from_utf8(record.body).unwrap());
             }
             Effect::Call(call) => text += &format!("{saga}: {call:?}\n\n"),
-            Effect::Wake => panic!("{saga} asks for nothing"),
+            Effect::Await | Effect::Wake => panic!("{saga} asks for nothing"),
         }
     }
     insta::assert_snapshot!("commands-of-pay-first", text);

@@ -68,7 +68,7 @@ impl Databases {
         let place = &mut self.sagas[index];
         let free = place.is_none();
         if free {
-            let Transition { saga, entry } = new;
+            let Transition { saga, entry, .. } = new;
             let history = vec![entry];
             *place = Some(SagaRow { saga, history, attempts: 0, next_attempt_at });
         }

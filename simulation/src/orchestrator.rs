@@ -248,7 +248,8 @@ impl World {
         match saga.effect() {
             Effect::Send(record) => self.soon(process, Work::Send(Box::new(record))),
             Effect::Call(call) => self.begin_call(process, index_of(saga.saga_id), call),
-            Effect::Wake => {}
+            // Nothing in pay-first waits for a signal.
+            Effect::Await | Effect::Wake => {}
         }
     }
 

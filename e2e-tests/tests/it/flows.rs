@@ -57,12 +57,15 @@ async fn a_flow_is_published_once_and_what_is_wrong_with_a_file_is_named_with_it
     refused.is_problem(422, &["nothing was stored"])?;
     let findings = refused.json()?["findings"].clone();
     ensure!(findings[0]["line"] == 4 && findings[0]["rule"] == "type", "{findings}");
-    let (waits, _) = TRIP.split_once("\ntests:").context("tests")?;
-    let waits = waits.replacen("    within: 60s\n", "    within: 60s\n    late: attention\n", 1);
-    let refused = client.publish_flow(&waits).await?;
+    let (not_yet, _) = TRIP.split_once("\ntests:").context("tests")?;
+    let not_yet = not_yet.replace("reach_pivot_within", "reach_answer_within");
+    let refused = client.publish_flow(&not_yet).await?;
     refused.is_problem(422, &["breaks 1 rules"])?;
     let finding = refused.json()?["findings"][0].clone();
-    ensure!(finding["rule"] == "not-yet" && finding["message"].to_string().contains("HOTEL_BOOK"), "{finding}");
+    ensure!(
+        finding["rule"] == "not-yet" && finding["message"].to_string().contains("reach_answer_within"),
+        "{finding}"
+    );
     let reserved = client.publish_flow(include_str!("../../../flows/pay-first.v1.yaml")).await?;
     ensure!(reserved.status == 422 && reserved.text.contains("reserved"), "{}", reserved.text);
     let json = client.post(Service::Orchestrator, "/flows?by=ann&reason=x", &json!({})).await?;
@@ -245,7 +248,7 @@ async fn a_flow_of_a_newer_release_is_left_alone_and_a_known_one_goes_on_beside_
     ensure!(published.status == 201, "{} {}", published.status, published.text);
     let (newer, _) = TRIP.split_once("\ntests:").context("tests")?;
     let newer = newer.replace("version: 1", "version: 2");
-    let newer = newer.replacen("    within: 60s\n", "    within: 60s\n    late: attention\n", 1);
+    let newer = newer.replace("reach_pivot_within", "reach_answer_within");
     store_active(&client.databases.orchestrator, &newer).await?;
 
     let refused = async || {

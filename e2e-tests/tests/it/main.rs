@@ -36,6 +36,7 @@ mod sagactl;
 mod sagactl_flows;
 mod scenarios;
 mod shutdown;
+mod signals;
 mod slow_gateway;
 mod startup_errors;
 mod structure;

@@ -9,6 +9,9 @@ use uuid::Uuid;
 
 const SOON: Duration = Duration::from_secs(15);
 
+/// A flow whose first step waits for a signal.
+const BOOKING: &str = include_str!("../../../examples/booking/booking.v1.yaml");
+
 fn tells(ran: &Ran, code: i32, words: &[&str]) -> Result<()> {
     ensure!(ran.code == code, "{ran:?}");
     for word in words {
@@ -106,6 +109,31 @@ async fn a_running_saga_is_watched_cancelled_and_ends_and_what_is_refused_is_tol
     tells(&client.sagactl(&["checkout", "--user", "u1", "--amount", "5"]).await?, 2, &["503", "paused"])?;
     tells(&client.sagactl(&[&["intake", "resume"][..], &by].concat()).await?, 0, &["intake open"])?;
     tells(&client.sagactl(&["intake", "status"]).await?, 0, &["intake open, by ann"])
+}
+
+#[tokio::test]
+async fn a_signal_is_stored_and_the_saga_that_has_taken_it_is_named() -> Result<()> {
+    let client = shared().await?;
+    let published = client.publish_flow(BOOKING).await?;
+    ensure!(matches!(published.status, 200 | 201), "{} {}", published.status, published.text);
+    let number = format!("R-{}", Uuid::now_v7());
+    let accepted = ["signal", "booking.accepted", "--match", &number, "--id", &number, "--payload"];
+    let by = async |payload: &str| client.sagactl(&[&accepted[..], &[payload]].concat()).await;
+    tells(&by(r#"{"by":"eve"}"#).await?, 0, &["booking.accepted", &number, "no saga waits for it yet"])?;
+
+    let request = json!({"guest": "ann", "request": number, "price": 120});
+    let begun = client.post(Service::Orchestrator, "/flows/booking", &request).await?.json()?;
+    let saga = id(&begun, "sagaId")?.to_string();
+    let ended = client.end_of(&format!("/sagas/{saga}"), SOON).await?;
+    assert_eq!((&ended["status"], &ended["kept"]["ACCEPT"]), (&json!("COMPLETED"), &json!({"by": "eve"})));
+    let taken = format!("sent before, taken by saga {saga}, at ACCEPT");
+    tells(&by(r#"{"by":"eve"}"#).await?, 0, &[&taken])?;
+
+    tells(&by(r#"{"by":"mallory"}"#).await?, 1, &["409", &number])?;
+    let unreadable = ["signal", "booking.accepted", "--match", &number];
+    tells(&client.sagactl(&unreadable).await?, 1, &["422", "payload.by"])?;
+    let unknown = ["signal", "booking.acepted", "--match", &number];
+    tells(&client.sagactl(&unknown).await?, 2, &["404", "booking.accepted"])
 }
 
 #[tokio::test]

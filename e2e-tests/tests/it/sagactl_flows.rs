@@ -78,12 +78,12 @@ async fn findings_are_printed_as_the_check_prints_them_and_nothing_is_published(
 #[tokio::test]
 async fn what_this_release_can_not_run_is_refused_by_name() -> Result<()> {
     let client = shared().await?;
-    let late = File::of("late-stay", &[("within: 60s\n    ask:\n", "within: 60s\n    late: attention\n    ask:\n")])?;
+    let stay = File::of("limited-stay", &[("reach_pivot_within", "reach_answer_within")])?;
 
-    client.sagactl(&["flow", "check", &late.path]).await?.says(0, &["ok"])?;
+    client.sagactl(&["flow", "check", &stay.path]).await?.says(0, &["ok"])?;
 
-    let refused = publish(&client, &late, &[]).await?;
-    refused.says(1, &[&format!("{}:", late.path), ": not-yet: "])
+    let refused = publish(&client, &stay, &[]).await?;
+    refused.says(1, &[&format!("{}:", stay.path), ": not-yet: "])
 }
 
 #[tokio::test]

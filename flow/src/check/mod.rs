@@ -11,6 +11,7 @@ mod steps;
 use std::sync::Arc;
 
 pub(crate) use answers::causes;
+pub use slots::MOST_MATCHED;
 
 use crate::file::FlowFile;
 use crate::finding::{Finding, Findings};

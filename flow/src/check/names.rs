@@ -37,6 +37,9 @@ const ACTIONS: [&str; 5] = [CREATES_ORDER, "order.confirm", "order.cancel", "ord
 /// What stands in `sagas.step` besides steps.
 const ENDS: [&str; 3] = ["COMPLETED", "TIMED_OUT", "CANCELLED"];
 
+/// What stands in a saga's history for what is neither an event nor a signal: `deadline.passed`, `operator.cancelled`.
+const INPUTS: [&str; 3] = ["started", "deadline", "operator"];
+
 /// Fields of every message beside the subject's.
 const ENVELOPE: [&str; 5] = ["eventId", "causationId", "sagaId", "timestamp", "payload"];
 
@@ -90,7 +93,7 @@ fn undo_name(step: &Step) -> Option<&At<String>> {
     if let Undo::By(undo) = &step.undo { Some(&undo.name) } else { None }
 }
 
-/// Within a step, its undo included, an event means one thing.
+/// Within a step, its undo included, an event means one thing; and none is called as something else in the history.
 fn events(step: &Step, findings: &mut Findings) {
     let forward = step.done.iter().map(|(event, _)| (event, "done"));
     let refused = step.refused.iter().map(|(event, _)| (event, "refused"));
@@ -100,8 +103,14 @@ fn events(step: &Step, findings: &mut Findings) {
         _ => &[],
     };
     let undone = undone.iter().map(|(event, _)| (event, "undo: done"));
+    let signal = step.wait.iter().map(|wait| (&wait.signal, "signal"));
     let mut meanings = HashMap::new();
-    for (event, meaning) in forward.chain(refused).chain(progress).chain(undone) {
+    for (event, meaning) in forward.chain(refused).chain(progress).chain(undone).chain(signal) {
+        if INPUTS.contains(&first_word(event)) {
+            let message =
+                format!("`{}` is what a saga's history calls something else: choose another name", event.value);
+            findings.report(event.at, Rule::Reserved, message);
+        }
         if let Some(first) = meanings.insert(event.as_str(), meaning) {
             let message = format!("`{}` means `{first}` and `{meaning}` in step {}", event.value, step.name.value);
             findings.report(event.at, Rule::AmbiguousEvent, message);

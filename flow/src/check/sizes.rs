@@ -65,10 +65,7 @@ fn of_slot(file: &FlowFile, slot: &At<Slot>) -> usize {
 }
 
 fn of_kept(step: &Step, field: &str) -> usize {
-    let waited = step.wait.iter().flat_map(|wait| &wait.keep);
-    let replied = step.done.iter().flat_map(|(_, reply)| &reply.fields);
-    let progress = step.progress.iter().flat_map(|(_, progress)| &progress.fields);
-    let fields = waited.chain(replied).chain(progress).filter(|(name, _)| name.value == field);
+    let fields = step.fields().filter(|(name, _)| name.value == field);
     fields.map(|(_, shape)| bytes(shape)).max().unwrap_or_default()
 }
 

@@ -2,9 +2,13 @@
 
 use crate::file::{At, FlowFile, Late, Step, Undo};
 use crate::finding::Findings;
+use crate::read::MAX_TEXT;
 use crate::rule::Rule;
 use crate::shape::{Shape, ShapeKind};
 use crate::slot::{Slot, Source};
+
+/// The most characters of what a signal names.
+pub const MOST_MATCHED: usize = MAX_TEXT;
 
 pub fn check(file: &FlowFile, findings: &mut Findings) {
     start(file, findings);
@@ -15,6 +19,7 @@ pub fn check(file: &FlowFile, findings: &mut Findings) {
         }
         if let Some(wait) = &step.wait {
             scope(place, false, false).check(&wait.matched, findings);
+            matched(file, &wait.matched, findings);
         }
         for (_, refusal) in &step.refused {
             refusal.reason.iter().for_each(|reason| scope(place, false, true).check(reason, findings));
@@ -49,6 +54,31 @@ fn start(file: &FlowFile, findings: &mut Findings) {
                 format!("this has to be a field of the input that is {what} and never missing"),
             );
         }
+    }
+}
+
+/// A signal names a short text: it stands in an index.
+fn matched(file: &FlowFile, slot: &At<Slot>, findings: &mut Findings) {
+    let is_short = |shape: &Shape| match shape.kind {
+        ShapeKind::Text => shape.max.is_none_or(|max| max <= MOST_MATCHED),
+        ShapeKind::UserId | ShapeKind::Email | ShapeKind::Sku => true,
+        _ => false,
+    };
+    let is_text = match &slot.source {
+        Source::Subject | Source::Owner => true,
+        Source::Input(name) => input(file, name).is_none_or(is_short),
+        Source::Kept { step, field } => {
+            let step = file.steps.iter().find(|known| *known.name == *step);
+            step.is_none_or(|step| {
+                step.fields().filter(|(name, _)| name.value == *field).all(|(_, shape)| is_short(shape))
+            })
+        }
+        Source::Money | Source::Cause | Source::Reply(_) => false,
+    };
+    if !is_text || slot.is_optional {
+        let message =
+            format!("what a signal names is a text of at most {MOST_MATCHED} characters that is never missing");
+        findings.report(slot.at, Rule::Slot, message);
     }
 }
 

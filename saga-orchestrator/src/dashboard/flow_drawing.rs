@@ -1,7 +1,7 @@
 //! A flow as a picture: its steps from top to bottom, beside each what undoes it, where the pivot and the answer stand, and,
 //! where it is known, what goes on at each of them.
 
-use flow::{Action, Ask, Asked, Flow, Step};
+use flow::{Action, Ask, Asked, Flow, Step, WAITING};
 use maud::{Markup, html};
 
 /// The drawing's width, in its own units.
@@ -29,6 +29,7 @@ pub fn draw(flow: &Flow, notes: impl Fn(&str, &str) -> Vec<Note>, here: Option<(
     let tops = tops(flow);
     let bottom =
         tops.last().map_or(0.0, |top| top + BOX.1) + marks(flow, flow.steps.len() - 1).len() as f64 * MARK + GAP;
+    let here = here.map(|(status, step)| (if status == WAITING { "RUNNING" } else { status }, step));
     let is_here = |status: &str, step: &str| here == Some((status, step));
     let failed = here.filter(|(status, _)| *status == "FAILED").map_or("FAILED", |(_, cause)| cause);
     html! {
@@ -90,7 +91,7 @@ fn start(flow: &Flow) -> String {
 fn asks(step: &Step) -> String {
     match &step.action {
         Action::Ask(ask) => topic(ask).to_owned(),
-        Action::Wait { signal, .. } => format!("waits for {signal}"),
+        Action::Wait(wait) => format!("waits for {}", wait.signal),
     }
 }
 

@@ -84,7 +84,7 @@ fn head(shown: &FlowBody, flows: &[FlowBody]) -> Markup {
             div { dt { "Published by" } dd { (shown.published_by) } }
             div { dt { "Why" } dd { (shown.reason) } }
             div { dt { "Published (UTC)" } dd { (date_time(shown.published_at)) } }
-            div { dt { "Running" } dd { a href={ "/?flow=" (shown.name) "&status=RUNNING,COMPENSATING" } { (shown.unfinished) } } }
+            div { dt { "Running" } dd { a href={ "/?flow=" (shown.name) "&status=RUNNING,WAITING,COMPENSATING" } { (shown.unfinished) } } }
             div { dt { "SHA-256 of the file" } dd.id { (shown.digest) } }
             @if others().next().is_some() {
                 div { dt { "Other versions" } dd { @for other in others() { a href=(address(&other.name, other.version)) { "v" (other.version) } " " } } }

@@ -32,7 +32,7 @@ pub async fn show(State(dashboard): State<Dashboard>, RawQuery(query): RawQuery)
         @if !attention { (figures(&stats)) }
         h1 { @if attention { "Needs attention" } @else { "Sagas" } }
         @if attention {
-            p { "Their compensation or confirmation does not succeed. It is still repeated; a person should look why." }
+            p { "Their compensation or confirmation does not succeed and is still repeated, or they have waited for longer than their limit. A person should look why." }
         }
         (filters(&query, &flows))
         (table(&sagas, &query, stats.at.0, has_users(&flows)))
@@ -90,7 +90,7 @@ fn figures(stats: &StatsBody) -> Markup {
 }
 
 fn is_no_failure(outcome: &str) -> bool {
-    matches!(outcome, "COMPLETED" | "RUNNING" | "COMPENSATING")
+    matches!(outcome, "COMPLETED" | "RUNNING" | "WAITING" | "COMPENSATING")
 }
 
 fn steps(stats: &StatsBody, status: &str) -> String {
@@ -115,8 +115,9 @@ fn filters(query: &ListQuery, flows: &[Arc<Flow>]) -> Markup {
     steps.dedup();
     let statuses = [
         ("", "any status"),
-        ("RUNNING,COMPENSATING", "unfinished"),
+        ("RUNNING,WAITING,COMPENSATING", "unfinished"),
         ("RUNNING", "RUNNING"),
+        ("WAITING", "WAITING"),
         ("COMPENSATING", "COMPENSATING"),
         ("COMPLETED", "COMPLETED"),
         ("FAILED", "FAILED"),

@@ -4,6 +4,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::Redirect;
+use flow::WAITING;
 use maud::{Markup, html};
 use serde::Deserialize;
 use serde_json::Value;
@@ -109,22 +110,35 @@ fn head(saga: &SagaBody) -> Markup {
 fn attention(saga: &SagaBody) -> Markup {
     html! {
         @if let Some(attention) = &saga.needs_attention {
-            p.alarm role="alert" { "A person should look at it since " (date_time(attention.since)) ": " (attention.reason) ". It is still repeated." }
+            p.alarm role="alert" { "A person should look at it since " (date_time(attention.since)) ": " (attention.reason) ". "
+                @if waits_for_a_signal(saga) { "It goes on waiting." } @else { "It is still repeated." } }
         }
         @if saga.resolved_by_hand { p.alarm { "A compensation was settled by hand: "
             @if is_built_in(&saga.flow) { "the rows below may still hold money or goods." } @else { "participants may still hold something." } } }
     }
 }
 
+/// A signal is not asked for: nothing has been sent for it.
+fn waits_for_a_signal(saga: &SagaBody) -> bool {
+    saga.status == WAITING && saga.pending.as_ref().is_some_and(|pending| pending.effect.command_id.is_none())
+}
+
 fn pending(saga: &SagaBody) -> Markup {
     html! {
         @if let Some(pending) = &saga.pending {
+            @let is_signal = waits_for_a_signal(saga);
             section.card { h2 { "What happens next" }
                 dl.facts {
-                    div { dt { "Asked for" } dd { code { (pending.effect.effect) } } }
-                    div { dt { "Repeated" } dd { (pending.attempts) " times" } }
+                    div { dt { @if is_signal { "Waits for" } @else { "Asked for" } } dd { code { (pending.effect.effect) } } }
+                    div { dt { @if is_signal { "Looked for" } @else { "Repeated" } } dd { (pending.attempts) " times" } }
                     div { dt { "Again at (UTC)" } dd { (time(pending.next_attempt_at)) " " span.countdown data-until=(pending.next_attempt_at) {} } }
-                    div { dt { "Times out (UTC)" } dd { @match pending.deadline_at { Some(at) => { (time(at)) } None => { "never: it is repeated until it is done" } } } }
+                    div { dt { "Times out (UTC)" } dd { @match pending.deadline_at {
+                        // Days away, perhaps.
+                        Some(at) if saga.status == WAITING => { (date_time(at)) }
+                        Some(at) => { (time(at)) }
+                        None if is_signal => { "never: it waits until the signal comes" }
+                        None => { "never: it is repeated until it is done" }
+                    } } }
                 }
                 @if let Some(message) = &pending.message { details { summary { "The command as it is sent" } pre { (pretty(message.get())) } } }
             }

@@ -15,7 +15,7 @@ use tracing::debug;
 
 use super::{is_checkout, pay_first, places, word};
 use crate::registry::Flows;
-use crate::store::{Unfinished, unfinished};
+use crate::store::{Unfinished, unfinished, waiting_that_need_attention};
 
 /// Until what was read is read again.
 const FRESH: Duration = Duration::from_secs(1);
@@ -61,8 +61,9 @@ pub fn show(metrics: &Metrics, pool: PgPool, flows: Arc<Flows>) {
                 return;
             }
             standing.asked = Some(Instant::now());
-            match again_if_lost(|| unfinished(&pool, &flows)).await {
-                Ok(found) => standing.note(&flows.all(), &found),
+            let read = async || Ok((unfinished(&pool, &flows).await?, waiting_that_need_attention(&pool).await?));
+            match again_if_lost(read).await {
+                Ok((found, waiting)) => standing.note(&flows.all(), &found, waiting),
                 Err(error) => debug!(error = error.for_log(), "unfinished sagas can't be counted"),
             }
         })
@@ -99,7 +100,8 @@ impl Standing {
         standing
     }
 
-    fn note(&mut self, known: &[Arc<Flow>], found: &[Unfinished]) {
+    /// `waiting`: how many of the sagas that wait need attention; they are not among those found.
+    fn note(&mut self, known: &[Arc<Flow>], found: &[Unfinished], waiting: i64) {
         let mut counts: BTreeMap<Place, i64> = self.places.iter().map(|place| (place.clone(), 0)).collect();
         let others: Vec<&Flow> = known.iter().map(|flow| &**flow).filter(|flow| !is_checkout(flow)).collect();
         for flow in &others {
@@ -113,7 +115,7 @@ impl Standing {
             *counts.entry(Place::of(flow, &at.status, &at.step)).or_default() += at.count;
         }
         counts.into_iter().for_each(|(place, count)| self.set(place, count));
-        self.needing_attention.set(found.iter().map(|place| place.needing_attention).sum());
+        self.needing_attention.set(found.iter().map(|place| place.needing_attention).sum::<i64>() + waiting);
         self.of_unknown_definition.set(found.iter().filter(|at| !at.is_known).map(|at| at.count).sum());
         self.oldest_age.set(found.iter().map(|place| place.oldest_age_seconds).fold(0.0, f64::max));
         self.read_at.set(service_runtime::now().timestamp_millis() as f64 / 1000.0);
@@ -150,7 +152,7 @@ mod tests {
             let is_known = version == 1;
             Unfinished { flow: flow.to_owned(), version, is_known, ..place("RUNNING", "CAR_RENT", count, 0, 0.0) }
         };
-        standing.note(&[flow], &[of("trip", 1, 2), of("trip", 2, 3), of("of-a-newer-release", 1, 1)]);
+        standing.note(&[flow], &[of("trip", 1, 2), of("trip", 2, 3), of("of-a-newer-release", 1, 1)], 0);
 
         let text = metrics.text().await;
         for line in [
@@ -181,24 +183,25 @@ mod tests {
                 place("COMPENSATING", "PAYMENT_REFUND", 2, 1, 90.25),
                 place("RUNNING", "OF_A_NEWER_RELEASE", 1, 0, 0.5),
             ],
+            2,
         );
         assert_eq!(
             lines().await,
             [
                 "saga_oldest_unfinished_age_seconds 90.25",
-                "sagas_needing_attention 1",
+                "sagas_needing_attention 3",
                 r#"sagas_unfinished{status="compensating",step="payment_refund"} 2"#,
                 r#"sagas_unfinished{status="running",step="of_a_newer_release"} 1"#,
                 r#"sagas_unfinished{status="running",step="payment_charge"} 3"#,
             ]
         );
 
-        standing.note(&[], &[place("RUNNING", "PAYMENT_CHARGE", 4, 0, 2.5)]);
+        standing.note(&[], &[place("RUNNING", "PAYMENT_CHARGE", 4, 0, 2.5)], 0);
         assert_eq!(
             lines().await,
             ["saga_oldest_unfinished_age_seconds 2.5", r#"sagas_unfinished{status="running",step="payment_charge"} 4"#,]
         );
-        standing.note(&[], &[]);
+        standing.note(&[], &[], 0);
         assert_eq!(lines().await, Vec::<String>::new());
     }
 }

@@ -3,49 +3,86 @@
 
 use std::collections::BTreeMap;
 
+use flow::Flow;
+
 macro_rules! seen {
-    ($($name:ident => $words:literal,)+) => {
+    (
+        every flow { $($name:ident => $words:literal,)+ }
+        with waits { $($wait:ident => $wait_words:literal,)+ }
+    ) => {
         /// Something that happened in a run.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Seen { $($name,)+ }
+        pub enum Seen { $($name,)+ $($wait,)+ }
 
         impl Seen {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)+ $(Self::$wait,)+];
+
             /// All that a flow with a step before its pivot can show.
-            pub const ALL: &[Self] = &[$(Self::$name,)+];
+            pub const EVERY_FLOW: &[Self] = &[$(Self::$name,)+];
+
+            /// All that a flow can show beside them that waits for signals and whose steps report progress.
+            pub const WITH_WAITS: &[Self] = &[$(Self::$wait,)+];
 
             /// In words.
             pub const fn words(self) -> &'static str {
-                match self { $(Self::$name => $words,)+ }
+                match self { $(Self::$name => $words,)+ $(Self::$wait => $wait_words,)+ }
             }
         }
     };
 }
 
 seen! {
-    Crash => "orchestrators that died",
-    WorkLost => "pieces of work lost with them",
-    StatementFailed => "statements that failed",
-    StatementUnknown => "statements that took effect and seemed to fail",
-    StaleCache => "inputs decided on a stale cache first",
-    RaceLost => "moves that lost a race",
-    Repetition => "effects repeated by the sweeper",
-    CommandLost => "commands lost",
-    CommandDoubled => "commands doubled",
-    DiedBeforeRow => "participants that died before their row was stored",
-    DiedBeforeReply => "participants that died between row and reply",
-    Silence => "commands that met a silent participant",
-    ReplyRepeated => "replies repeated",
-    ReplyDoubled => "replies doubled",
-    Refusal => "refusals",
-    Tombstone => "undos before their action",
-    LateAction => "actions refused because of a tombstone",
-    Contradiction => "contradicting replies set aside",
-    InputIgnored => "inputs ignored",
-    DeadlinePassed => "deadlines that passed",
-    NeedsAttention => "sagas marked as needing attention",
-    Cancelled => "sagas cancelled by an operator",
-    Retried => "sagas retried by an operator",
-    Resolved => "undos settled by an operator",
+    every flow {
+        Crash => "orchestrators that died",
+        WorkLost => "pieces of work lost with them",
+        StatementFailed => "statements that failed",
+        StatementUnknown => "statements that took effect and seemed to fail",
+        StaleCache => "inputs decided on a stale cache first",
+        RaceLost => "moves that lost a race",
+        Repetition => "effects repeated by the sweeper",
+        CommandLost => "commands lost",
+        CommandDoubled => "commands doubled",
+        DiedBeforeRow => "participants that died before their row was stored",
+        DiedBeforeReply => "participants that died between row and reply",
+        Silence => "commands that met a silent participant",
+        ReplyRepeated => "replies repeated",
+        ReplyDoubled => "replies doubled",
+        Refusal => "refusals",
+        Tombstone => "undos before their action",
+        LateAction => "actions refused because of a tombstone",
+        Contradiction => "contradicting replies set aside",
+        InputIgnored => "inputs ignored",
+        DeadlinePassed => "deadlines that passed",
+        NeedsAttention => "sagas marked as needing attention",
+        Cancelled => "sagas cancelled by an operator",
+        Retried => "sagas retried by an operator",
+        Resolved => "undos settled by an operator",
+    }
+    with waits {
+        SignalEarly => "signals stored before their saga waited",
+        SignalInTime => "signals stored while their saga waited",
+        SignalLate => "signals stored after their saga had gone on",
+        SignalRepeated => "signals sent again under their id",
+        SignalMisfit => "signals passed over because they did not fit",
+        SignalOfAnother => "signals taken by another saga than they were sent for",
+        SignalRaceLost => "moves whose signal another saga had taken",
+        SignalFound => "signals found by a saga that looked for them",
+        SignalUnmatched => "signals that no saga had taken at the end",
+        ProgressCounted => "reports of progress that counted",
+        ProgressRepeated => "reports of progress repeated",
+        UndoneInProgress => "undos of what was in progress",
+        LateAttention => "limits that passed and called a person",
+        LateGoOn => "limits that passed and let the saga go on",
+        CancelledWaiting => "sagas cancelled while they waited",
+    }
+}
+
+impl Seen {
+    /// All that sagas of this flow may show.
+    pub fn of(flow: &Flow) -> &'static [Self] {
+        if flow.may_wait() { Self::ALL } else { Self::EVERY_FLOW }
+    }
 }
 
 /// How often each was seen, and how the sagas ended.

@@ -1,10 +1,13 @@
 //! Defects that tests plant around the core and into its moves, to show that the rules see them.
 
-use flow::State;
+use std::sync::Arc;
+
+use flow::{Flow, State};
+use messages::Timestamp;
 
 use super::participant::Status;
 use super::world::World;
-use crate::saga::Transition;
+use crate::saga::{Input, Marked, NoMove, Saga, Signal, Transition, advance};
 
 /// A defect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,12 +41,28 @@ pub enum Fault {
     SweeperOff,
     /// A command leaves before the row that asks for it is stored.
     EffectBeforeRow,
+    /// A saga that waits does not look for a signal that came before.
+    SignalLostWhenEarly,
+    /// A move by a signal takes place whoever has taken the signal.
+    SignalTakenTwice,
+    /// A signal is for any saga that waits for its kind, whatever it names.
+    SignalByKindAlone,
+    /// A signal is read by the saga that a process has in memory, and passed over on its word.
+    SignalReadByGuess,
+    /// Nothing looks at the limits of sagas that wait.
+    LateIgnored,
+    /// A report of progress counts each time that it comes.
+    ProgressCountsTwice,
+    /// An operator may cancel until the pivot, whatever the flow says.
+    CancelBehindLimit,
+    /// A limit after which a person is to be called calls nobody.
+    AttentionForgotten,
 }
 
 impl Fault {
     /// All of them.
     #[cfg(test)]
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 22] = [
         Self::KeptNotRead,
         Self::ReplyByEventAlone,
         Self::ReplyCountedTwice,
@@ -58,13 +77,46 @@ impl Fault {
         Self::SilentDuplicate,
         Self::SweeperOff,
         Self::EffectBeforeRow,
+        Self::SignalLostWhenEarly,
+        Self::SignalTakenTwice,
+        Self::SignalByKindAlone,
+        Self::SignalReadByGuess,
+        Self::LateIgnored,
+        Self::ProgressCountsTwice,
+        Self::CancelBehindLimit,
+        Self::AttentionForgotten,
     ];
 }
 
 impl World<'_> {
+    /// What the core makes of an input, or would make of it with a planted defect.
+    pub fn advanced(&self, saga: &Saga, input: &Input, now: Timestamp) -> Result<Transition, NoMove> {
+        match (self.fault, input) {
+            (Some(Fault::ProgressCountsTwice), Input::Reply(_)) => {
+                advance(&Saga { progressed: Vec::new(), ..saga.clone() }, input, now)
+            }
+            (Some(Fault::SignalByKindAlone), Input::Signal(signal)) => {
+                let matched = saga.awaited().map_or_else(|| signal.matched.clone(), |awaited| awaited.matched);
+                advance(saga, &Input::Signal(Signal { matched, ..signal.clone() }), now)
+            }
+            (Some(Fault::CancelBehindLimit), Input::Operator(_)) => {
+                let mut flow = Flow::clone(&saga.flow);
+                let until = flow.pivot;
+                flow.cancel.iter_mut().for_each(|cancel| cancel.until = until);
+                let of_it = Saga { flow: Arc::new(flow), ..saga.clone() };
+                let Transition { saga: moved, entry, takes, marked } = advance(&of_it, input, now)?;
+                Ok(Transition { saga: Saga { flow: saga.flow.clone(), ..moved }, entry, takes, marked })
+            }
+            _ => advance(saga, input, now),
+        }
+    }
+
     /// Changes where a move leads, if a defect of the moves is planted.
     pub fn plant(&self, saga: usize, before: State, transition: &mut Transition) {
         let flow = &self.script.flow;
+        if self.fault == Some(Fault::AttentionForgotten) && transition.marked == Marked::Set {
+            transition.marked = Marked::Unchanged;
+        }
         let after = transition.saga.state;
         let wrong = match (self.fault, before, after) {
             (Some(Fault::UndoSkipped), _, State::Compensating { step, cause }) => flow.unwind(step, cause),

@@ -6,16 +6,21 @@
 //! - `plan`: what a seed decides beforehand;
 //! - [`clock`], [`dice`]: the modelled clock, and the chance that a seed decides; the crate `simulation` runs by them too;
 //! - `world`: the clock, the processes, and what happens next;
-//! - `orchestrator`, `row`: the coordinator's shell, imitated, around the core, and what it stores;
+//! - `orchestrator`, `applying`, `matching`, `row`: the coordinator's shell, imitated, around the core, and what it stores;
 //! - `participant`: the participants, by the rules of `docs/participants.md`, and replies that contradict their saga;
-//! - `rules`: what must hold;
+//! - `outside`: who sends the signals that sagas wait for;
+//! - `rules`, `moves`: what must hold;
 //! - `coverage`: what was seen; `fault`: defects that tests plant.
 
+mod applying;
 pub mod clock;
 mod coverage;
 pub mod dice;
 mod fault;
+mod matching;
+mod moves;
 mod orchestrator;
+mod outside;
 mod participant;
 mod plan;
 mod row;

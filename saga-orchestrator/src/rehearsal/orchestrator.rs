@@ -1,24 +1,21 @@
-//! The orchestrators: what `coordinator.rs`, `replies.rs`, `sweeper.rs`, `operator.rs` and the intake do around the core.
-//! Each statement and each send is a piece of work of its own.
+//! The orchestrators: what `coordinator.rs`, `sweeper.rs`, `operator.rs` and the intake do around the core. Each statement
+//! and each send is a piece of work of its own.
 
 use std::rc::Rc;
 
-use flow::{Question, RawEvent, State};
-use messages::Timestamp;
+use flow::State;
 
+use super::applying::Applying;
 use super::clock::{ms_of, timestamp};
 use super::coverage::Seen;
-use super::dice::Rate;
-use super::dice::Statement;
+use super::dice::{Rate, Statement};
 use super::fault::Fault;
-use super::participant::{Answer, Command, Sent};
+use super::matching::Matching;
+use super::participant::{Command, Sent};
 use super::plan::{Act, Disturbance, place_of};
 use super::row::Row;
 use super::world::{Event, ProcessId, World};
-use crate::saga::answers::interpret;
-use crate::saga::{
-    Attention, Effect, Input, NoMove, Operator, OperatorAct, Reply, Saga, Settled, Transition, advance, start,
-};
+use crate::saga::{Attention, Effect, Input, Operator, OperatorAct, Saga, Settled, Transition, start};
 
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
@@ -29,34 +26,8 @@ pub enum Work {
     Apply(Box<Applying>),
     /// Does what a stored saga asks for.
     Perform(Box<Saga>),
-}
-
-/// An input on its way to a stored move: `Coordinator::apply_read`.
-pub struct Applying {
-    saga: usize,
-    incoming: Incoming,
-    now: Timestamp,
-    step: Step,
-}
-
-enum Incoming {
-    /// A reply, read once its saga is known: its number among those in the process' hand.
-    Message {
-        number: u64,
-        event: String,
-        body: Rc<Vec<u8>>,
-    },
-    Read {
-        number: Option<u64>,
-        input: Box<Input>,
-    },
-}
-
-enum Step {
-    Begin,
-    Read,
-    Write(Box<Transition>),
-    Stored(Box<Saga>),
+    /// Brings signals and sagas together.
+    Match(Matching),
 }
 
 impl World<'_> {
@@ -65,6 +36,7 @@ impl World<'_> {
             Work::Store(new) => self.store(process, new),
             Work::Apply(applying) => self.apply(process, applying),
             Work::Perform(saga) => self.perform(process, &saga),
+            Work::Match(matching) => self.match_signals(process, matching),
         }
     }
 
@@ -90,6 +62,7 @@ impl World<'_> {
             self.rows[saga] = Some(Row::new(&new, due));
             self.trace(|| format!("orchestrator {process}: saga {saga} is stored: {}", new.saga));
             self.expect(saga, due);
+            self.happen_outside(saga, &new.saga);
         }
         match (statement, is_new) {
             (Statement::Works, true) => {
@@ -106,125 +79,19 @@ impl World<'_> {
         }
     }
 
-    /// A reply comes to one of the orchestrators.
-    pub fn take_answer(&mut self, answer: Answer) {
-        let now = timestamp(self.now);
-        match answer {
-            Answer::Message { saga, ref event, ref body } => {
-                let Some(process) = self.live() else {
-                    let at = self.outage_until.max(self.now) + self.dice.between(100, 1_000);
-                    return self.schedule(at, Event::Answer(answer));
-                };
-                self.numbers += 1;
-                let number = self.numbers;
-                let incoming = Incoming::Message { number, event: event.clone(), body: body.clone() };
-                self.processes[process].in_hand.insert(number, answer);
-                self.begin(process, Box::new(Applying { saga, incoming, now, step: Step::Begin }));
-            }
-            Answer::Call { saga, call, caller: (process, life), status, body } => {
-                if !self.processes[process].up || self.processes[process].life != life {
-                    return;
-                }
-                match interpret(&call, status, body.as_bytes()) {
-                    Some(reply) => self.begin_input(process, saga, reply.into()),
-                    None => self.broken(format!("{call:?} was answered {status}")),
-                }
-            }
-        }
+    /// When the effect of a state that was just reached is repeated first.
+    pub fn first_attempt(&self, saga: &Saga) -> u64 {
+        let times = self.script.times;
+        let first = self.now + if saga.is_waiting() { times.rest } else { times.first };
+        saga.deadline.map_or(first, |deadline| ms_of(deadline).min(first))
     }
 
-    fn begin_input(&mut self, process: ProcessId, saga: usize, input: Input) {
-        let incoming = Incoming::Read { number: None, input: Box::new(input) };
-        self.begin(process, Box::new(Applying { saga, incoming, now: timestamp(self.now), step: Step::Begin }));
-    }
-
-    fn begin(&mut self, process: ProcessId, mut applying: Box<Applying>) {
-        match self.processes[process].cache.get(&applying.saga).cloned() {
-            Some(guess) => self.decide(process, applying, &guess, true),
-            None => {
-                applying.step = Step::Read;
-                self.soon(process, Work::Apply(applying));
-            }
-        }
-    }
-
-    fn decide(&mut self, process: ProcessId, mut applying: Box<Applying>, saga: &Saga, is_guess: bool) {
-        if let Incoming::Message { number, event, body } = &applying.incoming {
-            match read(saga, event, body, self.fault) {
-                Ok(reply) => {
-                    applying.incoming = Incoming::Read { number: Some(*number), input: Box::new(reply.into()) };
-                }
-                Err(why) => return self.set_aside(process, &applying, &why),
-            }
-        }
-        let Incoming::Read { input, .. } = &applying.incoming else { return };
-        applying.step = match advance(saga, input, applying.now) {
-            Ok(mut transition) => {
-                self.plant(applying.saga, saga.state, &mut transition);
-                if self.fault == Some(Fault::EffectBeforeRow) {
-                    self.perform(process, &transition.saga);
-                }
-                Step::Write(Box::new(transition))
-            }
-            Err(NoMove::Contradiction(why)) => return self.set_aside(process, &applying, &why),
-            Err(_) if is_guess => {
-                self.saw(Seen::StaleCache);
-                self.processes[process].cache.remove(&applying.saga);
-                Step::Read
-            }
-            Err(NoMove::Ignored(ignored)) => {
-                self.saw(Seen::InputIgnored);
-                self.trace(|| format!("orchestrator {process}: saga {}: {ignored}", applying.saga));
-                return self.finished(process, &applying);
-            }
-        };
-        self.soon(process, Work::Apply(applying));
-    }
-
-    /// `replies.rs`: what contradicts its saga is a dead letter, and done with.
-    fn set_aside(&mut self, process: ProcessId, applying: &Applying, why: &str) {
-        let event_id = match &applying.incoming {
-            Incoming::Message { body, .. } => RawEvent::read(body).ok().map(|event| event.event_id),
-            Incoming::Read { input, .. } => input.event_id(),
-        };
-        if event_id.is_none_or(|id| !self.ledger.forged.contains(&id)) {
-            return self.broken(format!("a correct reply to saga {} is set aside: {why}", applying.saga));
-        }
-        self.saw(Seen::Contradiction);
-        self.trace(|| format!("orchestrator {process}: saga {}: set aside: {why}", applying.saga));
-        self.finished(process, applying);
-    }
-
-    fn apply(&mut self, process: ProcessId, mut applying: Box<Applying>) {
-        let saga = applying.saga;
-        match std::mem::replace(&mut applying.step, Step::Begin) {
-            Step::Begin => self.begin(process, applying),
-            Step::Read => match self.statement() {
-                Statement::Works => {
-                    if let Some(stored) = self.read_row(saga) {
-                        self.decide(process, applying, &stored, false);
-                    }
-                }
-                _ => self.not_applied(process, *applying),
-            },
-            Step::Write(transition) => {
-                let statement = self.statement();
-                let is_stored = statement != Statement::Fails && self.store_move(process, saga, &transition);
-                if statement != Statement::Works || !is_stored {
-                    self.processes[process].cache.remove(&saga);
-                }
-                match (statement, is_stored) {
-                    (Statement::Works, true) => applying.step = Step::Stored(Box::new(transition.saga)),
-                    (Statement::Works, false) => applying.step = Step::Read,
-                    _ => return self.not_applied(process, *applying),
-                }
-                self.soon(process, Work::Apply(applying));
-            }
-            Step::Stored(stored) => {
-                self.perform(process, &stored);
-                self.remember(process, &stored);
-                self.finished(process, &applying);
-            }
+    pub fn remember(&mut self, process: ProcessId, saga: &Saga) {
+        let (place, cache) = (place_of(saga.saga_id), &mut self.processes[process].cache);
+        if saga.is_resting() {
+            cache.remove(&place);
+        } else {
+            cache.insert(place, saga.clone());
         }
     }
 
@@ -244,58 +111,8 @@ impl World<'_> {
         }
     }
 
-    /// The conditional write of a move; whether it took place.
-    fn store_move(&mut self, process: ProcessId, saga: usize, transition: &Transition) -> bool {
-        let due = self.first_attempt(&transition.saga);
-        let is_checked = self.fault != Some(Fault::NoVersionCheck);
-        let Some(row) = self.rows[saga].as_mut() else { return false };
-        let deadline = row.deadline;
-        let is_stored = row.moved(transition, due, is_checked);
-        let input = &transition.entry.input;
-        if is_stored {
-            self.trace(|| format!("orchestrator {process}: saga {saga}: {input}: {}", transition.saga));
-            self.check_move(saga, deadline, transition);
-            self.expect(saga, due);
-        } else {
-            self.saw(Seen::RaceLost);
-            self.trace(|| format!("orchestrator {process}: saga {saga}: {input}: another input was quicker"));
-        }
-        is_stored
-    }
-
-    fn first_attempt(&self, saga: &Saga) -> u64 {
-        let first = self.now + self.script.times.first;
-        saga.deadline.map_or(first, |deadline| ms_of(deadline).min(first))
-    }
-
-    fn remember(&mut self, process: ProcessId, saga: &Saga) {
-        let (place, cache) = (place_of(saga.saga_id), &mut self.processes[process].cache);
-        if saga.state.has_ended() {
-            cache.remove(&place);
-        } else {
-            cache.insert(place, saga.clone());
-        }
-    }
-
-    /// Its offset may be committed.
-    fn finished(&mut self, process: ProcessId, applying: &Applying) {
-        let (Incoming::Message { number, .. } | Incoming::Read { number: Some(number), .. }) = &applying.incoming
-        else {
-            return;
-        };
-        self.processes[process].in_hand.remove(number);
-    }
-
-    /// The store failed: a reply is tried again, anything else is left to the sweeper, or to a person.
-    fn not_applied(&mut self, process: ProcessId, applying: Applying) {
-        if let Incoming::Read { number: Some(_), .. } | Incoming::Message { .. } = applying.incoming {
-            let pause = self.dice.between(50, 2_000);
-            self.later(process, pause, Work::Apply(Box::new(Applying { step: Step::Begin, ..applying })));
-        }
-    }
-
     /// `Coordinator::perform`.
-    fn perform(&mut self, process: ProcessId, saga: &Saga) {
+    pub fn perform(&mut self, process: ProcessId, saga: &Saga) {
         let effect = saga.effect();
         self.check_effect(saga, &effect);
         let (step, of_undo) = match saga.state {
@@ -306,6 +123,7 @@ impl World<'_> {
         let sent = match effect {
             Effect::Send(record) => Sent::Record(record),
             Effect::Call(call) => Sent::Call(call, (process, self.processes[process].life)),
+            Effect::Await => return self.look_for_signals(process, saga),
             Effect::Wake => return,
         };
         let command = Command { saga: place_of(saga.saga_id), step, of_undo, sent: Rc::new(sent) };
@@ -323,7 +141,7 @@ impl World<'_> {
     }
 
     /// Lets the sweeper look at a saga within a tick after it is due.
-    fn expect(&mut self, saga: usize, due: u64) {
+    pub fn expect(&mut self, saga: usize, due: u64) {
         let at = due.max(self.now) + self.dice.between(0, 250);
         self.schedule(at, Event::Due { saga });
     }
@@ -342,12 +160,16 @@ impl World<'_> {
         let (now, at) = (self.now, timestamp(self.now));
         let Some(row) = self.rows[saga].as_mut() else { return };
         row.attempts += 1;
-        let pause = (times.first << row.attempts.min(20)).min(times.most);
+        let is_waiting = row.is_waiting();
+        let (first, most) = if is_waiting { (times.rest, times.rest) } else { (times.first, times.most) };
+        let pause = (first << row.attempts.min(20)).min(most);
         let next = now + pause - pause * chance / 1_000;
         let deadline = row.deadline.map(ms_of);
         row.next_attempt_at = deadline.filter(|deadline| *deadline > now).map_or(next, |limit| limit.min(next));
         let due = row.next_attempt_at;
-        if deadline.is_none() && row.attempts >= times.attention_after && row.attention.is_none() {
+        // A limit of the flow calls a person to one that waits, not the number of repetitions.
+        let is_remarkable = !is_waiting && deadline.is_none() && row.attempts >= times.attention_after;
+        if is_remarkable && row.attention.is_none() {
             let reason = format!("{} was repeated {} times without success", row.step, row.attempts);
             row.attention = Some(Attention { since: at, reason });
             self.saw(Seen::NeedsAttention);
@@ -357,7 +179,8 @@ impl World<'_> {
         }
         self.expect(saga, due);
         let Some(claimed) = self.read_row(saga) else { return };
-        if claimed.deadline.is_some_and(|deadline| deadline <= at) {
+        let is_seen = !(is_waiting && self.fault == Some(Fault::LateIgnored));
+        if is_seen && claimed.deadline.is_some_and(|deadline| deadline <= at) {
             self.trace(|| format!("orchestrator {process}: saga {saga}: {claimed} has timed out"));
             return self.begin_input(process, saga, Input::DeadlinePassed);
         }
@@ -378,15 +201,4 @@ impl World<'_> {
         let operator = Operator { by: "ann".to_owned(), reason: "the customer called".to_owned(), act };
         self.begin_input(process, saga, operator.into());
     }
-}
-
-/// `replies.rs`: a reply as its saga's flow reads it.
-fn read(saga: &Saga, event: &str, body: &[u8], fault: Option<Fault>) -> Result<Reply, String> {
-    let mut raw = RawEvent::read(body).map_err(|misfit| misfit.to_string())?;
-    let pending = saga.state.question(&saga.flow).map(|pending| pending.name);
-    let answers_it = |(asked, _): (Question<'_>, _)| Some(asked.name) == pending;
-    if fault == Some(Fault::ReplyByEventAlone) && saga.flow.answered_by(event).any(answers_it) {
-        raw.causation_id = saga.command_id();
-    }
-    Reply::read(saga, event, &raw)
 }

@@ -12,9 +12,12 @@ use super::clock::timestamp;
 use super::coverage::Seen;
 use super::dice::Rate;
 use super::fault::Fault;
-use super::script::{Part, Said};
+use super::script::{Part, Said, ms};
 use super::world::{Event, ProcessId, World};
 use crate::saga::OrderCall;
+
+/// So many times a participant reports progress at most.
+const MOST_REPORTS: u8 = 3;
 
 /// A command or a call on its way to the participant of a step.
 #[derive(Debug, Clone)]
@@ -37,16 +40,20 @@ pub enum Sent {
 #[derive(Debug, Clone)]
 pub struct Held {
     pub status: Status,
-    /// What was decided about the action. `None` in a tombstone.
+    /// What was decided about the action, or reported of it. `None` in a tombstone.
     pub action: Option<Decision>,
     /// What was answered to the undo.
     pub undo: Option<Decision>,
     /// Counts the undos of a run, so that their order can be seen.
     pub undone: u64,
+    /// When it goes on with what is in progress.
+    goes_on_at: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
+    /// Nothing is decided yet; this report of progress was the last.
+    InProgress(u8),
     Done,
     Refused,
     Undone,
@@ -63,6 +70,8 @@ pub struct Decision {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
+    /// The number of the report.
+    Progress(u8),
     Done,
     Refused,
     Undone,
@@ -79,13 +88,15 @@ impl Held {
     /// Whether this row holds something that its step's undo has to take back.
     pub fn holds(&self, part: &Part) -> bool {
         let left = |decision: Decision| decision.said(part).leaves_something;
-        self.status == Status::Done || (self.status == Status::Refused && self.action.is_some_and(left))
+        matches!(self.status, Status::Done | Status::InProgress(_))
+            || (self.status == Status::Refused && self.action.is_some_and(left))
     }
 }
 
 impl Decision {
     fn said(self, part: &Part) -> &Said {
         match self.kind {
+            Kind::Progress(_) => &part.progress[self.event],
             Kind::Done => &part.done[self.event],
             Kind::Refused => &part.refused[self.event],
             Kind::Undone => &part.undone[self.event],
@@ -133,7 +144,7 @@ impl World<'_> {
 
     /// Its offset is not committed, so a command comes again. A call's answer never comes.
     fn again_at(&mut self, at: u64, command: Command) {
-        if matches!(*command.sent, Sent::Record(_)) {
+        if command.is_record() {
             let pause = self.dice.between(20, 2_000);
             self.schedule(at + pause, Event::Command(command));
         }
@@ -149,21 +160,12 @@ impl World<'_> {
             return None;
         }
         let held = match (command.of_undo, status) {
-            (false, None) => {
-                let is_refused = !part.refused.is_empty() && self.dice.chance(self.rates.refused);
-                let kind = if is_refused { Kind::Refused } else { Kind::Done };
-                let decision = self.decision(kind, part);
-                self.check_may_take_effect(saga, step, is_refused);
-                let status = if is_refused { Status::Refused } else { Status::Done };
-                if is_refused {
-                    self.saw(Seen::Refusal);
-                }
-                Held { status, action: Some(decision), undo: None, undone: 0 }
-            }
+            (false, None) => self.act(command, 0),
+            (false, Some(Status::InProgress(reports))) if self.is_due(saga, step) => self.act(command, reports),
             (false, Some(Status::Done)) if fault == Some(Fault::RefusalAfterDone) && !part.refused.is_empty() => {
                 return Some(self.decision(Kind::Refused, part));
             }
-            (true, None | Some(Status::Done | Status::Refused)) => {
+            (true, None | Some(Status::Done | Status::Refused | Status::InProgress(_))) => {
                 let undo = self.decision(Kind::Undone, part);
                 let action = self.held[saga][step].as_ref().and_then(|held| held.action);
                 if status.is_none() {
@@ -172,15 +174,18 @@ impl World<'_> {
                         return Some(undo);
                     }
                 }
+                if matches!(status, Some(Status::InProgress(_))) {
+                    self.saw(Seen::UndoneInProgress);
+                }
                 self.undos += 1;
-                Held { status: Status::Undone, action, undo: Some(undo), undone: self.undos }
+                Held { status: Status::Undone, action, undo: Some(undo), undone: self.undos, goes_on_at: 0 }
             }
             // It came before, or too late.
             _ => {
-                self.saw(if status == Some(Status::Undone) && !command.of_undo {
-                    Seen::LateAction
-                } else {
-                    Seen::ReplyRepeated
+                self.saw(match status {
+                    Some(Status::Undone) if !command.of_undo => Seen::LateAction,
+                    Some(Status::InProgress(_)) => Seen::ProgressRepeated,
+                    _ => Seen::ReplyRepeated,
                 });
                 let held = self.held[saga][step].as_ref()?;
                 return match (command.of_undo, held.status, held.action) {
@@ -200,8 +205,54 @@ impl World<'_> {
         decision
     }
 
+    /// Decides about an action, or reports progress once more.
+    fn act(&mut self, command: &Command, reports: u8) -> Held {
+        let (saga, step, script) = (command.saga, command.step, self.script);
+        let part = &script.parts[step];
+        let may_report = reports < MOST_REPORTS && !part.progress.is_empty() && command.is_record();
+        if may_report && self.dice.chance(self.rates.progress) {
+            self.check_may_take_effect(saga, step, false);
+            let report = self.decision(Kind::Progress(reports + 1), part);
+            let within = ms(script.flow.steps[step].progress[report.event].within);
+            let is_slow = self.dice.chance(Rate::percent(20));
+            let (least, most) = if is_slow { (within / 2, within + within / 2) } else { (1, within / 2) };
+            let goes_on_at = self.now + self.dice.between(least, most);
+            self.schedule(goes_on_at, Event::GoesOn(command.clone()));
+            return Held {
+                status: Status::InProgress(reports + 1),
+                action: Some(report),
+                undo: None,
+                undone: 0,
+                goes_on_at,
+            };
+        }
+        let is_refused = !part.refused.is_empty() && self.dice.chance(self.rates.refused);
+        let decision = self.decision(if is_refused { Kind::Refused } else { Kind::Done }, part);
+        self.check_may_take_effect(saga, step, is_refused);
+        let status = if is_refused { Status::Refused } else { Status::Done };
+        if is_refused {
+            self.saw(Seen::Refusal);
+        }
+        Held { status, action: Some(decision), undo: None, undone: 0, goes_on_at: 0 }
+    }
+
+    /// Whether a participant's time has come to go on with what is in progress.
+    fn is_due(&self, saga: usize, step: usize) -> bool {
+        self.held[saga][step].as_ref().is_some_and(|held| held.goes_on_at <= self.now)
+    }
+
+    /// A participant goes on by itself with what it has reported progress of.
+    pub fn go_on(&mut self, command: Command) {
+        let (saga, step) = (command.saga, command.step);
+        let status = self.held[saga][step].as_ref().map(|held| held.status);
+        if matches!(status, Some(Status::InProgress(_))) && self.is_due(saga, step) {
+            self.carry_out(command);
+        }
+    }
+
     fn decision(&mut self, kind: Kind, part: &Part) -> Decision {
         let events = match kind {
+            Kind::Progress(_) => &part.progress,
             Kind::Done => &part.done,
             Kind::Refused => &part.refused,
             Kind::Undone => &part.undone,
@@ -243,7 +294,11 @@ impl World<'_> {
             payload.insert("money".to_owned(), json!(money));
         }
         let (payload, event) = (Json::Object(payload).to_string(), said.event.clone());
-        let mut event_id = EventId::derived(asked.event_id, &event);
+        // Each report of progress is another message, and the same report the same one.
+        let mut event_id = match decision.kind {
+            Kind::Progress(number) => EventId::derived(asked.event_id, &format!("{event} {number}")),
+            _ => EventId::derived(asked.event_id, &event),
+        };
         if is_repeated && self.fault == Some(Fault::NewEventId) {
             event_id = Uuid::from_u64_pair(self.dice.bits(), self.dice.bits()).into();
         }
@@ -327,6 +382,11 @@ impl World<'_> {
 }
 
 impl Command {
+    /// Whether it comes again until it is answered. A call does not.
+    fn is_record(&self) -> bool {
+        matches!(*self.sent, Sent::Record(_))
+    }
+
     /// For a line of the trace.
     pub fn name(&self) -> String {
         let what = match &*self.sent {

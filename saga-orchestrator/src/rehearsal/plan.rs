@@ -33,13 +33,15 @@ pub struct Rates {
     /// A reply is accompanied by one that contradicts its saga.
     pub forged: Rate,
     pub refused: Rate,
+    /// A participant reports progress before it decides.
+    pub progress: Rate,
     /// Something takes up to `slow` ms instead of some.
     pub delay: Rate,
     pub slow: u64,
 }
 
 impl Rates {
-    fn new(dice: &mut Dice, slow: u64) -> Self {
+    fn new(dice: &mut Dice, slow: u64, may_wait: bool) -> Self {
         // In one seed in eight all strike often.
         let scale = dice.pick(&[1, 1, 1, 1, 1, 2, 2, 5]);
         let mut rate = |per_mille: u32| {
@@ -57,6 +59,7 @@ impl Rates {
             refused: rate(120),
             delay: rate(60),
             slow,
+            progress: if may_wait { rate(350) } else { Rate::NEVER },
         }
     }
 
@@ -109,14 +112,17 @@ pub struct Plan {
 impl Plan {
     pub fn new(dice: &mut Dice, script: &Script) -> Self {
         let times = script.times;
-        let mut calm_at = dice.between(1_000, 10_000.max(4 * times.first));
+        let may_wait = script.flow.may_wait();
+        let usual = 10_000.max(4 * times.first);
+        // Long enough that faults strike while a saga waits.
+        let mut calm_at = dice.between(1_000, if may_wait { usual.max(2 * times.longest) } else { usual });
         let mut disturbances = Vec::new();
-        let steps = script.flow.steps.len() as u64;
+        let asking: Vec<usize> = (0..script.flow.steps.len()).filter(|step| is_asking(script, *step)).collect();
         let is_long = dice.chance(Rate::percent(35));
         let slow = if is_long { times.longest + times.longest / 2 } else { 3_000 };
         if is_long {
             // Long enough that a limit passes, or that a person is called.
-            let (from, step) = (dice.between(0, 1_500), dice.between(0, steps - 1) as usize);
+            let (from, step) = (dice.between(0, 1_500), dice.pick(&asking));
             let of_undo = script.flow.steps[step].undo.is_some() && dice.chance(Rate::percent(40));
             let until = match of_undo {
                 true => from + times.first + dice.between(times.most, 14 * times.most),
@@ -131,10 +137,10 @@ impl Plan {
         }
         let count = dice.pick(&[1, 1, 1, 1, 2, 2, 3]);
         let sagas = (0..count).map(|index| Planned::new(dice, script, index, calm_at)).collect();
-        let rates = Rates::new(dice, slow);
+        let rates = Rates::new(dice, slow, may_wait);
         for _ in 0..dice.pick(&[0, 0, 0, 1, 1, 2]) {
-            let from = dice.between(0, calm_at.min(5_000));
-            let (until, step) = (from + dice.between(100, 6_000), dice.between(0, steps - 1) as usize);
+            let from = dice.between(0, if may_wait { calm_at } else { calm_at.min(5_000) });
+            let (until, step) = (from + dice.between(100, 6_000), dice.pick(&asking));
             let (saga, of_undo) = (dice.between(0, count - 1) as usize, dice.chance(Rate::percent(30)));
             let disturbance = match dice.between(0, 5) {
                 0 => Disturbance::Outage { until },
@@ -146,6 +152,11 @@ impl Plan {
         }
         Self { sagas, rates, calm_at, disturbances }
     }
+}
+
+/// Whether the step has a participant. Its pivot has one in every flow.
+fn is_asking(script: &Script, step: usize) -> bool {
+    script.flow.steps[step].question().is_some()
 }
 
 impl Planned {

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use flow::{Flow, Kept, State};
-use messages::{OrderId, SagaId, Timestamp};
+use flow::{Flow, Kept, State, WAITING};
+use messages::{EventId, OrderId, SagaId, Timestamp};
 
+use super::clock::ms_of;
 use super::fault::Fault;
-use crate::saga::{Attention, HistoryEntry, Saga, Transition};
+use crate::saga::{Attention, HistoryEntry, Marked, Saga, Transition};
 
 /// A row with its history.
 #[derive(Debug, Clone)]
@@ -20,6 +21,9 @@ pub struct Row {
     reason: Option<String>,
     input: String,
     kept: Option<String>,
+    progressed: Vec<EventId>,
+    /// The signal that is awaited: see [`crate::saga::Awaited::key`].
+    pub awaits: Option<String>,
     pub deadline: Option<Timestamp>,
     expires_at: Timestamp,
     pub attention: Option<Attention>,
@@ -47,6 +51,8 @@ impl Row {
             reason: None,
             input: saga.request.input.to_json(),
             kept: None,
+            progressed: Vec::new(),
+            awaits: None,
             deadline: None,
             expires_at: saga.expires_at,
             attention: None,
@@ -73,16 +79,27 @@ impl Row {
 
     fn set(&mut self, transition: &Transition, next_attempt_at: u64) {
         let saga = &transition.saga;
-        // A move that stays where it is (operator.retried) goes on counting.
+        // A move that stays where it is goes on counting.
         if self.step != saga.step_name() {
-            (self.attempts, self.attention) = (0, None);
+            self.attempts = 0;
+        }
+        match transition.marked {
+            Marked::Unchanged => {}
+            Marked::Set => {
+                let since = self.attention.as_ref().map_or(transition.entry.at, |attention| attention.since);
+                let reason = transition.entry.reason.clone().unwrap_or_default();
+                self.attention = Some(Attention { since, reason });
+            }
+            Marked::Cleared => self.attention = None,
         }
         self.version = saga.version;
-        saga.state.status().clone_into(&mut self.status);
+        saga.status().clone_into(&mut self.status);
         saga.step_name().clone_into(&mut self.step);
         self.cause = saga.cause().map(str::to_owned);
         self.reason.clone_from(&saga.reason);
         self.kept = (!saga.kept.is_empty()).then(|| saga.kept.to_json());
+        self.progressed.clone_from(&saga.progressed);
+        self.awaits = saga.awaited().map(|awaited| awaited.key());
         self.deadline = saga.deadline;
         self.resolved_by_hand = saga.resolved_by_hand;
         self.updated_at = saga.updated_at;
@@ -107,6 +124,7 @@ impl Row {
             reason: self.reason.clone(),
             request: Arc::new(request.map_err(|misfit| format!("its stored input: {misfit}"))?),
             kept: kept.map_err(|misfit| format!("what it has kept: {misfit}"))?.unwrap_or_default(),
+            progressed: self.progressed.clone(),
             deadline: self.deadline,
             expires_at: self.expires_at,
             attention: self.attention.clone(),
@@ -123,6 +141,26 @@ impl Row {
 
     pub fn has_ended(&self) -> bool {
         ["COMPLETED", "FAILED"].contains(&self.status.as_str())
+    }
+
+    /// Whether nothing is expected of it soon.
+    pub fn is_waiting(&self) -> bool {
+        self.status == WAITING
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> Option<State> {
+        self.history.last().map(|entry| entry.state)
+    }
+
+    /// Since when it has stood there, in ms.
+    pub fn since(&self) -> u64 {
+        ms_of(self.updated_at)
+    }
+
+    /// When it began, in ms.
+    pub fn began(&self) -> u64 {
+        ms_of(self.created_at)
     }
 
     /// `RUNNING/HOTEL_BOOK`

@@ -3,18 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use flow::payload::Payload;
-use flow::{Meaning, Slot, Source, State, write_string};
-use messages::{EventId, Timestamp};
+use flow::{Late, Slot, Source, State, Step, Wait, write_string};
+use messages::EventId;
 
 use super::coverage::Seen;
 use super::participant::{Command, Status};
 use super::plan::place_of;
 use super::world::World;
 use crate::flow_outcome::FlowOutcome;
-use crate::saga::{Effect, Saga, Transition};
+use crate::saga::{Effect, Saga};
 
 /// A question of a saga: its place, the step, and whether it is the step's undo.
-type Asked = (usize, usize, bool);
+pub type Asked = (usize, usize, bool);
 
 /// What the rules remember of a run.
 pub struct Ledger {
@@ -29,11 +29,11 @@ pub struct Ledger {
     /// The reply to each command, by the row that it was made from.
     replies: BTreeMap<(EventId, Status), String>,
     /// Of each right reply: what it answers, its event and its payload.
-    said: BTreeMap<EventId, (Asked, String, String)>,
+    pub said: BTreeMap<EventId, (Asked, String, String)>,
     /// What each saga has to have kept: the JSON of each field, by step and field.
-    kept: Vec<BTreeMap<(String, String), Vec<u8>>>,
+    pub kept: Vec<BTreeMap<(String, String), Vec<u8>>>,
     /// What each client was answered at the end.
-    answers: Vec<Option<(u16, String)>>,
+    pub answers: Vec<Option<(u16, String)>>,
 }
 
 impl Ledger {
@@ -91,30 +91,40 @@ impl World<'_> {
         }
     }
 
-    /// A payload as it has to be, made from what was asked for and what the participants said.
+    /// A payload as it has to be, made from what was asked for and what the participants and the signals said.
     fn wanted(&self, place: usize, cause: Option<&str>, template: &Payload) -> Vec<u8> {
-        let (planned, kept) = (&self.sagas[place], &self.ledger.kept[place]);
         let mut out = Vec::new();
-        template.fill(&mut out, &mut |slot: &Slot, out| {
-            match &slot.source {
-                Source::Input(field) => {
-                    return planned.request.input.get(field).map(|value| value.write(out)).is_some();
-                }
-                Source::Subject => write_string(&planned.subject.to_string(), out),
-                Source::Owner => write_string(planned.request.owner.as_str(), out),
-                Source::Cause => write_string(cause.unwrap_or_default(), out),
-                Source::Money => {
-                    return planned.request.money.is_some_and(|money| serde_json::to_writer(out, &money).is_ok());
-                }
-                Source::Reply(_) => return false,
-                Source::Kept { step, field } => match kept.get(&(step.clone(), field.clone())) {
-                    Some(json) => out.extend_from_slice(json),
-                    None => return false,
-                },
-            }
-            true
-        });
+        template.fill(&mut out, &mut |slot: &Slot, out| self.value(place, cause, slot, out));
         out
+    }
+
+    /// Writes a slot's value as it has to be; false where there is none.
+    fn value(&self, place: usize, cause: Option<&str>, slot: &Slot, out: &mut Vec<u8>) -> bool {
+        let (planned, kept) = (&self.sagas[place], &self.ledger.kept[place]);
+        match &slot.source {
+            Source::Input(field) => {
+                return planned.request.input.get(field).map(|value| value.write(out)).is_some();
+            }
+            Source::Subject => write_string(&planned.subject.to_string(), out),
+            Source::Owner => write_string(planned.request.owner.as_str(), out),
+            Source::Cause => write_string(cause.unwrap_or_default(), out),
+            Source::Money => {
+                return planned.request.money.is_some_and(|money| serde_json::to_writer(out, &money).is_ok());
+            }
+            Source::Reply(_) => return false,
+            Source::Kept { step, field } => match kept.get(&(step.clone(), field.clone())) {
+                Some(json) => out.extend_from_slice(json),
+                None => return false,
+            },
+        }
+        true
+    }
+
+    /// What a signal has to name that this saga waits for.
+    pub fn named(&self, place: usize, wait: &Wait) -> Option<String> {
+        let mut json = Vec::new();
+        let is_there = self.value(place, None, &wait.matched, &mut json);
+        serde_json::from_slice(&json).ok().filter(|_| is_there)
     }
 
     /// The same command to the same row gets the same reply, byte for byte.
@@ -139,56 +149,8 @@ impl World<'_> {
         }
     }
 
-    /// A move was stored: it is legal, and what it rests on has happened.
-    pub fn check_move(&mut self, place: usize, deadline: Option<Timestamp>, transition: &Transition) {
-        let (saga, entry) = (&transition.saga, &transition.entry);
-        let flow = &self.script.flow;
-        let Some([.., before, _]) = self.rows[place].as_ref().map(|row| row.history.as_slice()) else { return };
-        let (before, gap) = (before.state, entry.seq - before.seq);
-        if let Some(wrong) = wrong_move(self, place, before, gap, deadline, transition) {
-            return self.broken(format!("saga {place}: {}: {} to {saga}: {wrong}", entry.input, before.name(flow)));
-        }
-        self.note(before, entry.state, &entry.input);
-        if let (State::Running { step }, Some(event_id)) = (before, entry.event_id) {
-            self.keep(place, step, event_id);
-        }
-        if entry.state.has_ended() {
-            self.coverage.ended(entry.state.name(flow));
-            if let Some(wrong) = self.wrongly_held(place, entry.state) {
-                return self.broken(format!("saga {place} is {saga}: {wrong}"));
-            }
-            let answer = self.answer(saga);
-            self.ledger.answers[place] = Some(answer);
-        }
-    }
-
-    fn note(&mut self, before: State, after: State, input: &str) {
-        match input {
-            "deadline.passed" => self.saw(Seen::DeadlinePassed),
-            "operator.cancelled" if before != after => self.saw(Seen::Cancelled),
-            "operator.retried" => self.saw(Seen::Retried),
-            "operator.resolved" => self.saw(Seen::Resolved),
-            _ => {}
-        }
-    }
-
-    /// Remembers what a saga has to have kept of the reply that moved it.
-    fn keep(&mut self, place: usize, step: usize, event_id: EventId) {
-        let step = &self.script.flow.steps[step];
-        let Some((_, event, payload)) = self.ledger.said.get(&event_id) else { return };
-        let Some(meaning @ Meaning::Done(done)) = step.means(event) else { return };
-        let Ok(read) = meaning.read(payload) else { return };
-        for field in &done.keep {
-            if let Some(value) = read.get(field) {
-                let mut json = Vec::new();
-                value.write(&mut json);
-                self.ledger.kept[place].insert((step.name.to_string(), field.clone()), json);
-            }
-        }
-    }
-
     /// The client's answer, from a row.
-    fn answer(&self, saga: &Saga) -> (u16, String) {
+    pub fn answer(&self, saga: &Saga) -> (u16, String) {
         let flow = &saga.flow;
         let status = saga.cause().map_or(flow.answer.done, |cause| flow.failed_status(cause));
         (status, serde_json::to_string(&FlowOutcome(saga)).unwrap_or_default())
@@ -203,14 +165,14 @@ impl World<'_> {
     }
 
     /// What participants hold for a saga that has ended, where it is not what its end says.
-    fn wrongly_held(&self, place: usize, end: State) -> Option<String> {
+    pub fn wrongly_held(&self, place: usize, end: State) -> Option<String> {
         let (flow, parts) = (&self.script.flow, &self.script.parts);
         let settled = self.settled(place);
         let mut undone_later = u64::MAX;
         for (place_of_step, (step, held)) in flow.steps.iter().zip(&self.held[place]).enumerate() {
             let (name, status) = (&step.name, held.as_ref().map(|held| held.status));
             if end == State::Completed {
-                if status != Some(Status::Done) {
+                if has_to_be_done(step) && status != Some(Status::Done) {
                     return Some(format!("{name} is {status:?}"));
                 }
                 continue;
@@ -236,9 +198,13 @@ impl World<'_> {
 
     /// After the last fault everything ends before long.
     pub fn check_progress(&mut self) {
-        let (times, steps) = (self.script.times, self.script.flow.steps.len() as u64);
+        let (times, steps) = (self.script.times, &self.script.flow.steps);
         let most = times.most.max(times.first);
-        let within = self.rates.slow + times.longest + (2 * steps + 4) * (most + most / 4 + 5_000);
+        let resting = steps.iter().filter(|step| step.wait().is_some() || !step.progress.is_empty()).count();
+        let asked = (2 * steps.len() as u64 + 4) * (most + most / 4 + 5_000);
+        // A signal may be taken by another saga, and each report of progress takes its time.
+        let rested = (resting * self.sagas.len()) as u64 * (5 * times.longest + 2 * times.rest);
+        let within = self.rates.slow + times.longest + asked + rested;
         if self.now < self.calm_at + within {
             return;
         }
@@ -250,12 +216,35 @@ impl World<'_> {
 
     /// Nothing is pending any more.
     pub fn check_the_end(&mut self) {
+        if let Some(wrong) = self.wrongly_taken() {
+            return self.broken(wrong);
+        }
         for place in 0..self.sagas.len() {
             if let Some(wrong) = self.wrong_end(place) {
                 let name = self.rows[place].as_ref().map(super::row::Row::name);
                 return self.broken(format!("at the end saga {place} is {}: {wrong}", name.unwrap_or_default()));
             }
         }
+    }
+
+    /// Each signal stands once in a history, of the saga that has taken it, or in none.
+    fn wrongly_taken(&mut self) -> Option<String> {
+        let mut left = 0;
+        for signal in &self.signals {
+            let id = Some(EventId::from(signal.id));
+            let moved = self.rows.iter().enumerate().flat_map(|(saga, row)| {
+                let entries = row.iter().flat_map(|row| &row.history).filter(|entry| entry.event_id == id);
+                entries.map(move |_| saga)
+            });
+            let moved: Vec<usize> = moved.collect();
+            let taken: Vec<usize> = signal.taken.iter().map(|(saga, _)| *saga).collect();
+            if moved != taken {
+                return Some(format!("at the end a {} is taken by {taken:?}, and has moved {moved:?}", signal.kind));
+            }
+            left += usize::from(taken.is_empty());
+        }
+        (0..left).for_each(|_| self.saw(Seen::SignalUnmatched));
+        None
     }
 
     fn wrong_end(&mut self, place: usize) -> Option<String> {
@@ -292,82 +281,13 @@ impl World<'_> {
     }
 }
 
-/// What is wrong with a move from `before`, `gap` versions later.
-fn wrong_move(
-    world: &World<'_>,
-    place: usize,
-    before: State,
-    gap: i64,
-    deadline: Option<Timestamp>,
-    transition: &Transition,
-) -> Option<String> {
-    let (flow, entry, after) = (&world.script.flow, &transition.entry, transition.entry.state);
-    let held = |step: usize| world.held[place][step].as_ref().map(|held| held.status);
-    if gap != 1 {
-        return Some(format!("its version is {gap} after the one before"));
-    }
-    if before.has_ended() {
-        return Some("it had ended".to_owned());
-    }
-    if entry.event_id.is_some_and(|id| world.ledger.forged.contains(&id)) {
-        return Some("a contradicting reply moves it".to_owned());
-    }
-    let answered = entry.event_id.and_then(|id| world.ledger.said.get(&id)).map(|(answered, ..)| *answered);
-    if answered.is_some() && answered != asked(place, before) {
-        return Some("the reply answers another command".to_owned());
-    }
-    let within = if let State::Running { step } = after { flow.steps[step].within } else { None };
-    let limit = within.map(|within| (entry.at + within).min(transition.saga.expires_at));
-    if before != after && transition.saga.deadline != limit {
-        return Some(format!("its limit is {:?}, and not {limit:?}", transition.saga.deadline));
-    }
-    let is_reply =
-        !matches!(&*entry.input, "deadline.passed" | "operator.cancelled" | "operator.retried" | "operator.resolved");
-    match (before, after) {
-        (State::Running { step }, State::Compensating { .. } | State::Failed { .. }) => {
-            let is_permitted = match &*entry.input {
-                "deadline.passed" => step < flow.pivot && deadline.is_some_and(|deadline| deadline <= entry.at),
-                "operator.cancelled" => {
-                    step < flow.pivot && flow.cancel.is_some_and(|cancel| cancel.by_operator && step < cancel.until)
-                }
-                // A definite refusal.
-                _ => is_reply && step <= flow.pivot && held(step).is_some_and(|status| status != Status::Done),
-            };
-            if !is_permitted {
-                return Some(format!("it may not turn back: {:?}", held(step)));
-            }
-        }
-        (State::Running { step }, State::Running { step: next }) if next == step => {}
-        (State::Running { step }, State::Running { .. } | State::Completed) => {
-            let next = if let State::Running { step } = after { step } else { flow.steps.len() };
-            if next != step + 1 {
-                return Some("it does not go on from there".to_owned());
-            }
-            if !is_reply || held(step) != Some(Status::Done) {
-                return Some(format!("its step is {:?}", held(step)));
-            }
-        }
-        (State::Compensating { step, cause }, State::Compensating { step: next, cause: other }) => {
-            if cause != other || next > step || (next == step && is_reply) {
-                return Some("it does not go on from there".to_owned());
-            }
-        }
-        (State::Compensating { cause, .. }, State::Failed { cause: other }) if cause == other => {}
-        _ => return Some("there is no such way".to_owned()),
-    }
-    match (before, after) {
-        (State::Compensating { step, .. }, _) if is_reply && held(step) != Some(Status::Undone) => {
-            Some(format!("what it undoes is {:?}", held(step)))
-        }
-        (_, State::Compensating { step, .. }) if step >= flow.pivot || flow.steps[step].undo.is_none() => {
-            Some("nothing is undone there".to_owned())
-        }
-        _ => None,
-    }
+/// Whether a saga passes this step only when its participant has done it.
+fn has_to_be_done(step: &Step) -> bool {
+    step.wait().is_none() && (step.within.is_none() || step.late != Late::GoOn)
 }
 
 /// The question that is pending.
-const fn asked(place: usize, state: State) -> Option<Asked> {
+pub const fn asked(place: usize, state: State) -> Option<Asked> {
     match state {
         State::Running { step } => Some((place, step, false)),
         State::Compensating { step, .. } => Some((place, step, true)),

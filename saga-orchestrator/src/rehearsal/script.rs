@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use flow::sample::{NoSample, Samples, sample};
 use flow::shape::{Shape, ShapeKind};
-use flow::{Action, Done, Flow, Late, Reading, Refused, Request, Source, Step};
+use flow::{Flow, Reading, Refused, Request, Source, Step, Wait};
 use serde_json::{Map, Value as Json, json};
 
 use super::fault::Fault;
 use crate::supported::{NotYet, unsupported};
 
-/// Different payloads of each reply.
+/// Different payloads of each reply and each signal.
 const VARIANTS: u32 = 4;
 
 /// A flow that can be rehearsed.
@@ -45,12 +45,23 @@ impl From<NoSample> for NotRehearsed {
     }
 }
 
-/// The participant of a step, as far as it is modelled: what it may answer.
+/// The participant of a step: what it may answer. Of a step that waits: what its signal may carry.
 #[derive(Debug)]
 pub(super) struct Part {
     pub done: Vec<Said>,
     pub refused: Vec<Said>,
+    /// In the order of the step's own.
+    pub progress: Vec<Said>,
     pub undone: Vec<Said>,
+    pub signal: Option<Carried>,
+}
+
+/// Payloads of the signal that a step waits for.
+#[derive(Debug)]
+pub(super) struct Carried {
+    pub fitting: Vec<String>,
+    /// One that breaks the shapes of what is kept. `None` where none does.
+    pub misfit: Option<String>,
 }
 
 /// An event, and payloads that it may come with. Where its money has to agree, it is added for each saga.
@@ -68,13 +79,15 @@ pub(super) struct Said {
 /// How long things take, in ms.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Times {
-    /// The longest limit of a step.
+    /// The longest limit of a step; what it gets by a report of progress is one as well.
     pub longest: u64,
     /// Until a saga has to be past its pivot.
     pub reach: u64,
     /// The first pause before a repetition, and the longest.
     pub first: u64,
     pub most: u64,
+    /// The pause where a saga waits for something outside.
+    pub rest: u64,
     /// Repetitions after which a person is called.
     pub attention_after: u32,
 }
@@ -97,9 +110,6 @@ impl Script {
         if !not_yet.is_empty() {
             return Err(NotRehearsed(not_yet.join("; ")));
         }
-        if let Some(step) = flow.steps.iter().find(|step| !is_modelled(step)) {
-            return Err(NotRehearsed(format!("{}: the simulation has no model of such a step", step.name)));
-        }
         let requests = match input {
             Some(json) => vec![flow.read_start(json).map_err(|misfit| NotRehearsed(misfit.to_string()))?],
             None => {
@@ -107,36 +117,50 @@ impl Script {
                 vec![usual, other]
             }
         };
-        let parts = flow.steps.iter().map(|step| {
-            Ok(Part {
-                done: step.done.iter().map(done).collect::<Result<_, _>>()?,
-                refused: step.refused.iter().map(refused).collect(),
-                undone: step.undo.iter().flat_map(|undo| &undo.done).map(done).collect::<Result<_, _>>()?,
-            })
-        });
-        let parts = parts.collect::<Result<_, NoSample>>()?;
+        let parts = flow.steps.iter().map(part).collect::<Result<_, _>>()?;
         Ok(Self { flow: flow.clone(), requests, parts, times: Times::of(flow), fault: None })
     }
 }
 
-/// Whether the modelled participants and the rules know all that the step may do.
-fn is_modelled(step: &Step) -> bool {
-    let Step { action, progress, late, .. } = step;
-    matches!(action, Action::Ask(_)) && progress.is_empty() && !matches!(late, Late::Attention | Late::GoOn)
-}
-
-fn done(done: &Done) -> Result<Said, NoSample> {
-    let payloads = (0..VARIANTS).map(|variant| fields(&done.fields, variant));
-    Ok(Said {
-        event: done.event.clone(),
-        money_agrees: done.money_agrees,
-        leaves_something: false,
-        has_fields: done.money_agrees || done.fields.iter().any(|(_, shape)| !may_be_missing(shape)),
-        payloads: payloads.collect::<Result<_, _>>()?,
+fn part(step: &Step) -> Result<Part, NoSample> {
+    let done = step.done.iter().map(|done| said(&done.event, &done.fields, done.money_agrees));
+    let progress = step.progress.iter().map(|progress| said(&progress.event, &progress.fields, false));
+    let undone = step.undo.iter().flat_map(|undo| &undo.done);
+    let undone = undone.map(|done| said(&done.event, &done.fields, done.money_agrees));
+    Ok(Part {
+        done: done.collect::<Result<_, _>>()?,
+        refused: step.refused.iter().map(refused).collect(),
+        progress: progress.collect::<Result<_, _>>()?,
+        undone: undone.collect::<Result<_, _>>()?,
+        signal: step.wait().map(carried).transpose()?,
     })
 }
 
-/// The fields of a reply: of the even variants all, of the others those that have to be there.
+fn said(event: &str, shapes: &[(String, Shape)], money_agrees: bool) -> Result<Said, NoSample> {
+    Ok(Said {
+        event: event.to_owned(),
+        money_agrees,
+        leaves_something: false,
+        has_fields: money_agrees || shapes.iter().any(|(_, shape)| !may_be_missing(shape)),
+        payloads: payloads(shapes)?,
+    })
+}
+
+fn carried(wait: &Wait) -> Result<Carried, NoSample> {
+    let text = |payload| Json::Object(payload).to_string();
+    let wrong = wait.keep.iter().map(|(name, _)| Map::from_iter([(name.clone(), json!([7]))]));
+    let mut wrong = std::iter::once(Map::new()).chain(wrong).map(text);
+    Ok(Carried {
+        fitting: payloads(&wait.keep)?.into_iter().map(text).collect(),
+        misfit: wrong.find(|payload| wait.read(payload).is_err()),
+    })
+}
+
+fn payloads(shapes: &[(String, Shape)]) -> Result<Vec<Map<String, Json>>, NoSample> {
+    (0..VARIANTS).map(|variant| fields(shapes, variant)).collect()
+}
+
+/// The fields of a reply or a signal: of the even variants all, of the others those that have to be there.
 fn fields(fields: &[(String, Shape)], variant: u32) -> Result<Map<String, Json>, NoSample> {
     let mut payload = Map::new();
     for (place, (name, shape)) in (variant..).zip(fields) {
@@ -184,15 +208,25 @@ fn refused(refused: &Refused) -> Said {
 
 impl Times {
     fn of(flow: &Flow) -> Self {
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 1_000);
-        let longest = flow.steps.iter().filter_map(|step| step.within).map(ms).max().unwrap_or(10_000);
+        let limits = flow.steps.iter().flat_map(|step| {
+            let progress = step.progress.iter().map(|progress| progress.within);
+            step.within.into_iter().chain(progress)
+        });
+        let longest = limits.map(ms).max().unwrap_or(10_000);
+        // A step that may take days is not repeated each half a minute here: nothing new would be seen.
+        let most = ms(flow.repeat.most).max(longest / 16).max(100);
         Self {
             longest,
             reach: flow.pivot_limit().map_or(100 * longest, ms),
             first: ms(flow.repeat.first).max(100),
-            // A step that may take days is not repeated each half a minute here: nothing new would be seen.
-            most: ms(flow.repeat.most).max(longest / 16).max(100),
+            most,
+            rest: most.max(longest / 4),
             attention_after: flow.repeat.attention_after.min(10),
         }
     }
+}
+
+/// A limit in ms.
+pub(super) fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 1_000)
 }

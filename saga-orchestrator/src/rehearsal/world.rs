@@ -9,6 +9,7 @@ use super::coverage::{Coverage, Seen};
 use super::dice::{Dice, Rate, Statement};
 use super::fault::Fault;
 use super::orchestrator::Work;
+use super::outside::{Outside, StoredSignal, Turn};
 use super::participant::{Answer, Command, Held};
 use super::plan::{Disturbance, Plan, Planned, Rates};
 use super::row::Row;
@@ -37,8 +38,12 @@ pub enum Event {
     },
     /// A command reaches its participant.
     Command(Command),
+    /// A participant goes on with what it has reported progress of.
+    GoesOn(Command),
     /// A reply reaches the orchestrators.
     Answer(Answer),
+    /// Something happens outside.
+    Outside(Turn),
     Restart {
         process: ProcessId,
     },
@@ -75,6 +80,9 @@ pub struct World<'a> {
     /// Each step's participant's rows, by saga and step.
     pub held: Vec<Vec<Option<Held>>>,
     pub undos: u64,
+    /// The stored signals, the oldest first.
+    pub signals: Vec<StoredSignal>,
+    pub outside: Outside,
     /// Until when each step's participant is silent: to its action, and to its undo.
     pub silent_until: Vec<[u64; 2]>,
     pub numbers: u64,
@@ -107,6 +115,8 @@ impl<'a> World<'a> {
             outage_until: 0,
             held: vec![vec![None; steps]; count],
             undos: 0,
+            signals: Vec::new(),
+            outside: Outside::new(count, steps),
             silent_until: vec![[0; 2]; steps],
             numbers: 0,
             ledger: Ledger::new(count),
@@ -159,7 +169,9 @@ impl<'a> World<'a> {
             Event::Request { saga } => self.request(saga),
             Event::Due { saga } => self.sweep(saga),
             Event::Command(command) => self.carry_out(command),
+            Event::GoesOn(command) => self.go_on(command),
             Event::Answer(answer) => self.take_answer(answer),
+            Event::Outside(turn) => self.turn(turn),
             Event::Restart { process } => {
                 self.processes[process].up = self.now >= self.outage_until;
                 self.trace(|| format!("orchestrator {process} starts"));

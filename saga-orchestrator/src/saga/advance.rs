@@ -2,19 +2,36 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use faults::Bug;
-use flow::{Flow, Happened, Kept, Request, State};
+use flow::{Flow, Happened, Kept, Late, Meaning, Progress, Request, State};
 use messages::{EventId, OrderId, SagaId, Timestamp};
+use uuid::Uuid;
 
 use super::input::{Input, Operator, OperatorAct, Reply};
-use super::state::Saga;
+use super::state::{Attention, Saga};
+
+/// So many reports of progress count at one step: each gives it time.
+const MOST_PROGRESS: usize = 100;
 
 /// A move: what to store. What to do then is told by the stored state itself: see [`super::effect`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Transition {
     pub saga: Saga,
     pub entry: HistoryEntry,
+    /// The signal that it takes: no other move may have taken it.
+    pub takes: Option<Uuid>,
+    pub marked: Marked,
+}
+
+/// What a move does to the mark that a person should look at the saga. A move to another step always clears it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Marked {
+    /// As the row has it: the sweeper sets it between moves.
+    Unchanged,
+    Set,
+    Cleared,
 }
 
 /// A row of `saga_events`: one for each version of a saga.
@@ -69,6 +86,7 @@ pub fn start(
         reason: None,
         request: request.into(),
         kept: Kept::default(),
+        progressed: Vec::new(),
         deadline: None,
         expires_at,
         attention: None,
@@ -94,29 +112,89 @@ pub fn advance(saga: &Saga, input: &Input, now: Timestamp) -> Result<Transition,
     let next = next(saga, input, now).ok_or_else(|| Ignored { state: saga.to_string(), input: input.name() })?;
     let reason = match input {
         Input::Reply(reply) => reply.reason(&saga.flow),
-        Input::DeadlinePassed => Some(format!("no answer to {} in time: its outcome is unknown", saga.step_name())),
+        Input::Signal(_) => None,
+        Input::DeadlinePassed => Some(too_late(saga)),
         Input::Operator(operator) => Some(operator.reason.clone()),
     };
     let entry = entry(saga, next, input.name(), now);
     let (event_id, operator) = (input.event_id(), input.operator().cloned());
     let entry = HistoryEntry { event_id, reason, operator, ..entry };
-    if next == saga.state {
-        // The row's times stay as well: they are a part of the messages that it repeats.
-        return Ok(Transition { saga: Saga { version: entry.seq, ..saga.clone() }, entry });
+    let mut transition = if next == saga.state { stayed(saga, input, entry) } else { moved(saga, entry) };
+    transition.takes = input.signal_id();
+    if let Some(kept) = kept(saga, input) {
+        transition.saga.kept = kept;
     }
-    let transition = moved(saga, entry);
-    Ok(match kept(saga, input) {
-        Some(kept) => Transition { saga: Saga { kept, ..transition.saga }, ..transition },
-        None => transition,
-    })
+    Ok(transition)
+}
+
+/// A move that stays at its step. The row's times stay as well: they are a part of the messages that it repeats.
+fn stayed(saga: &Saga, input: &Input, entry: HistoryEntry) -> Transition {
+    let (version, now) = (entry.seq, entry.at);
+    let same = Saga { version, ..saga.clone() };
+    let (saga, marked) = match (input, progress(saga, input)) {
+        // The step has time again, from now on.
+        (Input::Reply(Reply { message: Some(message), .. }), Some((place, Progress { within, .. }))) => {
+            let step = &saga.flow.steps[place];
+            let mut progressed = same.progressed.clone();
+            progressed.push(message.event_id);
+            // From the pivot on what is asked is repeated until it is done.
+            let deadline = step.within.map(|_| deadline(&same, place, *within, now));
+            (Saga { progressed, deadline, attention: None, ..same }, Marked::Cleared)
+        }
+        // It goes on waiting, and a person is called.
+        (Input::DeadlinePassed, _) => {
+            let attention = Attention { since: now, reason: entry.reason.clone().unwrap_or_default() };
+            (Saga { deadline: None, attention: Some(attention), ..same }, Marked::Set)
+        }
+        _ => (same, Marked::Unchanged),
+    };
+    Transition { saga, entry, takes: None, marked }
+}
+
+/// When a step counts as late that was given so much time now. Up to the pivot the saga has a limit as a whole.
+fn deadline(saga: &Saga, step: usize, within: Duration, now: Timestamp) -> Timestamp {
+    if step < saga.flow.pivot { (now + within).min(saga.expires_at) } else { now + within }
+}
+
+/// The progress that a reply reports, and the pending step's place.
+fn progress<'a>(saga: &'a Saga, input: &Input) -> Option<(usize, &'a Progress)> {
+    let (Input::Reply(reply), State::Running { step }) = (input, saga.state) else { return None };
+    match saga.flow.steps[step].means(&reply.event)? {
+        Meaning::Progress(progress) => Some((step, progress)),
+        Meaning::Done(_) | Meaning::Refused(_) => None,
+    }
+}
+
+/// What the history says of a limit that has passed.
+fn too_late(saga: &Saga) -> String {
+    let (name, step) = (
+        saga.step_name(),
+        match saga.state {
+            State::Running { step } => Some(&saga.flow.steps[step]),
+            _ => None,
+        },
+    );
+    let goes_on = step.is_some_and(|step| step.late == Late::GoOn);
+    match saga.wait() {
+        Some(wait) if goes_on => format!("no {} in time: it goes on without", wait.signal),
+        Some(wait) => format!("no {} in time", wait.signal),
+        None if goes_on => format!("no answer to {name} in time: it goes on without, and its outcome is unknown"),
+        None => format!("no answer to {name} in time: its outcome is unknown"),
+    }
 }
 
 /// What the saga has kept once this input has moved it; `None`: as before.
 fn kept(saga: &Saga, input: &Input) -> Option<Kept> {
-    let (Input::Reply(reply), State::Running { step }) = (input, saga.state) else { return None };
+    let State::Running { step } = saga.state else { return None };
     let step = &saga.flow.steps[step];
-    let fields = step.means(&reply.event)?.keep();
-    (!fields.is_empty()).then(|| saga.kept.with(&step.name, fields, &reply.values))
+    match input {
+        Input::Reply(reply) => {
+            let fields = step.means(&reply.event)?.keep();
+            (!fields.is_empty()).then(|| saga.kept.with(&step.name, fields, &reply.values))
+        }
+        Input::Signal(signal) => Some(saga.kept.with(&step.name, &step.wait()?.kept(), &signal.values)),
+        Input::DeadlinePassed | Input::Operator(_) => None,
+    }
 }
 
 /// Where an input leads. `None`: it does not count here.
@@ -124,7 +202,11 @@ fn next(saga: &Saga, input: &Input, now: Timestamp) -> Option<State> {
     let (flow, state) = (&*saga.flow, saga.state);
     match input {
         Input::Reply(reply) => replied(saga, reply),
-        // Its outcome is unknown. Not from the pivot on: nothing has a deadline there.
+        Input::Signal(signal) => {
+            let awaited = saga.awaited().filter(|awaited| awaited.matched == signal.matched);
+            awaited.and_then(|_| state.next(flow, Happened::Signalled(&signal.kind)))
+        }
+        // What was asked may have had its effect.
         Input::DeadlinePassed => {
             let late = saga.deadline.filter(|limit| *limit <= now);
             late.and_then(|_| state.next(flow, Happened::Late))
@@ -158,6 +240,14 @@ fn replied(saga: &Saga, reply: &Reply) -> Option<State> {
         _ => &*reply.event,
     };
     let next = state.next(flow, Happened::Replied(event))?;
+    // A participant repeats its reports, with their ids.
+    let is_report = next == state;
+    if is_report && reply.message.is_none_or(|message| saga.progressed.contains(&message.event_id)) {
+        return None;
+    }
+    if is_report && saga.progressed.len() >= MOST_PROGRESS {
+        return None;
+    }
     Some(match (state, next) {
         (State::Running { .. }, State::Compensating { cause, .. }) if faults::planted(Bug::CancelWithoutRefund) => {
             flow.unwind(1, cause)
@@ -223,7 +313,7 @@ fn entry(saga: &Saga, state: State, input: Cow<'static, str>, at: Timestamp) -> 
 fn moved(saga: &Saga, entry: HistoryEntry) -> Transition {
     let (state, now) = (entry.state, entry.at);
     let deadline = match state {
-        State::Running { step } => saga.flow.steps[step].within.map(|wait| (now + wait).min(saga.expires_at)),
+        State::Running { step } => saga.flow.steps[step].within.map(|within| deadline(saga, step, within, now)),
         _ => None,
     };
     // The first reason stays: it belongs to the cause.
@@ -235,6 +325,17 @@ fn moved(saga: &Saga, entry: HistoryEntry) -> Transition {
     });
     let is_settled = entry.operator.as_ref().is_some_and(|operator| operator.act.settled().is_some());
     let (version, updated_at, resolved_by_hand) = (entry.seq, now, saga.resolved_by_hand || is_settled);
-    let saga = Saga { version, state, reason, deadline, attention: None, updated_at, resolved_by_hand, ..saga.clone() };
-    Transition { saga, entry }
+    let progressed = Vec::new();
+    let saga = Saga {
+        version,
+        state,
+        reason,
+        deadline,
+        progressed,
+        attention: None,
+        updated_at,
+        resolved_by_hand,
+        ..saga.clone()
+    };
+    Transition { saga, entry, takes: None, marked: Marked::Cleared }
 }

@@ -13,6 +13,8 @@ pub enum Effect {
     Send(OutgoingRecord),
     /// Call the order service.
     Call(OrderCall),
+    /// Look for the signal that it waits for: one that came before is stored.
+    Await,
     /// The saga has ended: tell those who wait for it.
     Wake,
 }
@@ -39,7 +41,9 @@ impl OrderCall {
 impl Saga {
     /// What this state asks for.
     pub fn effect(&self) -> Effect {
-        let Some(question) = self.state.question(&self.flow) else { return Effect::Wake };
+        let Some(question) = self.state.question(&self.flow) else {
+            return if self.state.has_ended() { Effect::Wake } else { Effect::Await };
+        };
         match &question.ask.of {
             Asked::Topic(topic) => Effect::Send(self.command(question, topic)),
             Asked::Action(action) => Effect::Call(self.call(action)),

@@ -4,12 +4,15 @@ use std::borrow::Cow;
 
 use flow::Record;
 use messages::{EventId, OrderId};
+use uuid::Uuid;
 
 /// Something that happened to a saga.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
     /// Somebody answered what the saga had asked.
     Reply(Reply),
+    /// Something happened outside that a saga waits for.
+    Signal(Signal),
     /// The pending step's deadline has passed.
     DeadlinePassed,
     /// A person steps in.
@@ -25,6 +28,18 @@ pub struct Reply {
     pub values: Record,
     /// `None` for an answer to a call.
     pub message: Option<MessageIds>,
+}
+
+/// A stored signal, read as the saga that waits for it has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Signal {
+    /// As in `signals.signal_id`. A signal moves one saga, once.
+    pub signal_id: Uuid,
+    pub kind: String,
+    /// What it names: a saga that waits for this kind and this value is the one.
+    pub matched: String,
+    /// What was read of its payload.
+    pub values: Record,
 }
 
 /// What a participant's message says that it is about.
@@ -71,10 +86,11 @@ impl Reply {
 }
 
 impl Input {
-    /// What stands in the history: the event's name for a reply, and words like it for the rest.
+    /// What stands in the history: the event's name for a reply, the kind of a signal, and words like it for the rest.
     pub fn name(&self) -> Cow<'static, str> {
         match self {
             Self::Reply(reply) => reply.event.clone(),
+            Self::Signal(signal) => signal.kind.clone().into(),
             Self::DeadlinePassed => "deadline.passed".into(),
             Self::Operator(Operator { act, .. }) => act.name().into(),
         }
@@ -85,9 +101,18 @@ impl Input {
         if let Self::Operator(operator) = self { Some(operator) } else { None }
     }
 
-    /// The message that carried it.
+    /// The message that carried it, or the signal that it is.
     pub fn event_id(&self) -> Option<EventId> {
-        if let Self::Reply(reply) = self { reply.message.map(|message| message.event_id) } else { None }
+        match self {
+            Self::Reply(reply) => reply.message.map(|message| message.event_id),
+            Self::Signal(signal) => Some(signal.signal_id.into()),
+            Self::DeadlinePassed | Self::Operator(_) => None,
+        }
+    }
+
+    /// The signal that the move takes.
+    pub const fn signal_id(&self) -> Option<Uuid> {
+        if let Self::Signal(signal) = self { Some(signal.signal_id) } else { None }
     }
 }
 

@@ -16,12 +16,12 @@ pub mod flows;
 pub mod input;
 pub mod state;
 
-pub use advance::{HistoryEntry, Ignored, NoMove, Transition, advance, start};
+pub use advance::{HistoryEntry, Ignored, Marked, NoMove, Transition, advance, start};
 pub use checkout::Checkout;
 pub use effect::{Effect, OrderCall};
 pub use flow::State;
-pub use input::{Input, MessageIds, Operator, OperatorAct, Reply, Settled};
-pub use state::{Attention, Saga};
+pub use input::{Input, MessageIds, Operator, OperatorAct, Reply, Settled, Signal};
+pub use state::{Attention, Awaited, Saga};
 
 #[cfg(test)]
 pub mod tests;

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use flow::{Flow, Kept, Request, State};
-use messages::{OrderId, SagaId, Timestamp};
+use flow::{Flow, Kept, Request, State, WAITING, Wait};
+use messages::{EventId, OrderId, SagaId, Timestamp};
 
 /// One run of a flow. In a checkout its subject is the order.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,11 +20,13 @@ pub struct Saga {
     pub request: Arc<Request>,
     /// What is kept of the replies so far.
     pub kept: Kept,
+    /// The progress that the pending step has reported, by the reports' ids: each counts once.
+    pub progressed: Vec<EventId>,
     /// When the pending step counts as timed out; `None` where nothing times out.
     pub deadline: Option<Timestamp>,
     /// When the saga as a whole has to have passed its pivot.
     pub expires_at: Timestamp,
-    /// Set by the sweeper, not by a move: a person should look.
+    /// A person should look. Set by the sweeper, or by a limit after which the flow asks for it.
     pub attention: Option<Attention>,
     /// A compensation was settled outside of the system.
     pub resolved_by_hand: bool,
@@ -41,7 +43,54 @@ pub struct Attention {
     pub reason: String,
 }
 
+/// A signal that a saga waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Awaited<'a> {
+    pub kind: &'a str,
+    /// What the signal has to name.
+    pub matched: String,
+}
+
+impl Awaited<'_> {
+    /// What stands in `sagas.awaits`. A kind has no space in it.
+    pub fn key(&self) -> String {
+        format!("{} {}", self.kind, self.matched)
+    }
+}
+
 impl Saga {
+    /// What stands in `sagas.status`.
+    pub fn status(&self) -> &'static str {
+        if self.is_waiting() { WAITING } else { self.state.status() }
+    }
+
+    /// Whether its pending step may take days: it waits for a signal, or has reported progress.
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Running { .. }) && (!self.progressed.is_empty() || self.wait().is_some())
+    }
+
+    /// Whether nothing is to be expected of it soon: it has ended, or waits for something outside.
+    pub fn is_resting(&self) -> bool {
+        self.state.has_ended() || self.is_waiting()
+    }
+
+    /// The pending step, if it waits for a signal.
+    pub fn wait(&self) -> Option<&Wait> {
+        match self.state {
+            State::Running { step } => self.flow.steps[step].wait(),
+            _ => None,
+        }
+    }
+
+    /// The signal that it waits for. `None` where it waits for none, and where what it is to name is no text.
+    pub fn awaited(&self) -> Option<Awaited<'_>> {
+        let wait = self.wait()?;
+        let mut json = Vec::new();
+        let is_there = self.write(&wait.matched, &mut json);
+        let matched = serde_json::from_slice(&json).ok().filter(|_| is_there)?;
+        Some(Awaited { kind: &wait.signal, matched })
+    }
+
     /// What stands in `sagas.step`: what is pending, or how it ended.
     pub fn step_name(&self) -> &str {
         self.state.step_name(&self.flow)
@@ -66,6 +115,6 @@ impl Saga {
 /// `RUNNING/PAYMENT_CHARGE`.
 impl fmt::Display for Saga {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.state.status(), self.step_name())
+        write!(f, "{}/{}", self.status(), self.step_name())
     }
 }

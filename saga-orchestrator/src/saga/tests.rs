@@ -1,7 +1,8 @@
-//! The protocol, as tests. The first part reads as the ways through a checkout; the second holds every pair of
-//! state and input against one table. [`other_flows`] has what pay-first does not need.
+//! The protocol, as tests. The first part reads as the ways through a checkout; the second holds every pair of state and
+//! input against one table. What pay-first does not need stands in files of its own.
 
 mod other_flows;
+mod waits;
 
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use messages::{
 };
 
 use super::{
-    Attention, Checkout, Effect, Input, MessageIds, NoMove, Operator, OperatorAct, OrderCall, Reply, Saga, Settled,
-    State, advance, flows, start,
+    Attention, Checkout, Effect, Input, Marked, MessageIds, NoMove, Operator, OperatorAct, OrderCall, Reply, Saga,
+    Settled, Signal, State, Transition, advance, flows, start,
 };
 
 /// All that may happen to a saga of pay-first, as the history names it.

@@ -83,7 +83,7 @@ fn describe(flow: &Flow) -> String {
     for step in &flow.steps {
         let asked = match &step.action {
             Action::Ask(ask) => asked(ask),
-            Action::Wait { signal, .. } => format!("wait for {signal}"),
+            Action::Wait(wait) => format!("wait for {}", wait.signal),
         };
         let limit = step.within.map_or("no limit".to_owned(), |limit| format!("{} s", limit.as_secs_f64()));
         let done: Vec<_> = step.done.iter().map(|done| done.event.as_str()).collect();

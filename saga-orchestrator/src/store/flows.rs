@@ -169,7 +169,7 @@ pub async fn source(session: &Session, name: &str, version: i32) -> Result<Optio
 pub async fn running(pool: &PgPool) -> Result<Vec<(String, i32, i64)>, StoreError> {
     Ok(sqlx::query_as(
         "SELECT definition, definition_version, count(*) FROM sagas
-         WHERE status IN ('RUNNING', 'COMPENSATING') GROUP BY definition, definition_version",
+         WHERE status IN ('RUNNING', 'COMPENSATING') OR status = 'WAITING' GROUP BY definition, definition_version",
     )
     .fetch_all(pool)
     .await?)

@@ -46,7 +46,8 @@ pub struct Listed {
     pub definition_version: i32,
 }
 
-const UNFINISHED: &str = "status IN ('RUNNING', 'COMPENSATING')";
+/// Of the two partial indexes that this needs, each by itself.
+pub const UNFINISHED: &str = "(status IN ('RUNNING', 'COMPENSATING') OR status = 'WAITING')";
 
 /// At most `limit` sagas, newest first.
 pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<Listed>, StoreError> {
@@ -55,7 +56,7 @@ pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<List
                 attention_reason, created_at, updated_at, definition, definition_version FROM ",
     );
     let wants_unfinished = !filter.statuses.is_empty()
-        && filter.statuses.iter().all(|status| matches!(status.as_str(), "RUNNING" | "COMPENSATING"));
+        && filter.statuses.iter().all(|status| matches!(status.as_str(), "RUNNING" | "WAITING" | "COMPENSATING"));
     // Few, with an index of their own. The fence (OFFSET 0) keeps Postgres from walking through all the others in the
     // order of their ids instead, which is cheaper only where many are wanted.
     if filter.needs_attention {
@@ -151,7 +152,8 @@ pub async fn step_figures(
     select.push(
         "), moves AS (
              SELECT saga_id, seq, at, status, step, lag(status) OVER saga AS status_before, lag(step) OVER saga AS step_before
-             FROM newest JOIN saga_events USING (saga_id) WINDOW saga AS (PARTITION BY saga_id ORDER BY seq)
+             FROM (SELECT saga_id, seq, at, replace(status, 'WAITING', 'RUNNING') AS status, step
+                   FROM newest JOIN saga_events USING (saga_id)) AS moves WINDOW saga AS (PARTITION BY saga_id ORDER BY seq)
          ), stays AS (
              SELECT status, step, lead(status) OVER saga AS next,
                     EXTRACT(epoch FROM lead(at) OVER saga - at)::float8 * 1000 AS ms

@@ -10,7 +10,7 @@ use service_runtime::database::{Session, StoreError};
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row as _};
 
-use super::{Stored, from_row, ids, milliseconds, to_sagas, wanted};
+use super::{Stored, first_repetition, from_row, ids, milliseconds, to_sagas, wanted};
 use crate::idempotency::IdempotencyKey;
 use crate::registry::Flows;
 use crate::saga::checkout::{FORCE_INVENTORY_FAIL, FORCE_PAYMENT_FAIL};
@@ -64,16 +64,18 @@ impl Table for NewSagas {
                         UNNEST($12::bigint[]) AS version, UNNEST($13::timestamptz[]) AS deadline_at,
                         UNNEST($14::timestamptz[]) AS expires_at, UNNEST($15::text[]) AS traceparent,
                         UNNEST($16::timestamptz[]) AS created_at, UNNEST($18::text[]) AS idempotency_key,
-                        UNNEST($19::text[])::json AS input, UNNEST($17::float8[]) * interval '1 ms' AS resend_first
+                        UNNEST($19::text[])::json AS input, UNNEST($17::float8[]) * interval '1 ms' AS resend_first,
+                        UNNEST($20::text[]) AS awaits
              ), stored AS (
                  INSERT INTO sagas (saga_id, order_id, user_id, total_amount, currency, status, step,
                                     force_payment_fail, force_inventory_fail, definition, definition_version, version,
                                     deadline_at, expires_at, traceparent, created_at, idempotency_key, input, updated_at,
-                                    next_attempt_at, sweep_at)
+                                    next_attempt_at, sweep_at, awaits)
                  SELECT saga_id, order_id, user_id, total_amount, currency, status, step, force_payment_fail,
                         force_inventory_fail, definition, definition_version, version, deadline_at, expires_at,
                         traceparent, created_at, idempotency_key, input, created_at,
-                        LEAST(now() + resend_first, deadline_at), LEAST(now() + resend_first, deadline_at)
+                        LEAST(now() + resend_first, deadline_at), LEAST(now() + resend_first, deadline_at),
+                        awaits
                  FROM new
                  -- Its id: an earlier try of this very saga. Its key: another request of the same client.
                  ON CONFLICT DO NOTHING
@@ -89,7 +91,7 @@ impl Table for NewSagas {
         .bind(sagas().map(|s| s.request.owner.as_str()).collect::<Vec<_>>())
         .bind(sagas().map(|s| s.request.money.map(|money| money.amount())).collect::<Vec<_>>())
         .bind(sagas().map(|s| s.request.money.map(|money| money.currency().code())).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.state.status()).collect::<Vec<_>>())
+        .bind(sagas().map(Saga::status).collect::<Vec<_>>())
         .bind(sagas().map(Saga::step_name).collect::<Vec<_>>())
         .bind(sagas().map(|s| s.request.input.is_set(FORCE_PAYMENT_FAIL)).collect::<Vec<_>>())
         .bind(sagas().map(|s| s.request.input.is_set(FORCE_INVENTORY_FAIL)).collect::<Vec<_>>())
@@ -100,9 +102,10 @@ impl Table for NewSagas {
         .bind(sagas().map(|s| s.expires_at).collect::<Vec<_>>())
         .bind(sagas().map(|s| s.traceparent.as_deref()).collect::<Vec<_>>())
         .bind(sagas().map(|s| s.created_at).collect::<Vec<_>>())
-        .bind(sagas().map(|s| milliseconds(s.flow.repeat.first)).collect::<Vec<_>>())
+        .bind(sagas().map(|s| milliseconds(first_repetition(s))).collect::<Vec<_>>())
         .bind(new.iter().map(|new| new.idempotency_key.as_ref().map(IdempotencyKey::as_str)).collect::<Vec<_>>())
-        .bind(sagas().map(input).collect::<Vec<_>>());
+        .bind(sagas().map(input).collect::<Vec<_>>())
+        .bind(sagas().map(|saga| Some(saga.awaited()?.key())).collect::<Vec<_>>());
         let stored = ids(&self.session.rows(insert).await?)?;
         let stored = new.iter().filter(|new| stored.contains(&new.transition.saga.saga_id));
         Ok(stored.map(|new| (Self::key(new), Stored::Saga(Box::new(new.transition.saga.clone())))).collect())
@@ -141,7 +144,7 @@ impl NewSagas {
             "SELECT saga_id, order_id, sagas.user_id, total_amount, currency, status, step, cause, reason,
                     force_payment_fail, force_inventory_fail, definition, definition_version, version, deadline_at,
                     expires_at, needs_attention_since, attention_reason, resolved_by_hand, traceparent, created_at,
-                    updated_at, input::text, kept::text, sagas.idempotency_key
+                    updated_at, input::text, kept::text, progressed, sagas.idempotency_key
              FROM (SELECT UNNEST($1::text[]) AS user_id, UNNEST($2::text[]) AS idempotency_key) AS wanted
              JOIN sagas ON sagas.user_id = wanted.user_id AND sagas.idempotency_key = wanted.idempotency_key",
         )

@@ -31,7 +31,7 @@ pub async fn ended_below(pool: &PgPool) -> Result<Option<Uuid>, StoreError> {
     let ended_below = sqlx::query_scalar(
         "SELECT LEAST(order_id, (SELECT sagas.order_id FROM sagas
                                  WHERE sagas.order_id < retention_horizon.order_id
-                                   AND status IN ('RUNNING', 'COMPENSATING')
+                                   AND (status IN ('RUNNING', 'COMPENSATING') OR status = 'WAITING')
                                  ORDER BY sagas.order_id LIMIT 1))
          FROM retention_horizon",
     );

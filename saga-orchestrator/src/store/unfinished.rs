@@ -1,5 +1,6 @@
 //! How many sagas have not ended, and where they stand. It reads them all, by the sweeper's index: no more than
-//! `CHECKOUT_MAX_UNFINISHED`, or no new ones were let in.
+//! `CHECKOUT_MAX_UNFINISHED`, or no new ones were let in. Those that wait for something outside are not among them: they
+//! may be many.
 
 use service_runtime::database::StoreError;
 use sqlx::{PgPool, Row as _};
@@ -19,6 +20,13 @@ pub struct Unfinished {
     pub needing_attention: i64,
     /// Of the one that began first.
     pub oldest_age_seconds: f64,
+}
+
+/// How many of the sagas that wait a person should look at.
+pub async fn waiting_that_need_attention(pool: &PgPool) -> Result<i64, StoreError> {
+    // By the index of those that need attention.
+    let count = "SELECT count(*) FROM sagas WHERE needs_attention_since IS NOT NULL AND status = 'WAITING'";
+    Ok(sqlx::query_scalar(count).fetch_one(pool).await?)
 }
 
 /// One for each place where a saga stands.

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
-use flow::{Flow, Name};
+use flow::{Flow, Name, WAITING};
 use messages::schema::Amount;
 use messages::{Currency, Timestamp, TimestampText, UserId};
 use rust_decimal::Decimal;
@@ -25,7 +25,7 @@ use crate::described;
 use crate::registry::Flows;
 use crate::store::lists::{self, Filter, Listed};
 
-pub const STATUSES: [&str; 4] = ["RUNNING", "COMPENSATING", "COMPLETED", "FAILED"];
+pub const STATUSES: [&str; 5] = ["RUNNING", WAITING, "COMPENSATING", "COMPLETED", "FAILED"];
 
 /// How many sagas a page has: unless asked otherwise, and at most.
 const PAGE: (i64, i64) = (50, 500);
@@ -35,7 +35,7 @@ const PAGE: (i64, i64) = (50, 500);
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
-    /// One or more of RUNNING, COMPENSATING, COMPLETED, FAILED, with commas between.
+    /// One or more of RUNNING, WAITING, COMPENSATING, COMPLETED, FAILED, with commas between.
     #[param(schema_with = wanted_statuses, style = Form, explode = false)]
     pub status: Option<String>,
     /// What is pending (PAYMENT_CHARGE, ...), or how it ended (COMPLETED, INVENTORY_FAILED, ...).
@@ -219,7 +219,11 @@ fn known_step(wanted: &str, flow: Option<&str>, flows: &[Arc<Flow>]) -> Result<(
 /// What may stand in `sagas.step` of sagas of these flows, with the status beside it.
 pub fn known_steps(flows: &[Arc<Flow>]) -> Vec<(Name, &'static str)> {
     let steps = || flows.iter().flat_map(|flow| &flow.steps);
-    let forward = steps().map(|step| (step.name.clone(), "RUNNING"));
+    let forward = steps().flat_map(|step| {
+        let runs = step.wait().is_none().then(|| (step.name.clone(), "RUNNING"));
+        let waits = step.wait().is_some() || !step.progress.is_empty();
+        runs.into_iter().chain(waits.then(|| (step.name.clone(), WAITING)))
+    });
     let back = steps().filter_map(|step| Some((step.undo.as_ref()?.name.clone(), "COMPENSATING")));
     let completed = Name::new("COMPLETED").map(|name| (name, "COMPLETED"));
     let causes = flows.iter().flat_map(|flow| &flow.causes).map(|cause| (cause.clone(), "FAILED"));
@@ -271,7 +275,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         for (query, name) in [
-            ("status=DONE", "RUNNING, COMPENSATING, COMPLETED, FAILED"),
+            ("status=DONE", "RUNNING, WAITING, COMPENSATING, COMPLETED, FAILED"),
             ("step=PAY", "PAYMENT_CHARGE"),
             ("step=TIMED_OUT&status=RUNNING", "`step` is one of status FAILED"),
             ("flow=cruise", "pay-first, trip"),

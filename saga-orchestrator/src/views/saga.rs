@@ -110,11 +110,11 @@ pub struct PendingBody {
     pub message: Option<Box<RawValue>>,
 }
 
-/// A command on Kafka, or a call of the order service.
+/// A command on Kafka, a call of the order service, or a signal that is waited for.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EffectBody {
-    /// The command's topic, or the call's method and path.
+    /// The command's topic, the call's method and path, or the signal's kind and what it has to name.
     pub effect: String,
     /// The command's `eventId`: a repetition carries the same.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -277,7 +277,7 @@ fn pending(saga: &Saga, repetition: Repetition) -> Option<PendingBody> {
         Effect::Send(record) => {
             std::str::from_utf8(&record.body).ok().map(|body| RawValue::from_string(body.to_owned()))
         }
-        Effect::Call(_) | Effect::Wake => None,
+        Effect::Call(_) | Effect::Await | Effect::Wake => None,
     };
     Some(PendingBody {
         effect: told(saga, &effect)?,
@@ -297,6 +297,10 @@ fn told(saga: &Saga, effect: &Effect) -> Option<EffectBody> {
         Effect::Call(OrderCall::Create { .. }) => call("POST /orders".to_owned()),
         Effect::Call(OrderCall::Confirm { .. }) => patch("CONFIRMED"),
         Effect::Call(OrderCall::Cancel { .. }) => patch("CANCELLED"),
+        Effect::Await => {
+            let awaited = saga.awaited().map(|awaited| awaited.key());
+            call(format!("the signal {}", awaited.as_deref().unwrap_or("that nothing can match")))
+        }
         Effect::Wake => None,
     }
 }

@@ -88,7 +88,7 @@ pub struct RecentBody {
     pub sagas: usize,
     /// How many a second began.
     pub per_second: f64,
-    /// How many ended how (COMPLETED, PAYMENT_FAILED, ...), or are RUNNING or COMPENSATING.
+    /// How many ended how (COMPLETED, PAYMENT_FAILED, ...), or are RUNNING, WAITING or COMPENSATING.
     pub outcomes: BTreeMap<String, u64>,
     /// From beginning to end, of those that have ended.
     pub duration: Option<Quantiles>,
@@ -144,9 +144,10 @@ impl Figures {
         let now = self.clock.now();
         let since = now - TimeDelta::minutes(minutes);
         let unfinished = again_if_lost(|| store::unfinished(&self.pool, &self.flows)).await?;
+        let waiting = again_if_lost(|| store::waiting_that_need_attention(&self.pool)).await?;
         let figures = Arc::new(StatsBody {
             at: now.into(),
-            needing_attention: unfinished.iter().map(|at| at.needing_attention).sum(),
+            needing_attention: unfinished.iter().map(|at| at.needing_attention).sum::<i64>() + waiting,
             unfinished: unfinished.into_iter().map(StandingBody::from).collect(),
             recent: recent(&again_if_lost(|| lists::recent(&self.pool, since, MOST)).await?, since, now),
         });

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use flow::{Flow, Meaning, Step, Value};
+use flow::{Flow, Meaning, Step, Value, WAITING};
 
 use super::saga::{HistoryBody, SagaBody};
 use super::summary::{by_operator, waits};
@@ -27,11 +27,17 @@ fn sentence(saga: &Saga, entry: &HistoryBody, before: Option<&HistoryBody>, earl
         return Some(sentence);
     }
     let why = entry.reason.as_deref().unwrap_or_default();
-    if entry.input == "deadline.passed" {
-        let step = &before.step;
-        return Some(format!("{step} had no answer in time at {at}: whether it happened is unknown, so it is undone."));
-    }
     let (step, is_undo) = step_of(&saga.flow, &before.step)?;
+    if entry.input == "deadline.passed" {
+        let (name, turned_back) = (&before.step, matches!(entry.status.as_str(), "COMPENSATING" | "FAILED"));
+        return Some(match (turned_back, step.wait()) {
+            (true, None) => {
+                format!("{name} had no answer in time at {at}: whether it happened is unknown, so it is undone.")
+            }
+            (true, Some(wait)) => format!("{name} waited in vain for {} until {at}: it is undone.", wait.signal),
+            (false, _) => format!("{name}: {why} ({at})."),
+        });
+    }
     let words = |kind: &str| step.words.iter().find(|(of, _)| *of == kind).map(|(_, text)| fill(text, saga, step, why));
     let plain = |text: String| Some(text);
     let sentence = match (is_undo, step.means(&entry.input)) {
@@ -43,6 +49,7 @@ fn sentence(saga: &Saga, entry: &HistoryBody, before: Option<&HistoryBody>, earl
         (false, Some(Meaning::Refused(_))) => {
             words("refused").or_else(|| plain(format!("{} was refused: {why}", step.name)))
         }
+        (false, Some(Meaning::Progress(_))) => plain(format!("{} has reported {}", step.name, entry.input)),
         (false, _) => words("done").or_else(|| plain(format!("{} is done", step.name))),
     };
     Some(format!("{} ({at}).", sentence?.trim_end_matches('.')))
@@ -90,6 +97,10 @@ fn shown(value: &Value) -> Cow<'_, str> {
 fn next(body: &SagaBody) -> String {
     let took = format!("{:.3} s", body.duration_ms / 1000.0);
     match (&body.pending, body.status) {
+        (Some(pending), WAITING) if step_of(&body.flow, &body.step).is_some_and(|(step, _)| step.wait().is_some()) => {
+            let until = pending.deadline_at.map(|at| format!(" until {}", at.0.format("%Y-%m-%d %H:%M:%S")));
+            format!("Now it waits for {}{}.", pending.effect.effect, until.unwrap_or_default())
+        }
         (Some(pending), _) => waits(&body.step, pending),
         (None, "COMPLETED") => format!("Completed after {took}."),
         (None, _) if body.resolved_by_hand => {

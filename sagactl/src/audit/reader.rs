@@ -24,6 +24,7 @@ macro_rules! select_sagas {
         concat!(
             "SELECT s.saga_id, order_id, definition, s.status, s.step, version, total_amount, currency,
                     updated_at > now() - $2 * interval '1 second' AS moved_lately,
+                    s.status = 'WAITING' AND COALESCE(deadline_at > now() - $2 * interval '1 second', true) AS waits,
                     CASE WHEN needs_attention_since IS NOT NULL THEN COALESCE(attention_reason, '') END AS attention,
                     resolved_by_hand,
                     CASE WHEN resolved_by_hand THEN ARRAY(
@@ -280,6 +281,7 @@ fn saga(row: &PgRow) -> sqlx::Result<Saga> {
         version: row.try_get("version")?,
         amount: Amount { value: row.try_get("total_amount")?, currency: row.try_get("currency")? },
         moved_lately: row.try_get("moved_lately")?,
+        waits: row.try_get("waits")?,
         attention: row.try_get("attention")?,
         resolved_by_hand: row.try_get("resolved_by_hand")?,
         history: History {

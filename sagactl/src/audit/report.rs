@@ -29,6 +29,8 @@ pub struct Report {
     pub failed: u64,
     /// Those that moved within the grace: of them only that is asked which holds at any moment.
     pub in_flight: u64,
+    /// Those that wait for something outside, and did so before the grace began.
+    pub waiting: u64,
     /// How many rows about orders were looked at, over all participants.
     pub rows: u64,
     /// How many looked wrong at first, and were read again.
@@ -92,6 +94,8 @@ impl Report {
             self.need_attention.add(item(case, format!("{}: {why}", saga.place()), case.held()));
         } else if saga.moved_lately {
             self.in_flight += 1;
+        } else if saga.waits {
+            self.waiting += 1;
         }
     }
 
@@ -132,13 +136,16 @@ fn as_seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Resul
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sagas, completed, failed, rows, in_flight, suspects, .. } = self;
+        let Self { sagas, completed, failed, rows, in_flight, waiting, suspects, .. } = self;
         let (took, grace) = (self.took.as_secs_f64(), format_duration(self.grace));
         writeln!(
             f,
             "{sagas} sagas ({completed} COMPLETED, {failed} FAILED) and {rows} rows about orders in {took:.1} s"
         )?;
         writeln!(f, "{in_flight} sagas moved within {grace}: in flight, not judged by how they will end")?;
+        if *waiting > 0 {
+            writeln!(f, "{waiting} sagas are WAITING for something outside")?;
+        }
         if let Some(kept_from) = self.kept_from {
             writeln!(f, "orders from before {} are removed, and were not looked at", kept_from.0)?;
         }

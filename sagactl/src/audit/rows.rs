@@ -32,6 +32,8 @@ pub struct Saga {
     pub amount: Amount,
     /// It has moved within the grace, by its database's clock.
     pub moved_lately: bool,
+    /// It is WAITING, and its limit, if it has one, did not pass before the grace began.
+    pub waits: bool,
     /// Why a person should look at it, in words.
     pub attention: Option<String>,
     /// An operator has settled a compensation outside of the system: [`History::resolved`] tells which.

@@ -23,6 +23,7 @@ fn ended(status: &str, step: &str, version: i64, order: &str) -> Case {
         version,
         amount: usd("5"),
         moved_lately: false,
+        waits: false,
         attention: None,
         resolved_by_hand: false,
         history: History {
@@ -174,10 +175,12 @@ fn a_saga_that_stands_still_is_found_with_the_money_that_it_holds() {
         moved_to(case, "RUNNING", "ORDER_CONFIRM");
     };
     is_found(completed(), stands, &[EverySagaEnds], "stands at RUNNING/ORDER_CONFIRM", "5 USD");
+    let waits_past_its_limit = |case: &mut Case| moved_to(case, "WAITING", "HANDED_OVER");
+    is_found(completed(), waits_past_its_limit, &[EverySagaEnds], "stands at WAITING/HANDED_OVER", "5 USD");
 }
 
 #[test]
-fn a_saga_that_has_moved_lately_or_waits_for_a_person_need_not_have_ended() {
+fn a_saga_that_has_moved_lately_or_waits_need_not_have_ended() {
     for (status, step) in [("RUNNING", "ORDER_CONFIRM"), ("COMPENSATING", "PAYMENT_REFUND")] {
         let mut case = standing(status, step);
         saga(&mut case).moved_lately = true;
@@ -186,6 +189,9 @@ fn a_saga_that_has_moved_lately_or_waits_for_a_person_need_not_have_ended() {
         saga(&mut case).attention = Some("the gateway declines".to_owned());
         assert_eq!(violations(&case), []);
     }
+    let mut case = standing("WAITING", "HANDED_OVER");
+    saga(&mut case).waits = true;
+    assert_eq!(violations(&case), []);
 }
 
 /// An operator has settled this compensation.

@@ -35,7 +35,7 @@ pub fn steps(flow: &Flow, paint: Paint) -> String {
 /// What a step asks, or waits for.
 pub fn asked(action: &Action) -> String {
     match action {
-        Action::Wait { signal, .. } => format!("waits for {signal}"),
+        Action::Wait(wait) => format!("waits for {}", wait.signal),
         Action::Ask(ask) => match &ask.of {
             Asked::Topic(name) | Asked::Action(name) => name.clone(),
         },

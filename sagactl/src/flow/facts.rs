@@ -2,7 +2,7 @@
 
 use flow::payload::Payload;
 use flow::shape::Shape;
-use flow::{Action, Ask, Done, Flow, Late, Progress, Reach, Refused, Slot, Source, Step, UndoStep};
+use flow::{Action, Ask, Done, Flow, Late, Progress, Reach, Refused, Slot, Source, Step, UndoStep, Wait};
 
 use super::draw::asked;
 
@@ -104,7 +104,7 @@ impl Facts {
         }
         match &step.action {
             Action::Ask(ask) => self.ask("", ask),
-            Action::Wait { signal, matched, keep } => {
+            Action::Wait(Wait { signal, matched, keep }) => {
                 self.add("wait", format!("{signal}, matched by {}", slot(matched)));
                 for (name, of) in keep {
                     self.add(&format!("wait.{name}"), shape(of));

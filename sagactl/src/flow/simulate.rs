@@ -215,6 +215,6 @@ replay: sagactl flow simulate 'my trip.yaml' --input 'in/it'\''s.json' --seed 7"
     fn a_flow_that_this_release_does_not_run_is_an_error_that_says_so() {
         let order = Path::new(env!("CARGO_MANIFEST_DIR")).join("../flow/tests/flows/order.v1.yaml");
         let error = run(&arguments(&order, 1, None, false), Paint::new(Color::Never), &mut Vec::new()).unwrap_err();
-        assert!(error.to_string().contains("this release does not run `wait` for a signal"), "{error}");
+        assert!(error.to_string().contains("this release does not run a start by an event"), "{error}");
     }
 }

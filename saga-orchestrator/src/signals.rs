@@ -1,0 +1,321 @@
+//! Signals: what happens outside and sagas wait for: a webhook, a scan, a person's decision. A signal is stored first. Then
+//! it is offered to the sagas that wait for it; a saga that begins to wait looks for one that came before; and the sweeper
+//! has each saga look again. A saga takes a signal in the statement that moves it, so a signal moves one saga, once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use messages::text::{check_name, check_prose};
+use messages::{SagaId, TimestampText, schema};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use service_runtime::batch::Backoff;
+use service_runtime::database::{StoreError, again_if_lost, within_limit};
+use service_runtime::http::description::{BodyProblems, DatabaseProblems, PROBLEM_JSON};
+use service_runtime::http::{JsonBody, PathText, Problem};
+use service_runtime::retention::AT_ONCE;
+use service_runtime::{CancellationToken, percent_encoded};
+use sqlx::PgPool;
+use tracing::{info, warn};
+use utoipa::openapi::ObjectBuilder;
+use utoipa::{OpenApi, ToSchema};
+use uuid::Uuid;
+
+use crate::coordinator::{Applied, ApplyError, Coordinator};
+use crate::registry::Flows;
+use crate::saga::{Awaited, Input, Saga, Signal};
+use crate::store::signals::{self as rows, StoredSignal};
+
+/// How long a signal is kept, taken or not. One that comes longer before its saga waits for it is not found.
+const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How often those are removed that came longer ago.
+const FORGET: Duration = Duration::from_secs(60);
+
+/// The most characters of a signal's own id; of what it names: [`flow::MOST_MATCHED`].
+const MOST_ID: usize = 200;
+
+/// The most bytes of a payload.
+const MAX_PAYLOAD: usize = 16 * 1024;
+
+/// So many sagas are offered a signal, and so many signals are looked at for a saga: all but the first do not fit.
+const CANDIDATES: i64 = 100;
+
+/// So often a match is tried that the database can't do.
+const TRIES: usize = 5;
+
+/// Describes these routes.
+#[derive(OpenApi)]
+#[openapi(paths(send, read))]
+pub struct Described;
+
+pub fn router(coordinator: Arc<Coordinator>) -> Router {
+    Router::new().route("/signals/{kind}", post(send)).route("/signals/{kind}/{id}", get(read)).with_state(coordinator)
+}
+
+/// Something that happened outside.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Sent {
+    /// What it names: the saga that waits for this kind of signal and this text takes it.
+    #[serde(rename = "match")]
+    #[schema(schema_with = matched)]
+    matched: String,
+    /// The sender's own id of it: sent again, it is the same signal. Without it each is another.
+    #[serde(default)]
+    #[schema(schema_with = own_id)]
+    id: Option<String>,
+    /// A JSON object, of at most 16 KiB: what a flow keeps of it.
+    #[serde(default)]
+    #[schema(value_type = Option<serde_json::Value>)]
+    payload: Option<Box<RawValue>>,
+}
+
+fn matched() -> ObjectBuilder {
+    schema::prose(flow::MOST_MATCHED)
+}
+
+fn own_id() -> ObjectBuilder {
+    schema::name(MOST_ID)
+}
+
+/// A stored signal, and the saga that has taken it.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct SignalBody {
+    kind: String,
+    id: String,
+    #[serde(rename = "match")]
+    matched: String,
+    #[schema(value_type = serde_json::Value)]
+    payload: Option<Box<RawValue>>,
+    received_at: TimestampText,
+    /// The saga that has taken it. Absent until one has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    saga_id: Option<SagaId>,
+    /// At which of its steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    step: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    matched_at: Option<TimestampText>,
+}
+
+impl From<StoredSignal> for SignalBody {
+    fn from(signal: StoredSignal) -> Self {
+        Self {
+            kind: signal.kind,
+            id: signal.id,
+            matched: signal.matched,
+            payload: RawValue::from_string(signal.payload).ok(),
+            received_at: signal.received_at.into(),
+            saga_id: signal.saga_id.map(SagaId::from),
+            step: signal.step,
+            matched_at: signal.matched_at.map(TimestampText),
+        }
+    }
+}
+
+#[utoipa::path(
+    post, path = "/signals/{kind}", operation_id = "sendSignal", tag = "Signals", summary = "Say that something happened that a saga waits for, or will wait for",
+    params(("kind" = String, Path, description = "The kind of signal, as flows name it", example = "carrier.scanned")),
+    request_body(content = Sent, example = json!({"match": "1Z999", "id": "scan-4711", "payload": {"depot": "LIS"}})),
+    responses(
+        BodyProblems, DatabaseProblems,
+        (status = 200, description = "It was sent before, under this id", body = SignalBody),
+        (status = 201, description = "It is stored; `sagaId` is there if a saga has taken it already", body = SignalBody, headers(("location" = String, description = "Where it is read"))),
+        (status = 404, description = "No flow waits for signals of this kind", body = Problem, content_type = PROBLEM_JSON),
+        (status = 409, description = "Another signal of this kind has this id", body = Problem, content_type = PROBLEM_JSON),
+    ),
+)]
+/// 201, or 200 for one that was sent before. 404 for a kind that no flow waits for; 409 for another signal with this id;
+/// 422 for what fits no flow.
+async fn send(
+    State(coordinator): State<Arc<Coordinator>>,
+    PathText(kind): PathText,
+    JsonBody(sent): JsonBody<Sent>,
+) -> Result<Response, Problem> {
+    let Sent { matched, id, payload } = sent;
+    check_prose(&matched, flow::MOST_MATCHED).map_err(|error| Problem::invalid_field("match", error))?;
+    id.as_deref().map_or(Ok(()), |id| check_name(id, MOST_ID)).map_err(|error| Problem::invalid_field("id", error))?;
+    let payload = payload.as_deref().map_or("{}", RawValue::get);
+    fits(&coordinator.flows, &kind, payload)?;
+    let id = id.unwrap_or_else(|| Uuid::now_v7().to_string());
+    let store = || rows::store(&coordinator.signals, (&kind, &id), &matched, payload);
+    // Stored twice it is stored once.
+    let (signal, is_new) = again_if_lost(|| within_limit(store())).await?;
+    let is_same = signal.matched == matched && same(&signal.payload, payload);
+    if !is_new && !is_same {
+        let detail = format!("another {kind} has the id {id:?}: a signal that is sent again is the same");
+        return Err(Problem::new(StatusCode::CONFLICT, detail));
+    }
+    let signal = match signal.saga_id {
+        Some(_) => signal,
+        None => {
+            // In a task of its own: a client that hangs up now must not leave its saga waiting for the sweeper.
+            let (offering, offered) = (coordinator.clone(), signal.clone());
+            let _ = coordinator.tasks.spawn(async move { offer(&offering, &offered).await }).await;
+            let now = again_if_lost(|| within_limit(rows::find(&coordinator.signals, &kind, &id))).await;
+            now.ok().flatten().unwrap_or(signal)
+        }
+    };
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    let location = [(header::LOCATION, format!("/signals/{kind}/{}", percent_encoded(&id)))];
+    Ok((status, location, Json(SignalBody::from(signal))).into_response())
+}
+
+#[utoipa::path(
+    get, path = "/signals/{kind}/{id}", operation_id = "readSignal", tag = "Signals", summary = "What became of a signal",
+    params(
+        ("kind" = String, Path, description = "The kind of signal", example = "carrier.scanned"),
+        ("id" = String, Path, description = "The sender's own id of it", example = "scan-4711"),
+    ),
+    responses(
+        (status = 200, description = "The signal; `sagaId` is there if a saga has taken it", body = SignalBody), DatabaseProblems,
+        (status = 404, description = "No such signal came within the last seven days", body = Problem, content_type = PROBLEM_JSON),
+    ),
+)]
+async fn read(
+    State(coordinator): State<Arc<Coordinator>>,
+    PathText((kind, id)): PathText<(String, String)>,
+) -> Result<Json<SignalBody>, Problem> {
+    let found = again_if_lost(|| within_limit(rows::find(&coordinator.signals, &kind, &id))).await?;
+    let none = || Problem::new(StatusCode::NOT_FOUND, "no such signal came within the last seven days");
+    Ok(Json(found.ok_or_else(none)?.into()))
+}
+
+/// Whether a flow waits for such a signal.
+///
+/// # Errors
+/// 404 naming the kinds that are waited for; 422 naming the field that no flow can read.
+fn fits(flows: &Flows, kind: &str, payload: &str) -> Result<(), Problem> {
+    let flows = flows.all();
+    let waits = || flows.iter().flat_map(|flow| flow.waits()).map(|(_, wait)| wait);
+    if !waits().any(|wait| wait.signal == kind) {
+        let mut kinds: Vec<&str> = waits().map(|wait| wait.signal.as_str()).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        let known = if kinds.is_empty() { "no flow waits for any".to_owned() } else { kinds.join(", ") };
+        let kind: String = kind.chars().take(80).collect();
+        let detail = format!("no flow waits for signals of the kind {kind:?}; known: {known}");
+        return Err(Problem::new(StatusCode::NOT_FOUND, detail));
+    }
+    if !payload.starts_with('{') {
+        return Err(Problem::invalid_field("payload", "must be a JSON object"));
+    }
+    if payload.len() > MAX_PAYLOAD {
+        let why = format!("has {} bytes; at most {MAX_PAYLOAD} are stored", payload.len());
+        return Err(Problem::invalid_field("payload", why));
+    }
+    let mut read = waits().filter(|wait| wait.signal == kind).map(|wait| wait.read(payload));
+    match read.find_map(Result::err) {
+        Some(misfit) if !waits().any(|wait| wait.signal == kind && wait.read(payload).is_ok()) => {
+            Err(Problem::invalid_field(&format!("payload.{}", misfit.field), misfit.why))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether two texts are the same JSON.
+fn same(one: &str, other: &str) -> bool {
+    let read = |json: &str| serde_json::from_str::<serde_json::Value>(json).ok();
+    one == other || read(one).is_some_and(|one| read(other) == Some(one))
+}
+
+/// Offers a signal to the sagas that wait for it, until one takes it.
+async fn offer(coordinator: &Arc<Coordinator>, signal: &StoredSignal) {
+    patiently(|| offer_once(coordinator, signal)).await;
+}
+
+async fn offer_once(coordinator: &Arc<Coordinator>, signal: &StoredSignal) -> Result<(), StoreError> {
+    let key = Awaited { kind: &signal.kind, matched: signal.matched.clone() }.key();
+    for saga_id in within_limit(rows::waiting_for(&coordinator.signals, &key, CANDIDATES)).await? {
+        if take(coordinator, saga_id, signal).await? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Looks for the signal that a saga waits for: it may have come before.
+pub async fn look(coordinator: &Arc<Coordinator>, saga: &Saga) {
+    let Some(awaited) = saga.awaited() else {
+        let (saga_id, step) = (saga.saga_id, saga.step_name());
+        return warn!(%saga_id, step, "a saga waits for a signal that names nothing: only its limit ends the wait");
+    };
+    patiently(|| look_once(coordinator, saga.saga_id, &awaited)).await;
+}
+
+async fn look_once(coordinator: &Arc<Coordinator>, saga_id: SagaId, awaited: &Awaited<'_>) -> Result<(), StoreError> {
+    let found = rows::unmatched(&coordinator.signals, awaited.kind, &awaited.matched, CANDIDATES);
+    for signal in &within_limit(found).await? {
+        if take(coordinator, saga_id, signal).await? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Does it again a few times if the database can't do it now. Done twice it is done once. After that the sweeper has the
+/// saga look again.
+async fn patiently<W: Future<Output = Result<(), StoreError>>>(work: impl Fn() -> W) {
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+    for tries in 1.. {
+        match work().await {
+            Ok(()) => return,
+            Err(error) if tries == TRIES => {
+                warn!(error = error.for_log(), "a signal can't be matched now; its saga looks for it again in minutes");
+                return;
+            }
+            Err(_) => tokio::time::sleep(backoff.delay()).await,
+        }
+    }
+}
+
+/// Has a saga take a signal; whether it did. It does not where it waits for something else now, where it can't read the
+/// payload, and where another saga has taken the signal.
+async fn take(coordinator: &Arc<Coordinator>, saga_id: SagaId, signal: &StoredSignal) -> Result<bool, StoreError> {
+    let read = |saga: &Saga| {
+        let wait = saga.wait().filter(|wait| wait.signal == signal.kind).ok_or("it waits for something else")?;
+        let values = wait.read(&signal.payload).map_err(|misfit| misfit.to_string())?;
+        let StoredSignal { signal_id, kind, matched, .. } = signal.clone();
+        Ok(Input::Signal(Signal { signal_id, kind, matched, values }))
+    };
+    match coordinator.apply_signal(saga_id, read, coordinator.clock.now()).await {
+        Ok(Applied::Moved(_)) => {
+            info!(%saga_id, kind = signal.kind, id = signal.id, "a saga has taken a signal");
+            Ok(true)
+        }
+        Err(ApplyError::Store(error)) => Err(error),
+        Ok(Applied::Ignored(_))
+        | Err(ApplyError::Contradiction(_) | ApplyError::UnknownSaga(_) | ApplyError::UnknownDefinition { .. }) => {
+            Ok(false)
+        }
+    }
+}
+
+/// Removes signals that came longer than [`KEPT`] ago, until `stop`.
+pub async fn forget_old(pool: PgPool, stop: CancellationToken) {
+    crate::looking::keep_looking(FORGET, "old signals", stop, || async {
+        while rows::forget(&pool, KEPT, AT_ONCE).await? == AT_ONCE.unsigned_abs() {}
+        Ok(())
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_json_is_the_same_however_it_is_written() {
+        assert!(same(r#"{"a":1,"b":[2]}"#, r#"{ "b": [2], "a": 1 }"#));
+        let deep = |inner: &str| format!("{}{inner}{}", "[".repeat(200), "]".repeat(200));
+        assert!(!same(&deep("1"), &deep("2")) && same(&deep("1"), &deep("1")), "too deep to be read");
+        assert!(!same(r#"{"a":1}"#, r#"{"a":2}"#) && !same("{}", r#"{"a":null}"#));
+    }
+}
