@@ -1,7 +1,8 @@
 //! `sagactl`, the operators' program: it tells where a customer's money is and what happens next ([`show`], [`sagas`]),
-//! steps in ([`acts`]), tells how full the topics are ([`topics`]), proves that the four databases agree about everybody's money ([`audit`]), and looks through, and
-//! sends back, what was set aside on the dead-letter topics ([`dlq`]). Flow files are checked, drawn and published
-//! ([`flow`]), and the programs that carry out their steps are checked over Kafka ([`participant`]).
+//! steps in ([`acts`]), sends signals ([`signal`]), tells how full the topics are ([`topics`]), proves that the four
+//! databases agree about everybody's money ([`audit`]), and looks through, and sends back, what was set aside on the
+//! dead-letter topics ([`dlq`]). Flow files are checked, drawn and published ([`flow`]), and the programs that carry out
+//! their steps are checked over Kafka ([`participant`]).
 //!
 //! A library first, so that the end-to-end tests judge by the very same invariants.
 
@@ -15,5 +16,6 @@ pub mod paint;
 pub mod participant;
 pub mod sagas;
 pub mod show;
+pub mod signal;
 pub mod timeline;
 pub mod topics;

@@ -19,6 +19,7 @@ use sagactl::paint::{Color, Paint};
 use sagactl::participant::{self, ParticipantCommand};
 use sagactl::sagas::{self, Wanted};
 use sagactl::show::show as show_saga;
+use sagactl::signal::{self, SignalRequest};
 use sagactl::topics::{KafkaAddress, topics};
 use service_runtime::Fatal;
 use uuid::Uuid;
@@ -111,6 +112,19 @@ enum Command {
         /// What proves it, such as a bank transfer's number
         #[arg(long)]
         evidence: String,
+        /// Print the answer's JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Report something that happened outside and that a saga waits for, or will wait for
+    ///
+    /// It is kept for seven days: a saga that begins to wait within that time finds it.
+    ///
+    /// Exit codes: 0 stored, and perhaps taken by a saga; 1 refused: another signal has this id, or no flow can read the
+    /// payload; 2 it could not be sent, or no flow waits for signals of this kind.
+    Signal {
+        #[command(flatten)]
+        signal: SignalRequest,
         /// Print the answer's JSON
         #[arg(long)]
         json: bool,
@@ -283,6 +297,7 @@ async fn ask(orchestrator: &OrchestratorAddress, paint: Paint, command: Command)
         Command::Resolve { saga, act, step, evidence, json } => {
             acts::step_in(&api, saga, &StepIn::Resolve { step, evidence }, &act, json, paint, out).await.map(code)
         }
+        Command::Signal { signal, json } => signal::send(&api, &signal, json, out).await.map(code),
         Command::Intake { change, json } => {
             let change = match &change {
                 None | Some(IntakeCommand::Status) => None,

@@ -19,7 +19,7 @@ const PAGE: usize = 500;
 /// Which sagas are wanted.
 #[derive(Debug, Clone, Args)]
 pub struct Wanted {
-    /// RUNNING, COMPENSATING, COMPLETED, FAILED; several with commas between
+    /// RUNNING, WAITING, COMPENSATING, COMPLETED, FAILED; several with commas between
     #[arg(long)]
     pub status: Option<String>,
     /// What is pending (PAYMENT_CHARGE, ...) or how it ended (INVENTORY_FAILED, ...)

@@ -3,6 +3,8 @@
 
 use std::io::Write;
 
+use chrono::Utc;
+use messages::Timestamp;
 use serde_json::{Value, json};
 use service_runtime::Fatal;
 use uuid::Uuid;
@@ -76,11 +78,13 @@ fn text(saga: &Saga, summary: &[String], paint: Paint) -> String {
     lines.extend(timeline(&saga.history, paint));
     if let Some(pending) = &saga.pending {
         let id = pending.command_id.map(|id| format!(" {id}")).unwrap_or_default();
-        let deadline =
-            pending.deadline_at.map_or_else(|| "never".to_owned(), |at| at.format("%H:%M:%S UTC").to_string());
+        let deadline = pending.deadline_at.map_or_else(|| "never".to_owned(), |at| time(at, Utc::now()));
+        // A signal is not asked for.
+        let is_signal = saga.status == "WAITING" && pending.command_id.is_none();
         lines.push(format!(
-            "\npending: {}{id}, repeated {} times, again at {}, times out {deadline}",
+            "\npending: {}{id}, {} {} times, again at {}, times out {deadline}",
             pending.effect,
+            if is_signal { "looked for" } else { "repeated" },
             pending.attempts,
             pending.next_attempt_at.format("%H:%M:%S UTC"),
         ));
@@ -89,6 +93,12 @@ fn text(saga: &Saga, summary: &[String], paint: Paint) -> String {
         lines.push(paint.dim(&format!("ignored: {} in {}, {} times", ignored.input, ignored.state, ignored.count)));
     }
     lines.join("\n")
+}
+
+/// A time of day, with its date where it is a day away or more: a saga may wait for weeks.
+fn time(at: Timestamp, now: Timestamp) -> String {
+    let format = if (at - now).num_days() > 0 { "%Y-%m-%d %H:%M:%S UTC" } else { "%H:%M:%S UTC" };
+    at.format(format).to_string()
 }
 
 /// What a service has stored, as it tells it.
@@ -119,6 +129,14 @@ mod tests {
     use crate::paint::Color;
 
     use super::*;
+
+    #[test]
+    fn a_limit_that_is_days_away_has_its_date() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let limit = at("2027-05-14T09:30:00Z");
+        assert_eq!(time(limit, at("2027-05-14T09:00:00Z")), "09:30:00 UTC");
+        assert_eq!(time(limit, at("2027-05-01T09:00:00Z")), "2027-05-14 09:30:00 UTC");
+    }
 
     #[test]
     fn a_service_that_is_away_or_has_no_row_is_told_as_such() {
