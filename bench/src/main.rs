@@ -64,11 +64,14 @@ struct Arguments {
     /// So many finished sagas are in the databases before; compared with a platform without any, instead of the floor
     #[arg(long)]
     preload: Option<u64>,
+    /// So many sagas of a flow wait for a signal meanwhile; compared with a platform without any, instead of the floor
+    #[arg(long, conflicts_with = "preload")]
+    waiting: Option<u64>,
     /// Compare with a platform that has this setting besides, as NAME=VALUE, instead of the floor; several times
-    #[arg(long, value_parser = setting, conflicts_with = "preload")]
+    #[arg(long, value_parser = setting, conflicts_with_all = ["preload", "waiting"])]
     against_settings: Vec<(String, String)>,
     /// Compare with a platform of the programs in this folder, instead of the floor
-    #[arg(long, conflicts_with = "preload")]
+    #[arg(long, conflicts_with_all = ["preload", "waiting"])]
     against_programs: Option<PathBuf>,
     /// Measure the platform only
     #[arg(long)]
@@ -127,6 +130,10 @@ async fn bench(arguments: &Arguments) -> Result<bool> {
     if let Some(count) = arguments.preload {
         preload::preload(&client.databases, count).await?;
         println!("{count} sagas are there before");
+    }
+    if let Some(count) = arguments.waiting {
+        preload::wait(&client, count).await?;
+        println!("{count} sagas wait for a signal");
     }
     let other = Other::start(arguments, &platform).await?;
     let bench = Bench {
@@ -215,7 +222,7 @@ struct Bench {
 impl Other {
     async fn start(arguments: &Arguments, platform: &Platform) -> Result<Option<Self>> {
         let is_against = arguments.against_programs.is_some() || !arguments.against_settings.is_empty();
-        if arguments.preload.is_some() || is_against {
+        if arguments.preload.is_some() || arguments.waiting.is_some() || is_against {
             use_programs_in(arguments.against_programs.as_ref().unwrap_or(&arguments.programs))?;
             let settings = [&*arguments.settings, &*arguments.against_settings].concat();
             let other = Platform::start(arguments.instances, arguments.embedded, &settings).await?;
@@ -313,6 +320,8 @@ mod tests {
             "--settings X",
             "--embedded --instances 2",
             "--preload 9 --against-settings A=B",
+            "--preload 9 --waiting 9",
+            "--waiting 9 --against-programs A",
         ] {
             assert!(parsed(&format!("bench {wrong}")).is_err(), "{wrong}");
         }

@@ -1,7 +1,8 @@
-//! Finished sagas, put into all four databases as if they had been checked out: a platform with a past.
+//! Finished sagas, put into all four databases as if they had been checked out: a platform with a past. And sagas that
+//! wait for a signal beside what is measured.
 
-use anyhow::Result;
-use e2e_tests::Databases;
+use anyhow::{Result, ensure};
+use e2e_tests::{Client, Databases};
 use sqlx::{AssertSqlSafe, PgPool};
 
 /// Ids in the order in which they were made, as UUIDv7: the number stands in the time and at the end. The same number
@@ -49,6 +50,30 @@ const SAGAS: &str = "
         (4, 'inventory.reserved', 'RUNNING', 'ORDER_CONFIRM'),
         (5, 'order.confirmed', 'COMPLETED', 'COMPLETED')) AS history (seq, input, status, step)
     ORDER BY n, seq";
+
+/// A flow whose sagas wait first.
+const BOOKING: &str = include_str!("../../examples/booking/booking.v1.yaml");
+
+/// Half of their three days is over, and the sweeper has them look for their signals in turns of five minutes.
+const WAITING: &str = "
+    INSERT INTO sagas (saga_id, order_id, user_id, total_amount, currency, status, step, force_payment_fail,
+                       force_inventory_fail, definition, definition_version, version, deadline_at, next_attempt_at,
+                       sweep_at, expires_at, traceparent, created_at, updated_at, input, awaits)
+    SELECT pg_temp.saga_id(n), pg_temp.order_id(n), 'user-' || n % 1000, 100, 'EUR', 'WAITING', 'ACCEPT', false, false,
+           'booking', 1, 1, now() + interval '36 h', now() + n % 300 * interval '1 s', now() + n % 300 * interval '1 s',
+           now() + interval '36 h', '00-' || md5(n::text) || '-00f067aa0ba902b7-01', at, at,
+           json_build_object('guest', 'user-' || n % 1000, 'request', 'R-' || n, 'price', 100, 'currency', 'EUR'),
+           'booking.accepted R-' || n
+    FROM past;
+    INSERT INTO saga_events (saga_id, seq, input, status, step, at)
+    SELECT pg_temp.saga_id(n), 1, 'started', 'WAITING', 'ACCEPT', at FROM past";
+
+/// Publishes a flow, and puts `count` of its sagas into the orchestrator's database, each waiting for a signal of its own.
+pub async fn wait(client: &Client, count: u64) -> Result<()> {
+    let published = client.publish_flow(BOOKING).await?;
+    ensure!(published.status == 201, "{} {}", published.status, published.text);
+    fill(&client.databases.orchestrator, count, WAITING).await
+}
 
 /// Puts `count` COMPLETED sagas into the databases, whose tables are there, and has the planner look at them.
 pub async fn preload(databases: &Databases, count: u64) -> Result<()> {

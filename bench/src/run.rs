@@ -20,7 +20,7 @@ const END_LIMIT: Duration = Duration::from_secs(60);
 /// Who was measured.
 pub const OURS: &str = "ours";
 pub const FLOOR: &str = "floor";
-/// The platform without a past, beside one with `--preload`.
+/// The platform without a past, beside one with `--preload`, or without sagas that wait, beside one with `--waiting`.
 pub const EMPTY: &str = "empty";
 /// The platform with what `--against-…` gives it.
 pub const AGAINST: &str = "against";
