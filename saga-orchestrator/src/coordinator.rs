@@ -381,7 +381,7 @@ impl Coordinator {
     }
 
     fn remember(&self, saga: &Saga) {
-        if saga.state.has_ended() || saga.is_waiting() || saga.size() > MAX_CACHED {
+        if saga.is_resting() || saga.size() > MAX_CACHED {
             self.cache.remove(&saga.saga_id);
             return;
         }

@@ -211,13 +211,16 @@ fn fits(flows: &Flows, kind: &str, payload: &str) -> Result<(), Problem> {
         let why = format!("has {} bytes; at most {MAX_PAYLOAD} are stored", payload.len());
         return Err(Problem::invalid_field("payload", why));
     }
-    let mut read = waits().filter(|wait| wait.signal == kind).map(|wait| wait.read(payload));
-    match read.find_map(Result::err) {
-        Some(misfit) if !waits().any(|wait| wait.signal == kind && wait.read(payload).is_ok()) => {
-            Err(Problem::invalid_field(&format!("payload.{}", misfit.field), misfit.why))
+    let mut first_misfit = None;
+    for wait in waits().filter(|wait| wait.signal == kind) {
+        match wait.read(payload) {
+            Ok(_) => return Ok(()),
+            Err(misfit) => {
+                first_misfit.get_or_insert(misfit);
+            }
         }
-        _ => Ok(()),
     }
+    first_misfit.map_or(Ok(()), |misfit| Err(Problem::invalid_field(&format!("payload.{}", misfit.field), misfit.why)))
 }
 
 /// Whether two texts are the same JSON.

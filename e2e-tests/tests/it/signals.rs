@@ -93,7 +93,7 @@ async fn a_saga_waits_for_a_signal_and_for_progress_and_goes_on_by_them() -> Res
     let saga_id = id(&file, "sagaId")?;
     reply(&client, saga_id, "FILE", "permit.filed", json!({"number": "P-1"})).await?;
 
-    // Whoever waits for the outcome need not wait for days.
+    // A client that waits for the outcome is answered as soon as the saga waits.
     let answer = waiting.await??;
     ensure!(answer.status == 202 && answer.header("retry-after") == "30", "{} {}", answer.status, answer.text);
     ensure!(answer.json()?["status"] == "WAITING" && answer.json()?["step"] == "APPROVAL", "{}", answer.text);
@@ -162,9 +162,9 @@ async fn a_saga_waits_for_a_signal_and_for_progress_and_goes_on_by_them() -> Res
     let collected = sent(&client, "permit.collected", &json!({"match": subject}), 201).await?;
     ensure!(collected["sagaId"] == json!(saga_id), "{collected}");
     let ended = client.end_of(&format!("/sagas/{saga_id}"), LIMIT).await?;
-    let told: Vec<&str> =
+    let statuses: Vec<&str> =
         ended["history"].as_array().into_iter().flatten().filter_map(|e| e["status"].as_str()).collect();
-    assert_eq!(told, ["RUNNING", "WAITING", "RUNNING", "WAITING", "RUNNING", "WAITING", "COMPLETED"]);
+    assert_eq!(statuses, ["RUNNING", "WAITING", "RUNNING", "WAITING", "RUNNING", "WAITING", "COMPLETED"]);
     let answer = Answer::read(again.send().await?).await?;
     ensure!(answer.status == 200, "{} {}", answer.status, answer.text);
     assert_eq!(answer.json()?["result"], json!({"number": "P-1", "approvedBy": "eve", "collectedAt": null}));
