@@ -7,11 +7,24 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
-/// The features that make the programs breakable, for the tests in `tests/failpoints`.
-const FAULTS: &str = "faults/failpoints,faults/planted-bugs";
+/// The features of this crate that were asked for, and with which the programs are built too: so they share the build of
+/// all that both consist of. Not `browser`, which brings a driver that changes how everything is compiled.
+const FEATURES: [(&str, bool); 3] = [
+    ("e2e-tests/failpoints", cfg!(feature = "failpoints")),
+    ("e2e-tests/trip", cfg!(feature = "trip")),
+    ("e2e-tests/kafka-tls", cfg!(feature = "kafka-tls")),
+];
 
-/// The features that the programs have in any case.
-const ALWAYS: &str = if cfg!(feature = "kafka-tls") { "service-runtime/kafka-tls" } else { "" };
+const PROGRAMS: [&str; 8] = [
+    "order-service",
+    "payment-service",
+    "inventory-service",
+    "saga-orchestrator",
+    "kafka-init",
+    "standalone",
+    "sagactl",
+    "trip-flight",
+];
 
 static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
 
@@ -39,18 +52,16 @@ pub fn program(name: &str) -> Result<PathBuf> {
 /// Builds the programs; answers the folder that they are in.
 fn built() -> Result<PathBuf> {
     let profile_dir = profile_dir()?;
+    let asked_for: Vec<&str> = FEATURES.iter().filter(|(_, is_on)| *is_on).map(|(name, _)| *name).collect();
+    build(&asked_for)?;
     if !cfg!(feature = "failpoints") {
-        build(&[])?;
         return Ok(profile_dir);
     }
-    build(&["--features", FAULTS])?;
     // Copied to a folder of their own, so that the next normal build leaves them alone. A build folder of their own
     // would compile every dependency once more.
     let own = target_dir()?.join("faults");
     std::fs::create_dir_all(&own)?;
-    for name in
-        ["order-service", "payment-service", "inventory-service", "saga-orchestrator", "kafka-init", "standalone"]
-    {
+    for name in PROGRAMS {
         // A file that runs can't be written over, but it can be replaced.
         let new = own.join(format!("{name}.new"));
         std::fs::copy(profile_dir.join(name), &new)?;
@@ -72,15 +83,14 @@ fn profile_dir() -> Result<PathBuf> {
     Ok(exe.ancestors().nth(2).context("a test binary stands in <target>/<profile>/deps")?.to_owned())
 }
 
-fn build(arguments: &[&str]) -> Result<()> {
+fn build(features: &[&str]) -> Result<()> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("a crate stands in its workspace")?;
     let mut command = Command::new(env!("CARGO"));
     command
         .current_dir(workspace)
         .args(["build", "--workspace", "--bins", "--target-dir"])
         .arg(target_dir()?)
-        .args(["--features", ALWAYS])
-        .args(arguments);
+        .args(["--features", &features.join(",")]);
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
