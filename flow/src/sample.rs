@@ -5,7 +5,7 @@ use std::fmt;
 use regex_syntax::hir::{Class, Hir, HirKind};
 use serde_json::{Map, Value as Json, json};
 
-use crate::flow::{Done, Flow};
+use crate::flow::Flow;
 use crate::payload::Payload;
 use crate::read::Reading;
 use crate::shape::{Shape, ShapeKind};
@@ -94,8 +94,11 @@ impl<'a> Samples<'a> {
     /// What an earlier step would have kept.
     fn earlier(&self, step: &str, field: &str) -> Option<Json> {
         let step = self.flow.steps.iter().find(|known| known.name == *step)?;
-        let fields = |done: &Done| done.fields.iter().find(|(name, _)| name == field).map(|(_, shape)| shape.clone());
-        sample(&step.done.iter().find_map(fields)?, 0).ok()
+        let by_reply = step.done.iter().flat_map(|done| &done.fields);
+        let by_progress = step.progress.iter().flat_map(|progress| &progress.fields);
+        let by_signal = step.wait().into_iter().flat_map(|wait| &wait.keep);
+        let (_, shape) = by_reply.chain(by_progress).chain(by_signal).find(|(name, _)| name == field)?;
+        sample(shape, 0).ok()
     }
 }
 

@@ -218,6 +218,18 @@ fn shop_breaks(old: &str, new: &str, place: &str, words: &[&str]) {
 }
 
 #[test]
+fn a_participant_of_the_platform_may_be_sent_what_a_signal_has_brought() {
+    let pay = "  - step: PAY\n";
+    let wait = "  - step: ASK\n    within: 1h\n    wait: { signal: shop.paid-by, match: $start.subject, keep: { payer: { type: user_id } } }\n    undo: none\n";
+    let text =
+        SHOP.replacen(pay, &format!("{wait}{pay}"), 1).replacen("userId: $input.userId", "userId: $ASK.payer", 1);
+    assert!(text.contains("$ASK.payer"));
+    if let Err(findings) = check(&text, Origin::User) {
+        panic!("{findings:?}");
+    }
+}
+
+#[test]
 fn what_is_asked_of_the_platforms_participants_keeps_to_their_messages() {
     check(SHOP, Origin::User).unwrap_or_else(|findings| panic!("{findings:?}"));
     shop_breaks("subject: orderId", "subject: basketId", "basketId", &["write `subject: orderId`"]);
