@@ -1,6 +1,7 @@
 //! What is measured: the platform as separate processes, or all in one.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use e2e_tests::{Client, Layout, Service, Services, Standalone};
@@ -43,6 +44,22 @@ impl Platform {
             Self::Processes(services) => services.quiet_client(),
             Self::Embedded(standalone) => standalone.quiet_client(),
         }
+    }
+
+    /// Kills what starts sagas, and starts it again: how long that takes until it is ready.
+    pub async fn restart_orchestrator(&mut self) -> Result<Duration> {
+        let began = Instant::now();
+        match self {
+            Self::Processes(services) => {
+                services.kill(Service::Orchestrator)?;
+                services.start_again(Service::Orchestrator).await?;
+            }
+            Self::Embedded(standalone) => {
+                standalone.kill();
+                standalone.start_again().await?;
+            }
+        }
+        Ok(began.elapsed())
     }
 
     /// Its Postgres servers.
