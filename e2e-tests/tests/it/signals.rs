@@ -100,6 +100,8 @@ async fn a_saga_waits_for_a_signal_and_for_progress_and_goes_on_by_them() -> Res
     let shown = until_at(&client, saga_id, "WAITING", "APPROVAL").await?;
     assert_eq!(shown["pending"]["effect"], "the signal permit.approved P-1");
     ensure!(shown["summary"].to_string().contains("Now it waits for the signal permit.approved P-1 until"), "{shown}");
+    let page = client.get(Service::Orchestrator, "/dashboard/flows/permit/1").await?;
+    ensure!(page.text.contains("1 here"), "the picture shows who waits: {}", page.text);
     let listed = client.get(Service::Orchestrator, "/sagas?status=waiting&step=APPROVAL").await?.json()?;
     ensure!(listed["sagas"][0]["sagaId"] == json!(saga_id), "{listed}");
 

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use flow::Flow;
 use flow::shape::{Shape, ShapeKind};
 use maud::{Markup, html};
+use service_runtime::database::again_if_lost;
 use service_runtime::http::{PathText, Problem};
 
 use super::flow_drawing::{Note, draw};
@@ -18,9 +19,8 @@ use super::layout::{Place, dialog, page};
 use super::{Dashboard, Page};
 use crate::publishing::FlowBody;
 use crate::saga::flows::PAY_FIRST;
-use crate::store::flows::Changed;
+use crate::store::flows::{Changed, waiting};
 use crate::store::lists::StepFigures;
-use crate::views::stats::StandingBody;
 use crate::views::step_figures::{MAX_SAGAS, MINUTES};
 
 /// The page of a flow without a version is that of the one that new sagas start by, or else of the newest.
@@ -38,6 +38,9 @@ fn no_such_flow(name: &str) -> Page {
     Problem::new(StatusCode::NOT_FOUND, format!("there is no flow {name:?}")).into()
 }
 
+/// How many sagas stand there now: RUNNING or COMPENSATING, the step, the count. Those that wait are RUNNING here.
+type Here<'a> = (&'a str, &'a str, i64);
+
 pub async fn show(
     State(dashboard): State<Dashboard>,
     place: Result<PathText<(String, i32)>, Problem>,
@@ -49,13 +52,20 @@ pub async fn show(
     let away = |error| Page::from(Problem::from(error));
     let stats = views.figures.of(MINUTES).await.map_err(away)?;
     let figures = views.flow_figures.of(&name, version).await.map_err(away)?;
-    let standing: Vec<&StandingBody> =
-        stats.unfinished.iter().filter(|at| at.flow == name && at.version == version).collect();
+    let standing = stats.unfinished.iter().filter(|at| at.flow == name && at.version == version);
+    let mut standing: Vec<Here<'_>> = standing.map(|at| (at.status.as_str(), at.step.as_str(), at.sagas)).collect();
+    let flow = views.flows.find(&name, version);
+    // They are not among the unfinished ones that are always counted.
+    let waiting = match flow.as_ref().is_some_and(|flow| flow.may_wait()) {
+        true => again_if_lost(|| waiting(&dashboard.publisher.pool, &name, version)).await.map_err(away)?,
+        false => Vec::new(),
+    };
+    standing.extend(waiting.iter().map(|(step, sagas)| ("RUNNING", step.as_str(), *sagas)));
     let body = html! {
         div id="flow" data-fresh {
             (head(&shown, &flows))
-            @match views.flows.find(&name, version) {
-                Some(flow) => { (picture(&flow, &standing, &figures)) }
+            @match &flow {
+                Some(flow) => { (picture(flow, &standing, &figures)) }
                 None => { p.alarm { "A newer release has published it, and this one can't run it: its sagas wait for that release." } }
             }
             (history(&changes, &name))
@@ -93,9 +103,10 @@ fn head(shown: &FlowBody, flows: &[FlowBody]) -> Markup {
     }
 }
 
-fn picture(flow: &Flow, standing: &[&StandingBody], figures: &[StepFigures]) -> Markup {
+fn picture(flow: &Flow, standing: &[Here<'_>], figures: &[StepFigures]) -> Markup {
     let notes = |status: &str, step: &str| {
-        let now = standing.iter().filter(|at| at.status == status && at.step == step).map(|at| at.sagas).sum::<i64>();
+        let here = |(of, at, _): &&Here<'_>| (*of, *at) == (status, step);
+        let now = standing.iter().filter(here).map(|(.., sagas)| sagas).sum::<i64>();
         let recent = figures.iter().find(|of| of.status == status && of.step == step);
         let mut notes = Vec::new();
         let passed = recent.map_or(0, |of| of.passed);

@@ -174,3 +174,15 @@ pub async fn running(pool: &PgPool) -> Result<Vec<(String, i32, i64)>, StoreErro
     .fetch_all(pool)
     .await?)
 }
+
+/// How many sagas of one version wait for something outside, by the step at which they do. It reads them all.
+pub async fn waiting(pool: &PgPool, name: &str, version: i32) -> Result<Vec<(String, i64)>, StoreError> {
+    Ok(sqlx::query_as(
+        "SELECT step::text, count(*) FROM sagas
+         WHERE status = 'WAITING' AND definition = $1 AND definition_version = $2 GROUP BY step",
+    )
+    .bind(name)
+    .bind(version)
+    .fetch_all(pool)
+    .await?)
+}
