@@ -54,7 +54,7 @@ pub struct Start {
 pub enum Reach {
     /// To its pivot.
     Pivot(Duration),
-    /// To its answer; waits are not counted.
+    /// To its answer. Time at a step that waits for a signal, or has reported progress, is not counted.
     Answer(Duration),
 }
 
@@ -252,23 +252,41 @@ impl Flow {
         self.steps.iter().any(|step| step.wait().is_some() || !step.progress.is_empty())
     }
 
-    /// The longest that a saga may take as far as its limits say it: its limit up to the pivot, or the sum of the steps'
-    /// limits where it has none, and the sum of those behind. Each report of progress counts once.
-    pub fn longest_life(&self) -> Duration {
-        let limit = |step: &Step| {
-            let progress: Duration = step.progress.iter().map(|progress| progress.within).sum();
-            step.within.unwrap_or_default().saturating_add(progress)
-        };
-        let sum = |steps: &[Step]| steps.iter().map(limit).fold(Duration::ZERO, Duration::saturating_add);
-        let (before, after) = self.steps.split_at(self.pivot);
-        self.pivot_limit().unwrap_or_else(|| sum(before)).saturating_add(sum(after))
+    /// Whether the client is answered before the last step is done.
+    pub fn answers_early(&self) -> bool {
+        self.answer.after + 1 < self.steps.len()
     }
 
-    /// How long a saga may take to its pivot; `None` where only its steps have limits.
-    pub fn pivot_limit(&self) -> Option<Duration> {
+    /// Whether the limit of the whole saga holds at this step. What waits for a signal is not counted up to the answer.
+    pub fn is_limited(&self, step: usize) -> bool {
+        match self.reach {
+            None => false,
+            Some(Reach::Pivot(_)) => step < self.pivot,
+            Some(Reach::Answer(_)) => step <= self.answer.after && self.steps[step].wait().is_none(),
+        }
+    }
+
+    /// How long a saga may take as a whole; `None` where only its steps have limits.
+    pub fn limit(&self) -> Option<Duration> {
         match self.reach? {
             Reach::Pivot(limit) | Reach::Answer(limit) => Some(limit),
         }
+    }
+
+    /// The longest that a saga may take as far as its limits say it: its limit as a whole, and the limits of the steps at
+    /// which that one does not hold. Each report of progress counts once.
+    pub fn longest_life(&self) -> Duration {
+        let beside = self.steps.iter().enumerate().map(|(place, step)| {
+            let progress = step.progress.iter().map(|progress| progress.within);
+            let progress = progress.fold(Duration::ZERO, Duration::saturating_add);
+            match self.reach {
+                Some(Reach::Pivot(_)) if self.is_limited(place) => Duration::ZERO,
+                // Where it has reported progress, its whole stay is not counted.
+                Some(Reach::Answer(_)) if self.is_limited(place) && progress.is_zero() => Duration::ZERO,
+                _ => step.within.unwrap_or_default().saturating_add(progress),
+            }
+        });
+        beside.fold(self.limit().unwrap_or_default(), Duration::saturating_add)
     }
 
     /// The status with which a client is answered whose saga failed for this cause.

@@ -171,6 +171,31 @@ impl State {
     }
 }
 
+impl State {
+    /// The status with which a client is answered that has no answer yet, if the move to `next` is one that answers: behind
+    /// the step that the answer follows, and to a failure.
+    pub fn answer(self, flow: &Flow, next: Self) -> Option<u16> {
+        match (self, next) {
+            (_, Self::Failed { cause }) => Some(flow.failed_status(&flow.causes[cause])),
+            (Self::Running { step }, Self::Running { .. } | Self::Completed)
+                if self != next && step == flow.answer.after =>
+            {
+                Some(flow.answer.done)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the step that the answer follows is behind a saga that goes on, or has reached its end.
+    pub fn is_behind_answer(self, flow: &Flow) -> bool {
+        match self {
+            Self::Running { step } => step > flow.answer.after,
+            Self::Completed => true,
+            Self::Compensating { .. } | Self::Failed { .. } => false,
+        }
+    }
+}
+
 impl Flow {
     /// The place of a cause.
     pub fn cause(&self, name: &str) -> Option<usize> {

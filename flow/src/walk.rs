@@ -22,9 +22,7 @@ pub fn run(flow: &Flow, test: &Test) -> Result<(), Failure> {
     let mut answer = None;
     for happened in &test.replies {
         let next = next(flow, state, happened)?;
-        if answer.is_none() {
-            answer = answered(flow, state, next);
-        }
+        answer = answer.or_else(|| state.answer(flow, next));
         if next != state {
             path.push(next.name(flow));
         }
@@ -53,17 +51,4 @@ fn next(flow: &Flow, state: State, happened: &At<String>) -> Result<State, Failu
         _ => state.next(flow, Happened::Replied(word)).or_else(|| state.next(flow, Happened::Signalled(word))),
     };
     moved.ok_or_else(|| Failure { at: happened.at, why: format!("`{word}` does not count at {}", state.name(flow)) })
-}
-
-/// The client's answer, if this move makes it.
-fn answered(flow: &Flow, from: State, to: State) -> Option<u16> {
-    match (from, to) {
-        (_, State::Failed { cause }) => Some(flow.failed_status(&flow.causes[cause])),
-        (State::Running { step }, State::Running { .. } | State::Completed)
-            if from != to && step == flow.answer.after =>
-        {
-            Some(flow.answer.done)
-        }
-        _ => None,
-    }
 }

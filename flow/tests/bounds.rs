@@ -40,3 +40,18 @@ fn a_request_with_many_names_is_read_in_no_time_and_one_twice_is_found() {
     let misfit = flow.read_start(&format!("{{{}}}", many.join(","))).unwrap_err();
     assert!(misfit.to_string().starts_with("duplicate field `n7`"), "{misfit}");
 }
+
+#[test]
+fn the_longest_life_counts_each_limit_once_and_what_waits_beside_a_limit_up_to_the_answer() {
+    let club = include_str!("flows/club.v1.yaml").split_once("\ntests:").unwrap().0;
+    let life = |text: &str| check(text, Origin::User).unwrap_or_else(|findings| panic!("{findings:?}")).longest_life();
+    // Behind the pivot, or at it: 60 s of progress, 3 min, 1 min.
+    let behind = 60 + 180 + 60;
+    assert_eq!(life(club).as_secs(), 600 + behind);
+    assert_eq!(life(&club.replacen("reach_pivot_within: 10m\n", "", 1)).as_secs(), 30 + 120 + 20 + (40 + 90) + behind);
+    let early = club.replacen("reach_pivot_within: 10m", "reach_answer_within: 10m", 1);
+    let early = early.replacen("  after: WELCOME\n", "  after: FEE_CHARGE\n  final: false\n", 1);
+    let early = early.replacen("card: $CARD_ISSUE.cardNumber, gate: $CARD_ACTIVATE.gate, ", "", 1);
+    // The wait for the board, and the whole of a charge that reports progress.
+    assert_eq!(life(&early).as_secs(), 600 + 120 + (40 + 90) + behind);
+}

@@ -157,6 +157,27 @@ fn the_three_zones() {
 }
 
 #[test]
+fn an_answer_before_the_last_step() {
+    let answer = "  after: FLIGHT_TICKET\n  done: 201\n  failed: { TIMED_OUT: 504, otherwise: 409 }\n  body: { hotel: $HOTEL_BOOK.bookingRef, car: $CAR_RENT.bookingRef, ticket: $FLIGHT_TICKET.ticketNumber }";
+    let early =
+        |done: u16| format!("  after: CAR_RENT\n  final: false\n  done: {done}\n  failed: {{ otherwise: 409 }}");
+    let (text, _its_tests) = TRIP.split_once("\ntests:").unwrap();
+    let text = text.replacen(answer, &early(201), 1);
+    assert!(text.contains("final: false"), "{text}");
+    check(&text, Origin::User).unwrap();
+    check(&text.replacen("reach_pivot_within", "reach_answer_within", 1), Origin::User).unwrap();
+    let broken = |text: &str| {
+        let findings = check(text, Origin::User).unwrap_err();
+        findings.iter().map(|finding| (finding.rule.name(), finding.message.clone())).collect::<Vec<_>>()
+    };
+    let accepted = broken(&text.replacen(&early(201), &early(202), 1));
+    assert!(accepted.len() == 1 && accepted[0].0 == "answer" && accepted[0].1.starts_with("202 is"), "{accepted:?}");
+    let twice = broken(&text.replacen("subject: tripId", "subject: final", 1));
+    assert!(twice.len() == 1 && twice[0].0 == "reserved" && twice[0].1.contains("`final`"), "{twice:?}");
+    breaks(Rule::Answer, "reach_pivot_within: 3m", "reach_answer_within: 3m", "3m");
+}
+
+#[test]
 fn causes_and_answers() {
     breaks(Rule::Cause, "failed: { TIMED_OUT: 504,", "failed: { TIMED_OUT: 504, NO_TRAIN: 404,", "NO_TRAIN");
     breaks(Rule::Cause, "failed: { TIMED_OUT: 504, otherwise: 409 }", "failed: { TIMED_OUT: 504 }", "after");

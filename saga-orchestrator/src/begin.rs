@@ -1,4 +1,5 @@
-//! A new saga by a request over HTTP: stores it, waits for its end, answers with the outcome. The steps don't run in here:
+//! A new saga by a request over HTTP: stores it, waits for its end, or for the step that its flow answers behind, and answers
+//! with the outcome. The steps don't run in here:
 //! a client that hangs up changes nothing.
 
 use std::sync::Arc;
@@ -17,13 +18,12 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::coordinator::{ApplyError, Begun, Coordinator};
-use crate::flow_outcome::FlowOutcome;
 use crate::idempotency::IdempotencyKey;
 use crate::intake::{Intake, NOT_STORED, Place};
 use crate::outcome::Outcome;
 use crate::prefer::Preferences;
 use crate::saga::flows::PAY_FIRST;
-use crate::saga::{Saga, State, start};
+use crate::saga::{FlowOutcome, Saga, State, start};
 use crate::store::NewSaga;
 use crate::waiters::Waiter;
 
@@ -57,7 +57,7 @@ pub struct Wanted {
 }
 
 /// Begins the saga, or finds the one that the request's key belongs to, and answers as the flow and the client's
-/// preferences have it: with its end, or with 202 and how far it is.
+/// preferences have it: with its end or its flow's answer, or with 202 and how far it is.
 ///
 /// # Errors
 /// 429 and 503 where no new saga is taken, 422 for a key of another request, and what `permitted` says.
@@ -100,7 +100,7 @@ pub async fn begin(intake: &Intake, caller: &Caller, headers: &HeaderMap, wanted
     }
     let now = intake.coordinator.clock.now();
     let (saga_id, trace) = (intake.mint(&flow, now), traceparent(headers));
-    let expires_at = now + flow.pivot_limit().unwrap_or(NO_LIMIT);
+    let expires_at = now + flow.limit().unwrap_or(NO_LIMIT);
     let transition = start(flow.clone(), saga_id, OrderId::new_at(now), request.clone(), expires_at, Some(trace), now);
     let started = transition.saga.clone();
     trace::set("saga.id", || saga_id.to_string().into());
@@ -152,9 +152,9 @@ async fn replay(
     _place: OwnedSemaphorePermit,
 ) -> Response {
     let waiter = intake.coordinator.waiters.register(found.saga_id);
-    // It may have ended between the read that found it and the registration.
+    // It may have ended, or answered, between the read that found it and the registration.
     let mut latest = intake.coordinator.stored(found.saga_id).await.unwrap_or(found);
-    if !latest.is_resting() {
+    if !latest.has_news() {
         latest = wait(intake, caller, waiter, latest, answer_by).await;
     }
     let mut answer = answer(&latest, preferences, intake.wait);
@@ -222,7 +222,7 @@ pub fn not_known(error: ApplyError) -> Problem {
     }
 }
 
-/// Waits for the saga's end, or until it waits itself for something outside; at most until the limit or until this
+/// Waits for the saga's answer, or until it waits itself for something outside; at most until the limit or until this
 /// instance stops; and not for long for a client that has closed its sending side, since it may be gone.
 async fn wait(intake: &Intake, caller: &Caller, mut waiter: Waiter, begun: Saga, until: Instant) -> Saga {
     let mut latest = begun.clone();
@@ -238,7 +238,7 @@ async fn wait(intake: &Intake, caller: &Caller, mut waiter: Waiter, begun: Saga,
             () = tokio::time::sleep_until(until) => return latest,
             stored = poll(intake, &begun) => {
                 latest = stored;
-                if latest.is_resting() {
+                if latest.has_news() {
                     waiter.found_elsewhere();
                     return latest;
                 }
@@ -263,19 +263,22 @@ async fn poll(intake: &Intake, latest: &Saga) -> Saga {
 }
 
 fn answer(saga: &Saga, preferences: Preferences, limit: Duration) -> Response {
-    let status = match saga.state {
-        State::Completed => saga.flow.answer.done,
-        State::Failed { cause } => saga.flow.failed_status(&saga.flow.causes[cause]),
-        State::Running { .. } | State::Compensating { .. } => 202,
+    let status = match (&saga.answered, saga.state) {
+        (Some(answered), _) => answered.status,
+        (None, State::Completed) => saga.flow.answer.done,
+        (None, State::Failed { cause }) => saga.flow.failed_status(&saga.flow.causes[cause]),
+        (None, State::Running { .. } | State::Compensating { .. }) => 202,
     };
     // A flow's statuses are 200 to 599.
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::ACCEPTED);
     let location = [(header::LOCATION, format!("/sagas/{}", saga.saga_id))];
     let retry_after = if saga.is_waiting() { "30" } else { "1" };
-    let retry_after = (status == StatusCode::ACCEPTED).then_some([(header::RETRY_AFTER, retry_after)]);
-    let body = match saga.flow.name == PAY_FIRST {
-        true => Json(Outcome::from(saga)).into_response(),
-        false => Json(FlowOutcome(saga)).into_response(),
+    let is_answered = saga.answered.is_some() || saga.state.has_ended();
+    let retry_after = (!is_answered).then_some([(header::RETRY_AFTER, retry_after)]);
+    let body = match &saga.answered {
+        Some(answered) => ([(header::CONTENT_TYPE, "application/json")], answered.body.clone()).into_response(),
+        None if saga.flow.name == PAY_FIRST => Json(Outcome::from(saga)).into_response(),
+        None => Json(FlowOutcome(saga)).into_response(),
     };
     let mut answer = (status, location, retry_after, body).into_response();
     if let Some(applied) = preferences.applied(limit, status) {

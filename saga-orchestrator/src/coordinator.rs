@@ -334,8 +334,8 @@ impl Coordinator {
 
     /// Does what a stored saga asks for, without waiting for the result.
     fn perform(self: &Arc<Self>, saga: &Saga) {
-        if saga.is_waiting() {
-            // Who waits for its end would wait for days.
+        if saga.has_news() && !saga.state.has_ended() {
+            // Who waits for its end would wait for days, or has an answer already.
             self.waiters.wake(saga);
         }
         match saga.effect() {

@@ -39,9 +39,9 @@ pub fn router(intake: Arc<Intake>) -> Router {
     request_body(content = serde_json::Value, description = "The fields of the flow's `start.input`", content_type = "application/json"),
     responses(
         BodyProblems, DatabaseProblems,
-        (status = 200, description = "COMPLETED. The flow may answer with another status (`answer.done`)", body = serde_json::Value,
+        (status = 200, description = "COMPLETED, or as far as the flow's answer comes (`answer.after`). The flow may answer with another status (`answer.done`)", body = serde_json::Value,
             headers(("location" = String, description = "Where the saga is read"), ("idempotent-replayed" = Option<String>, description = "`true`: an earlier request with this key started it"))),
-        (status = 202, description = "Still running; `Location` reports the end", body = serde_json::Value, headers(
+        (status = 202, description = "Not answered yet: the same request under its key asks again; `Location` shows how far it is", body = serde_json::Value, headers(
             ("location" = String, description = "Where the saga is read"), ("retry-after" = u32, description = "In how many seconds to look"))),
         (status = 404, description = "No version of such a flow is active", body = Problem, content_type = PROBLEM_JSON),
         (status = 409, description = "FAILED: all is undone. The flow may answer with other statuses (`answer.failed`)", body = serde_json::Value,

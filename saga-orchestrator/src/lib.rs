@@ -23,7 +23,6 @@ mod coordinator;
 mod dashboard;
 mod dead_letters;
 mod described;
-mod flow_outcome;
 mod flow_start;
 mod flow_topics;
 mod forced_failures;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::http::StatusCode;
-use flow::{Flow, MAX_FILE, Origin, check};
+use flow::{Flow, MAX_FILE, Origin, Reach, check};
 use service_runtime::Fatal;
 use service_runtime::http::{Finding, Problem};
 use service_runtime::retention::Retention;
@@ -39,11 +39,11 @@ pub fn publishable<'a>(retention: &Retention, body: &'a [u8]) -> Result<(Arc<Flo
     let mut findings: Vec<Finding> = Vec::new();
     for not_yet in unsupported(&flow) {
         let line = line_of(source, &not_yet.place);
-        let message = format!("{}: this release does not run {}", not_yet.place, not_yet.what);
-        findings.push(Finding { line, column: 1, rule: "not-yet", message });
+        findings.push(Finding { line, column: 1, rule: "not-yet", message: not_yet.to_string() });
     }
     if let Some(message) = outlives(&flow, retention) {
-        findings.push(Finding { line: line_of(source, "reach_pivot_within"), column: 1, rule: "bounds", message });
+        let key = if let Some(Reach::Answer(_)) = flow.reach { "reach_answer_within" } else { "reach_pivot_within" };
+        findings.push(Finding { line: line_of(source, key), column: 1, rule: "bounds", message });
     }
     if findings.is_empty() { Ok((flow, source)) } else { Err(refused(findings)) }
 }

@@ -229,7 +229,10 @@ pub fn is_built_in(flow: &Flow) -> bool {
 
 impl Overrides {
     fn of(self, flow: &Arc<Flow>) -> Arc<Flow> {
-        let reach = flow.reach.map(|_| Reach::Pivot(self.reach));
+        let reach = flow.reach.map(|reach| match reach {
+            Reach::Pivot(_) => Reach::Pivot(self.reach),
+            Reach::Answer(_) => Reach::Answer(self.reach),
+        });
         Arc::new(Flow { repeat: self.repeat, reach, ..(**flow).clone() })
     }
 }

@@ -29,7 +29,7 @@ pub use self::claim::{Due, Sweep, claim_due};
 pub use self::new_sagas::{Identity, NewSaga, NewSagas, forget_keys};
 pub use self::unfinished::{Unfinished, unfinished, waiting_that_need_attention};
 use crate::registry::Flows;
-use crate::saga::{Attention, Checkout, Ignored, Marked, Saga, State, Transition};
+use crate::saga::{Answered, Attention, Checkout, Ignored, Marked, Saga, State, Transition};
 
 /// A stored saga.
 #[derive(Debug, Clone)]
@@ -97,11 +97,13 @@ const MOVE: &str = moves!(
     ""
 );
 
-/// The same for sagas that may wait. A move by a signal takes the signal in the same statement, or does not take place:
+/// The same for sagas that may wait, or are answered before their end. A move by a signal takes the signal in the same statement, or does not take place:
 /// a signal moves one saga, once, whatever dies.
 const MOVE_THAT_MAY_WAIT: &str = moves!(
     ", UNNEST($18::text[]) AS awaits, string_to_array(UNNEST($19::text[]), ',')::uuid[] AS progressed,
-                        UNNEST($20::uuid[]) AS takes, UNNEST($21::bool[]) AS marked",
+                        UNNEST($20::uuid[]) AS takes, UNNEST($21::bool[]) AS marked,
+                        UNNEST($22::timestamptz[]) AS expires_at, UNNEST($23::timestamptz[]) AS answered_at,
+                        UNNEST($24::int[]) AS answer_status, UNNEST($25::text[]) AS answer",
     "free AS MATERIALIZED (
                  SELECT signal_id FROM signals WHERE signal_id = ANY($20) AND saga_id IS NULL
                  ORDER BY signal_id FOR UPDATE
@@ -114,7 +116,11 @@ const MOVE_THAT_MAY_WAIT: &str = moves!(
                          WHEN sagas.status = new.status
                          THEN LEAST(sweep_at, now() + new.resend_first, new.deadline_at)
                          ELSE LEAST(now() + new.resend_first, new.deadline_at) END,
-                     awaits = new.awaits, progressed = new.progressed,
+                     awaits = new.awaits, progressed = new.progressed, expires_at = new.expires_at,
+                     -- The first answer stays.
+                     answered_at = COALESCE(sagas.answered_at, new.answered_at),
+                     answer_status = COALESCE(sagas.answer_status, new.answer_status),
+                     answer = COALESCE(sagas.answer, new.answer::json),
                      needs_attention_since = CASE
                          WHEN new.marked THEN COALESCE(needs_attention_since, now())
                          WHEN new.marked IS NULL THEN needs_attention_since END,
@@ -128,9 +134,11 @@ const MOVE_THAT_MAY_WAIT: &str = moves!(
              ), "
 );
 
-/// What a move of sagas that may wait is told beside.
+/// What [`MOVE_THAT_MAY_WAIT`] needs beside.
 fn waiting<'q>(update: Query<'q, Postgres, PgArguments>, moves: &[&Transition]) -> Query<'q, Postgres, PgArguments> {
     let sagas = || moves.iter().map(|m| &m.saga);
+    let given_now = |m: &&&Transition| m.saga.answered.as_ref().is_some_and(|answered| answered.at == m.entry.at);
+    let answers = || moves.iter().map(move |m| Some(m).filter(given_now)?.saga.answered.as_deref());
     let progressed = |saga: &Saga| {
         let ids: Vec<String> = saga.progressed.iter().map(ToString::to_string).collect();
         (!ids.is_empty()).then(|| ids.join(","))
@@ -145,6 +153,10 @@ fn waiting<'q>(update: Query<'q, Postgres, PgArguments>, moves: &[&Transition]) 
         .bind(sagas().map(progressed).collect::<Vec<_>>())
         .bind(moves.iter().map(|m| m.takes).collect::<Vec<_>>())
         .bind(moves.iter().map(|m| marked(m.marked)).collect::<Vec<_>>())
+        .bind(sagas().map(|saga| saga.expires_at).collect::<Vec<_>>())
+        .bind(answers().map(|answered| Some(answered?.at)).collect::<Vec<_>>())
+        .bind(answers().map(|answered| Some(i32::from(answered?.status))).collect::<Vec<_>>())
+        .bind(answers().map(|answered| Some(answered?.body.as_str())).collect::<Vec<_>>())
 }
 
 /// Leaves out a move by a signal that another move here takes.
@@ -177,8 +189,9 @@ impl Table for Sagas {
     async fn compare_and_set(&self, moves: &[&Transition]) -> Result<HashMap<SagaId, Stored>, StoreError> {
         let moves = each_signal_once(moves);
         let (sagas, entries) = (|| moves.iter().map(|m| &m.saga), || moves.iter().map(|m| &m.entry));
-        // Of a flow whose sagas never wait, what is about waiting is never set.
-        let may_wait = sagas().any(|saga| saga.flow.may_wait() || saga.attention.is_some());
+        // Of a flow whose sagas never wait, nor are answered early, what is about it is never set.
+        let is_plain = |saga: &Saga| !saga.flow.may_wait() && !saga.flow.answers_early() && saga.attention.is_none();
+        let may_wait = !sagas().all(is_plain);
         let update = sqlx::query(if may_wait { MOVE_THAT_MAY_WAIT } else { MOVE })
             .bind(sagas().map(|s| s.saga_id.as_uuid()).collect::<Vec<_>>())
             .bind(sagas().map(|s| s.version).collect::<Vec<_>>())
@@ -266,7 +279,7 @@ fn wanted(sagas: Vec<SagaId>) -> Query<'static, Postgres, PgArguments> {
         "SELECT saga_id, order_id, user_id, total_amount, currency, status, step, cause, reason, force_payment_fail,
                 force_inventory_fail, definition, definition_version, version, deadline_at, expires_at,
                 needs_attention_since, attention_reason, resolved_by_hand, traceparent, created_at, updated_at,
-                input::text, kept::text, progressed
+                input::text, kept::text, progressed, answered_at, answer_status, answer::text
          FROM sagas WHERE saga_id = ANY($1)",
     )
     .bind(ids)
@@ -301,6 +314,7 @@ fn from_row(flows: &Flows, row: &PgRow) -> Result<Stored, StoreError> {
         kept: kept.map_err(|error| unreadable(error.to_string()))?,
         progressed: progressed.into_iter().flatten().map(EventId::from).collect(),
         flow,
+        answered: answered(row)?,
         deadline: row.try_get("deadline_at")?,
         expires_at: row.try_get("expires_at")?,
         attention: row
@@ -315,6 +329,14 @@ fn from_row(flows: &Flows, row: &PgRow) -> Result<Stored, StoreError> {
         created_at: row.try_get("created_at")?,
         updated_at: row.try_get("updated_at")?,
     })))
+}
+
+fn answered(row: &PgRow) -> Result<Option<Arc<Answered>>, StoreError> {
+    let Some(at) = row.try_get("answered_at")? else { return Ok(None) };
+    let status = row.try_get::<i32, _>("answer_status")?;
+    let unreadable = |_| StoreError::Refused(format!("a stored answer has the status {status}").into());
+    let status = status.try_into().map_err(unreadable)?;
+    Ok(Some(Arc::new(Answered { at, status, body: row.try_get("answer")? })))
 }
 
 /// What a saga was started by. That of a checkout has columns of its own, so that people can search it.

@@ -30,8 +30,7 @@ pub struct Waiter {
 
 impl Waiters {
     pub fn new(metrics: &Metrics) -> Self {
-        let help =
-            "Ends of sagas, by whether one who waited for it here was told here or found the row changed elsewhere.";
+        let help = "Ends and answers of sagas, by whether a request that waited here learnt it here or from the row.";
         let [here, elsewhere, unawaited] =
             metrics.counts("replies_total", help, "waiter", ["here", "elsewhere", "none"]);
         let waiting = metrics.gauge("checkout_waiters", "Requests that wait for the end of a saga.");
@@ -46,18 +45,18 @@ impl Waiters {
         Waiter { waiters: self.clone(), saga_id, receiver }
     }
 
-    /// Wakes all who wait for this saga: it has ended, or waits for something outside.
+    /// Wakes all who wait for this saga: it has ended, is answered, or waits for something outside.
     pub fn wake(&self, ended: &Saga) {
         if let Some((_, senders)) = self.by_saga.remove(&ended.saga_id) {
             senders.into_iter().for_each(|sender| drop(sender.send(ended.clone())));
-        } else if ended.state.has_ended() {
+        } else if ended.state.has_ended() && ended.answered.is_none() {
             self.unawaited.inc();
         }
     }
 }
 
 impl Waiter {
-    /// The saga at its end, or where it waits for something outside. Pending for ever if nobody wakes this waiter.
+    /// The saga at its end or its answer, or where it waits for something outside. Pending for ever if nobody wakes this waiter.
     pub async fn woken(&mut self) -> Saga {
         match (&mut self.receiver).await {
             Ok(saga) => {

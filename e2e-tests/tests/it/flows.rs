@@ -58,12 +58,12 @@ async fn a_flow_is_published_once_and_what_is_wrong_with_a_file_is_named_with_it
     let findings = refused.json()?["findings"].clone();
     ensure!(findings[0]["line"] == 4 && findings[0]["rule"] == "type", "{findings}");
     let (not_yet, _) = TRIP.split_once("\ntests:").context("tests")?;
-    let not_yet = not_yet.replace("reach_pivot_within", "reach_answer_within");
+    let not_yet = not_yet.replace("start:\n", "start:\n  topic: trip.wanted\n");
     let refused = client.publish_flow(&not_yet).await?;
     refused.is_problem(422, &["breaks 1 rules"])?;
     let finding = refused.json()?["findings"][0].clone();
     ensure!(
-        finding["rule"] == "not-yet" && finding["message"].to_string().contains("reach_answer_within"),
+        finding["rule"] == "not-yet" && finding["message"].to_string().contains("a start by an event"),
         "{finding}"
     );
     let reserved = client.publish_flow(include_str!("../../../flows/pay-first.v1.yaml")).await?;
@@ -248,7 +248,7 @@ async fn a_flow_of_a_newer_release_is_left_alone_and_a_known_one_goes_on_beside_
     ensure!(published.status == 201, "{} {}", published.status, published.text);
     let (newer, _) = TRIP.split_once("\ntests:").context("tests")?;
     let newer = newer.replace("version: 1", "version: 2");
-    let newer = newer.replace("reach_pivot_within", "reach_answer_within");
+    let newer = newer.replace("start:\n", "start:\n  topic: trip.wanted\n");
     store_active(&client.databases.orchestrator, &newer).await?;
 
     let refused = async || {

@@ -324,3 +324,59 @@ async fn an_operator_cancels_a_saga_that_waits_and_has_another_look_again() -> R
     until_at(&client, looks, "RUNNING", "CHECK").await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn an_answer_before_the_end_is_given_again_byte_for_byte_whatever_becomes_of_the_saga() -> Result<()> {
+    let flow = PERMIT.replacen("  after: PICKUP\n", "  after: CHECK\n  final: false\n", 1);
+    let flow = flow.replacen(", collectedAt: \"$PICKUP.office?\"", "", 1);
+    let flow = flow.replacen("pivot: ISSUE", "pivot: ISSUE\nreach_answer_within: 30s", 1);
+    let refused =
+        "    done: permit.issued\n    refused: { permit.refused: { cause: REFUSED, reason: $reply.reason } }\n";
+    let (mut standalone, client) = platform(&flow.replacen("    done: permit.issued\n", refused, 1)).await?;
+    let ask = |client: &Client| {
+        let request = client.request(Service::Orchestrator, Method::POST, "/flows/permit");
+        let request =
+            request.header("Idempotency-Key", "permit-number-1").json(&json!({"applicant": "ann", "fee": 30}));
+        async move { Answer::read(request.send().await?).await }
+    };
+    let first = ask(&client);
+    let first = tokio::spawn(first);
+    let file = client.kafka.wait_for("permit.file.command", 1, |_| true).await?[0].json();
+    let saga_id = id(&file, "sagaId")?;
+    reply(&client, saga_id, "FILE", "permit.filed", json!({"number": "P-1"})).await?;
+    // Before the answer: how far it is.
+    let waiting = first.await??;
+    ensure!(waiting.status == 202 && waiting.json()?["final"] == false, "{} {}", waiting.status, waiting.text);
+    // It waits longer than the saga has to its answer: that is not counted.
+    sqlx::query("UPDATE sagas SET updated_at = updated_at - interval '1 h', expires_at = expires_at - interval '1 h'")
+        .execute(&client.databases.orchestrator)
+        .await?;
+    sent(&client, "permit.approved", &json!({"match": "P-1", "payload": {"by": "eve"}}), 201).await?;
+    let checking = until_at(&client, saga_id, "RUNNING", "CHECK").await?;
+    ensure!(checking["pending"]["deadlineAt"].as_str() > checking["updatedAt"].as_str(), "{checking}");
+
+    let again = tokio::spawn(ask(&client));
+    reply(&client, saga_id, "CHECK", "permit.checked", json!({})).await?;
+    let answer = again.await??;
+    ensure!(
+        answer.status == 200 && answer.header("idempotent-replayed") == "true",
+        "{} {}",
+        answer.status,
+        answer.text
+    );
+    let body = answer.json()?;
+    assert_eq!((&body["status"], &body["step"], &body["final"]), (&json!("RUNNING"), &json!("ISSUE"), &json!(false)));
+    assert_eq!(body["result"], json!({"number": "P-1", "approvedBy": "eve"}));
+
+    reply(&client, saga_id, "ISSUE", "permit.refused", json!({"reason": "a tree stands there"})).await?;
+    reply(&client, saga_id, "WITHDRAW", "permit.withdrawn", json!({})).await?;
+    let ended = client.end_of(&format!("/sagas/{saga_id}"), LIMIT).await?;
+    assert_eq!((&ended["status"], &ended["step"]), (&json!("FAILED"), &json!("REFUSED")));
+    assert_eq!((&ended["answer"]["status"], &ended["answer"]["body"]), (&json!(200), &body));
+    ensure!(ended["summary"].to_string().contains("The answer to its client is 200 ("), "{ended}");
+    standalone.kill();
+    standalone.start_again().await?;
+    let replayed = ask(&standalone.client()?).await?;
+    assert_eq!((replayed.status, replayed.text), (200, answer.text));
+    Ok(())
+}

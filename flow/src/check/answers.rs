@@ -10,6 +10,7 @@ pub const EVERY_FLOWS_CAUSES: [&str; 2] = ["TIMED_OUT", "CANCELLED"];
 
 pub fn check(file: &FlowFile, pivot: usize, findings: &mut Findings) {
     let answer = &file.answer;
+    early(file, pivot, findings);
     match file.steps.iter().position(|step| *step.name == *answer.after) {
         None => steps::unknown(&answer.after, file, findings),
         Some(after) if after < pivot && answer.is_final => {
@@ -46,6 +47,29 @@ pub fn check(file: &FlowFile, pivot: usize, findings: &mut Findings) {
             Rule::Cause,
             format!("`failed` has no status for {missing}: add it, or `otherwise`"),
         );
+    }
+}
+
+/// What holds for an answer before the last step only.
+fn early(file: &FlowFile, pivot: usize, findings: &mut Findings) {
+    let (answer, subject) = (&file.answer, &file.start.subject);
+    let Some(after) = file.steps.iter().position(|step| *step.name == *answer.after) else { return };
+    if let Some(limit) = file.reach_answer_within.as_ref().filter(|_| after >= pivot) {
+        let message =
+            "from the pivot on nothing times out, so there is no limit up to this answer: say `reach_pivot_within`";
+        findings.report(limit.at, Rule::Answer, message);
+    }
+    if after + 1 == file.steps.len() {
+        return;
+    }
+    if answer.done == 202 {
+        let message =
+            "202 is the status of a saga that is not answered yet: the answer before the last step has another";
+        findings.report(answer.at, Rule::Answer, message);
+    }
+    if subject.value == "final" {
+        let message = "the answer has a field `final` already: choose another name";
+        findings.report(subject.at, Rule::Reserved, message);
     }
 }
 

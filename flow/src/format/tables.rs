@@ -420,7 +420,7 @@ pub static FILE: Record = Record {
         optional(
             "reach_answer_within",
             Kind::Duration,
-            "How long a saga may take to its answer, waits not counted.",
+            "How long a saga may take to an answer before its pivot. Time at a step that waits or has reported progress is not counted.",
             "20m",
         ),
         optional(

@@ -167,6 +167,9 @@ fn known(saga: &SagaBody) -> Markup {
             @for (title, json) in [("Input", &saga.input), ("Kept of replies", &saga.kept)] {
                 @if let Some(json) = json { section.card { h2 { (title) } pre { (pretty(json.get())) } } }
             }
+            @if let Some(answer) = &saga.answer {
+                section.card { h2 { "Answer to its client: " (answer.status) } pre { (pretty(answer.body.get())) } }
+            }
         }
     }
 }

@@ -232,7 +232,13 @@ impl World<'_> {
         let is_checked = self.fault != Some(Fault::NoVersionCheck);
         let is_free = self.is_free(transition.takes);
         let Some(row) = self.rows[saga].as_mut() else { return false };
-        let before = Before { deadline: row.deadline, since: row.since(), is_marked: row.attention.is_some() };
+        let before = Before {
+            deadline: row.deadline,
+            expires_at: row.expires_at,
+            since: row.since(),
+            waited: row.is_waiting(),
+            is_marked: row.attention.is_some(),
+        };
         let is_stored = is_free && row.moved(transition, due, is_checked);
         let input = &transition.entry.input;
         if is_stored {

@@ -9,24 +9,32 @@ macro_rules! seen {
     (
         every flow { $($name:ident => $words:literal,)+ }
         with waits { $($wait:ident => $wait_words:literal,)+ }
+        with an early answer { $($early:ident => $early_words:literal,)+ }
     ) => {
         /// Something that happened in a run.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Seen { $($name,)+ $($wait,)+ }
+        pub enum Seen { $($name,)+ $($wait,)+ $($early,)+ }
 
         impl Seen {
             /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$name,)+ $(Self::$wait,)+];
+            const ALL: &[Self] = &[$(Self::$name,)+ $(Self::$wait,)+ $(Self::$early,)+];
 
             /// All that a flow with a step before its pivot can show.
             pub const EVERY_FLOW: &[Self] = &[$(Self::$name,)+];
 
             /// All that a flow can show beside them that waits for signals and whose steps report progress.
-            pub const WITH_WAITS: &[Self] = &[$(Self::$wait,)+];
+            const WITH_WAITS: &[Self] = &[$(Self::$wait,)+];
+
+            /// All that a flow can show beside them that answers before its end. Behind a final answer none fails.
+            const WITH_EARLY_ANSWER: &[Self] = &[$(Self::$early,)+];
 
             /// In words.
             pub const fn words(self) -> &'static str {
-                match self { $(Self::$name => $words,)+ $(Self::$wait => $wait_words,)+ }
+                match self {
+                    $(Self::$name => $words,)+
+                    $(Self::$wait => $wait_words,)+
+                    $(Self::$early => $early_words,)+
+                }
             }
         }
     };
@@ -76,12 +84,20 @@ seen! {
         LateGoOn => "limits that passed and let the saga go on",
         CancelledWaiting => "sagas cancelled while they waited",
     }
+    with an early answer {
+        AnsweredEarly => "clients answered before the end",
+        FailedBehindAnswer => "sagas that failed behind their answer",
+    }
 }
 
 impl Seen {
     /// All that sagas of this flow may show.
-    pub fn of(flow: &Flow) -> &'static [Self] {
-        if flow.may_wait() { Self::ALL } else { Self::EVERY_FLOW }
+    pub fn of(flow: &Flow) -> Vec<Self> {
+        let waits = if flow.may_wait() { Self::WITH_WAITS } else { &[] };
+        let answers = if flow.answers_early() { Self::WITH_EARLY_ANSWER } else { &[] };
+        let mut seen = [Self::EVERY_FLOW, waits, answers].concat();
+        seen.retain(|seen| *seen != Self::FailedBehindAnswer || !flow.answer.is_final);
+        seen
     }
 }
 

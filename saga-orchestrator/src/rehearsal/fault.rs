@@ -57,12 +57,16 @@ pub enum Fault {
     CancelBehindLimit,
     /// A limit after which a person is to be called calls nobody.
     AttentionForgotten,
+    /// The answer is not kept beyond the end, so that the client gets another one.
+    AnswerGivenTwice,
+    /// Time that a saga waits counts to its limit up to the answer.
+    WaitingCounts,
 }
 
 impl Fault {
     /// All of them.
     #[cfg(test)]
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::KeptNotRead,
         Self::ReplyByEventAlone,
         Self::ReplyCountedTwice,
@@ -85,6 +89,8 @@ impl Fault {
         Self::ProgressCountsTwice,
         Self::CancelBehindLimit,
         Self::AttentionForgotten,
+        Self::AnswerGivenTwice,
+        Self::WaitingCounts,
     ];
 }
 
@@ -107,6 +113,10 @@ impl World<'_> {
                 let Transition { saga: moved, entry, takes, marked } = advance(&of_it, input, now)?;
                 Ok(Transition { saga: Saga { flow: saga.flow.clone(), ..moved }, entry, takes, marked })
             }
+            (Some(Fault::WaitingCounts), _) => {
+                let Transition { saga: moved, entry, takes, marked } = advance(saga, input, now)?;
+                Ok(Transition { saga: Saga { expires_at: saga.expires_at, ..moved }, entry, takes, marked })
+            }
             _ => advance(saga, input, now),
         }
     }
@@ -118,6 +128,9 @@ impl World<'_> {
             transition.marked = Marked::Unchanged;
         }
         let after = transition.saga.state;
+        if self.fault == Some(Fault::AnswerGivenTwice) && after.has_ended() {
+            transition.saga.answered = None;
+        }
         let wrong = match (self.fault, before, after) {
             (Some(Fault::UndoSkipped), _, State::Compensating { step, cause }) => flow.unwind(step, cause),
             (Some(Fault::ReplyCountedTwice), State::Running { step: from }, State::Running { step: to })

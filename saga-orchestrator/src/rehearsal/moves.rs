@@ -1,9 +1,11 @@
 //! What holds at each move: it is legal, what it rests on has happened, and the row has the limit and the mark that the flow
 //! wants there.
 
-use flow::{Late, Meaning, Progress, Record, State};
+use chrono::TimeDelta;
+use flow::{Late, Meaning, Progress, Reach, Record, State};
 use messages::{EventId, Timestamp};
 
+use super::clock::timestamp;
 use super::coverage::Seen;
 use super::outside::StoredSignal;
 use super::participant::Status;
@@ -15,8 +17,11 @@ use crate::saga::{HistoryEntry, OperatorAct, Transition};
 #[derive(Debug, Clone, Copy)]
 pub struct Before {
     pub deadline: Option<Timestamp>,
+    pub expires_at: Timestamp,
     /// Since when it had stood there, in ms.
     pub since: u64,
+    /// Whether it waited for something outside.
+    pub waited: bool,
     /// Whether a person was called.
     pub is_marked: bool,
 }
@@ -52,8 +57,9 @@ impl World<'_> {
             if let Some(wrong) = self.wrongly_held(place, entry.state) {
                 return self.broken(format!("saga {place} is {saga}: {wrong}"));
             }
-            let answer = self.answer(saga);
-            self.ledger.answers[place] = Some(answer);
+        }
+        if let Some(wrong) = self.wrongly_answered(place, state, saga) {
+            self.broken(format!("saga {place} is {saga}: {wrong}"));
         }
     }
 
@@ -176,15 +182,32 @@ impl World<'_> {
             .or_else(|| self.wrong_mark(place, before, row, &by, entry.state))
     }
 
-    /// Each step has its time from the move that leads to it. A report of progress gives it time again, up to the pivot no
-    /// more than the saga has as a whole. A limit that calls a person is the last one there.
+    /// Each step has its time from the move that leads to it. A report of progress gives it time again. A limit that calls a
+    /// person is the last one there. The saga as a whole has its time to the pivot, however long it waits; or to its answer,
+    /// and then what it waits is added.
     fn wrong_limit(&self, before: State, row: Before, by: &By<'_>, transition: &Transition) -> Option<String> {
         let (flow, at, after) = (&self.script.flow, transition.entry.at, transition.entry.state);
-        let expires_at = transition.saga.expires_at;
-        let capped = |step: usize, limit: Timestamp| if step < flow.pivot { limit.min(expires_at) } else { limit };
+        let to_answer = matches!(flow.reach, Some(Reach::Answer(_)));
+        let answers = flow.answer.after;
+        let counted_not = match before {
+            State::Running { step } if to_answer && row.waited && after != before && step <= answers => {
+                at - timestamp(row.since)
+            }
+            _ => TimeDelta::zero(),
+        };
+        let expires_at = row.expires_at + counted_not;
+        if transition.saga.expires_at != expires_at {
+            return Some(format!("it expires at {}, and not at {expires_at}", transition.saga.expires_at));
+        }
+        let capped = |step: usize, limit: Timestamp| match flow.reach {
+            Some(Reach::Pivot(_)) if step < flow.pivot => limit.min(expires_at),
+            Some(Reach::Answer(_)) if step <= answers && flow.steps[step].wait().is_none() => limit.min(expires_at),
+            _ => limit,
+        };
         let wanted = match (by, after) {
             (By::Progress(progress), State::Running { step }) if after == before => {
-                flow.steps[step].within.map(|_| capped(step, at + progress.within))
+                let until = at + progress.within;
+                flow.steps[step].within.map(|_| if to_answer { until } else { capped(step, until) })
             }
             (By::Limit, _) if after == before => None,
             _ if after == before => row.deadline,

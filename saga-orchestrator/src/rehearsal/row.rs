@@ -7,7 +7,7 @@ use messages::{EventId, OrderId, SagaId, Timestamp};
 
 use super::clock::ms_of;
 use super::fault::Fault;
-use crate::saga::{Attention, HistoryEntry, Marked, Saga, Transition};
+use crate::saga::{Answered, Attention, HistoryEntry, Marked, Saga, Transition};
 
 /// A row with its history.
 #[derive(Debug, Clone)]
@@ -25,7 +25,8 @@ pub struct Row {
     /// The signal that is awaited: see [`crate::saga::Awaited::key`].
     pub awaits: Option<String>,
     pub deadline: Option<Timestamp>,
-    expires_at: Timestamp,
+    pub expires_at: Timestamp,
+    answered: Option<Arc<Answered>>,
     pub attention: Option<Attention>,
     resolved_by_hand: bool,
     traceparent: Option<String>,
@@ -55,6 +56,7 @@ impl Row {
             awaits: None,
             deadline: None,
             expires_at: saga.expires_at,
+            answered: None,
             attention: None,
             resolved_by_hand: false,
             traceparent: saga.traceparent.clone(),
@@ -101,6 +103,8 @@ impl Row {
         self.progressed.clone_from(&saga.progressed);
         self.awaits = saga.awaited().map(|awaited| awaited.key());
         self.deadline = saga.deadline;
+        self.expires_at = saga.expires_at;
+        self.answered.clone_from(&saga.answered);
         self.resolved_by_hand = saga.resolved_by_hand;
         self.updated_at = saga.updated_at;
         self.next_attempt_at = next_attempt_at;
@@ -125,6 +129,7 @@ impl Row {
             request: Arc::new(request.map_err(|misfit| format!("its stored input: {misfit}"))?),
             kept: kept.map_err(|misfit| format!("what it has kept: {misfit}"))?.unwrap_or_default(),
             progressed: self.progressed.clone(),
+            answered: self.answered.clone(),
             deadline: self.deadline,
             expires_at: self.expires_at,
             attention: self.attention.clone(),
@@ -141,6 +146,10 @@ impl Row {
 
     pub fn has_ended(&self) -> bool {
         ["COMPLETED", "FAILED"].contains(&self.status.as_str())
+    }
+
+    pub fn status(&self) -> &str {
+        &self.status
     }
 
     /// Whether nothing is expected of it soon.

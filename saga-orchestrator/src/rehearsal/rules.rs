@@ -9,9 +9,9 @@ use messages::EventId;
 use super::coverage::Seen;
 use super::participant::{Command, Status};
 use super::plan::place_of;
+use super::row::Row;
 use super::world::World;
-use crate::flow_outcome::FlowOutcome;
-use crate::saga::{Effect, Saga};
+use crate::saga::{Effect, FlowOutcome, Saga};
 
 /// A question of a saga: its place, the step, and whether it is the step's undo.
 pub type Asked = (usize, usize, bool);
@@ -32,7 +32,7 @@ pub struct Ledger {
     pub said: BTreeMap<EventId, (Asked, String, String)>,
     /// What each saga has to have kept: the JSON of each field, by step and field.
     pub kept: Vec<BTreeMap<(String, String), Vec<u8>>>,
-    /// What each client was answered at the end.
+    /// What each client was answered.
     pub answers: Vec<Option<(u16, String)>>,
 }
 
@@ -150,13 +150,69 @@ impl World<'_> {
     }
 
     /// The client's answer, from a row.
-    pub fn answer(&self, saga: &Saga) -> (u16, String) {
+    fn answer(saga: &Saga) -> (u16, String) {
+        if let Some(answered) = &saga.answered {
+            return (answered.status, answered.body.clone());
+        }
         let flow = &saga.flow;
         let status = saga.cause().map_or(flow.answer.done, |cause| flow.failed_status(cause));
         (status, serde_json::to_string(&FlowOutcome(saga)).unwrap_or_default())
     }
 
     /// The steps whose undo a person has settled: their participants know nothing of it.
+    /// The client is answered once: behind the step that the flow says, or at the end. The answer stays, whatever comes then;
+    /// if it is final, the saga never fails.
+    pub fn wrongly_answered(&mut self, place: usize, before: State, saga: &Saga) -> Option<String> {
+        let (flow, after) = (self.script.flow.clone(), saga.state);
+        let answer = Self::answer(saga);
+        if let Some(given) = &self.ledger.answers[place] {
+            if *given != answer {
+                return Some(format!("its client was answered {given:?}, and is answered {answer:?} now"));
+            }
+            if matches!(after, State::Failed { .. }) {
+                self.saw(Seen::FailedBehindAnswer);
+                return flow.answer.is_final.then(|| "it fails behind its final answer".to_owned());
+            }
+            return None;
+        }
+        let passes = State::Running { step: flow.answer.after };
+        let is_early = before == passes && before != after && matches!(after, State::Running { .. });
+        if is_early != saga.answered.is_some() {
+            return Some(format!("its client's answer is {:?}", saga.answered));
+        }
+        if !is_early && !after.has_ended() {
+            return None;
+        }
+        let is_done = is_early || after == State::Completed;
+        let template = flow.answer.body.as_ref().filter(|_| is_done);
+        let result = template.map(|template| self.wanted(place, None, template));
+        let result = result.map_or_else(|| "null".to_owned(), |json| String::from_utf8_lossy(&json).into_owned());
+        let is_final = !is_early || flow.answer.is_final;
+        let is_final = if flow.answers_early() { format!(r#","final":{is_final}"#) } else { String::new() };
+        let (status, next) = match after {
+            State::Running { step } => (self.rows[place].as_ref().map_or("", Row::status), &*flow.steps[step].name),
+            State::Completed => ("COMPLETED", "COMPLETED"),
+            State::Failed { cause } | State::Compensating { cause, .. } => ("FAILED", &*flow.causes[cause]),
+        };
+        let where_it_is = format!(r#""status":"{status}","step":"{next}","#);
+        let wanted = format!(r#""result":{result}{is_final},"#);
+        let code = match after {
+            State::Failed { cause } => {
+                let own = flow.answer.failed.iter().find(|(name, _)| flow.causes[cause] == **name);
+                own.map_or(flow.answer.otherwise, |(_, code)| *code)
+            }
+            _ => flow.answer.done,
+        };
+        let is_right = answer.1.contains(&wanted) && answer.1.contains(&where_it_is) && answer.0 == code;
+        if is_early {
+            self.saw(Seen::AnsweredEarly);
+        }
+        let wrong = (!is_right)
+            .then(|| format!("its client is answered {answer:?}, which is not {code} with {where_it_is} and {wanted}"));
+        self.ledger.answers[place] = Some(answer);
+        wrong
+    }
+
     pub fn settled(&self, place: usize) -> Vec<usize> {
         let history = self.rows[place].as_ref().map(|row| row.history.as_slice()).unwrap_or_default();
         let by_hand = history.windows(2).filter(|pair| pair[1].input == "operator.resolved");
@@ -221,7 +277,7 @@ impl World<'_> {
         }
         for place in 0..self.sagas.len() {
             if let Some(wrong) = self.wrong_end(place) {
-                let name = self.rows[place].as_ref().map(super::row::Row::name);
+                let name = self.rows[place].as_ref().map(Row::name);
                 return self.broken(format!("at the end saga {place} is {}: {wrong}", name.unwrap_or_default()));
             }
         }
@@ -266,16 +322,9 @@ impl World<'_> {
         if *saga.request != self.sagas[place].request {
             return Some(format!("its stored request is {:?}", saga.request));
         }
-        let (answer, given) = (self.answer(&saga), self.ledger.answers[place].clone());
-        if given.as_ref() != Some(&answer) {
+        let (answer, given) = (Self::answer(&saga), self.ledger.answers[place].as_ref());
+        if given != Some(&answer) {
             return Some(format!("its client was answered {given:?}, but its stored row gives {answer:?}"));
-        }
-        let template = self.script.flow.answer.body.as_ref().filter(|_| saga.state == State::Completed);
-        if let Some(template) = template {
-            let wanted = format!(r#""result":{},"#, String::from_utf8_lossy(&self.wanted(place, None, template)));
-            if !answer.1.contains(&wanted) {
-                return Some(format!("its client was answered {}, which lacks {wanted}", answer.1));
-            }
         }
         self.wrongly_held(place, saga.state)
     }

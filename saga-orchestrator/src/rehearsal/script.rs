@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use flow::sample::{NoSample, Samples, sample};
 use flow::shape::{Shape, ShapeKind};
-use flow::{Flow, Reading, Refused, Request, Source, Step, Wait};
+use flow::{Action, Asked, Flow, Reading, Refused, Request, Source, Step, Wait};
 use serde_json::{Map, Value as Json, json};
 
 use super::fault::Fault;
-use crate::supported::{NotYet, unsupported};
+use crate::supported::{is_call, not_simulated, unsupported};
 
 /// Different payloads of each reply and each signal.
 const VARIANTS: u32 = 4;
@@ -20,6 +20,7 @@ const VARIANTS: u32 = 4;
 #[derive(Debug)]
 pub struct Script {
     pub(super) flow: Arc<Flow>,
+    not_run: Vec<String>,
     pub(super) requests: Vec<Request>,
     pub(super) parts: Vec<Part>,
     pub(super) times: Times,
@@ -98,17 +99,20 @@ impl Script {
         &self.flow
     }
 
+    /// What of the flow this release does not run, so that it can't be published. Nothing of it is the core's: its sagas are
+    /// simulated all the same.
+    pub fn not_run(&self) -> &[String] {
+        &self.not_run
+    }
+
     /// Prepares a flow. `input`: a request in JSON that sagas start by. Without it, the request of a test in the file and
     /// a request made from the shapes are used.
     ///
     /// # Errors
-    /// When this release does not run the flow, when the request does not fit it, or when no value fits a shape.
+    /// When the core does not run the flow, when the request does not fit it, or when no value fits a shape.
     pub fn of(flow: &Arc<Flow>, input: Option<&str>) -> Result<Self, NotRehearsed> {
-        let not_yet = unsupported(flow).into_iter();
-        let not_yet: Vec<String> =
-            not_yet.map(|NotYet { place, what }| format!("{place}: this release does not run {what}")).collect();
-        if !not_yet.is_empty() {
-            return Err(NotRehearsed(not_yet.join("; ")));
+        if let Some(not_yet) = not_simulated(flow) {
+            return Err(NotRehearsed(not_yet.to_string()));
         }
         let requests = match input {
             Some(json) => vec![flow.read_start(json).map_err(|misfit| NotRehearsed(misfit.to_string()))?],
@@ -118,8 +122,30 @@ impl Script {
             }
         };
         let parts = flow.steps.iter().map(part).collect::<Result<_, _>>()?;
-        Ok(Self { flow: flow.clone(), requests, parts, times: Times::of(flow), fault: None })
+        let not_run = unsupported(flow).iter().map(ToString::to_string).collect();
+        Ok(Self { flow: with_commands(flow), not_run, requests, parts, times: Times::of(flow), fault: None })
     }
+}
+
+/// The flow, with commands in place of the calls of the order service that this release does not make. To the core both are
+/// questions.
+fn with_commands(flow: &Arc<Flow>) -> Arc<Flow> {
+    let mut flow = flow.clone();
+    let is_there = |of: &Asked| matches!(of, Asked::Topic(_)) || matches!(of, Asked::Action(call) if is_call(call));
+    if flow.steps.iter().flat_map(Step::questions).all(|question| is_there(&question.ask.of)) {
+        return flow;
+    }
+    for step in &mut Arc::make_mut(&mut flow).steps {
+        let own = if let Action::Ask(ask) = &mut step.action { Some(ask) } else { None };
+        for ask in own.into_iter().chain(step.undo.as_mut().map(|undo| &mut undo.ask)) {
+            if let Asked::Action(call) = &ask.of
+                && !is_call(call)
+            {
+                ask.of = Asked::Topic(format!("{call}.command"));
+            }
+        }
+    }
+    flow
 }
 
 fn part(step: &Step) -> Result<Part, NoSample> {
@@ -217,7 +243,7 @@ impl Times {
         let most = ms(flow.repeat.most).max(longest / 16).max(100);
         Self {
             longest,
-            reach: flow.pivot_limit().map_or(100 * longest, ms),
+            reach: flow.limit().map_or(100 * longest, ms),
             first: ms(flow.repeat.first).max(100),
             most,
             rest: most.max(longest / 4),

@@ -2,15 +2,15 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
 
 use faults::Bug;
-use flow::{Flow, Happened, Kept, Late, Meaning, Progress, Request, State};
+use flow::{Flow, Happened, Kept, Late, Meaning, Progress, Reach, Request, State};
 use messages::{EventId, OrderId, SagaId, Timestamp};
 use uuid::Uuid;
 
+use super::flow_outcome::FlowOutcome;
 use super::input::{Input, Operator, OperatorAct, Reply};
-use super::state::{Attention, Saga};
+use super::state::{Answered, Attention, Saga};
 
 /// So many reports of progress count at one step: each gives it time.
 const MOST_PROGRESS: usize = 100;
@@ -87,6 +87,7 @@ pub fn start(
         request: request.into(),
         kept: Kept::default(),
         progressed: Vec::new(),
+        answered: None,
         deadline: None,
         expires_at,
         attention: None,
@@ -124,6 +125,10 @@ pub fn advance(saga: &Saga, input: &Input, now: Timestamp) -> Result<Transition,
     if let Some(kept) = kept(saga, input) {
         transition.saga.kept = kept;
     }
+    // Last: it is made of the row that is stored.
+    if let Some(answered) = answered(saga, &transition.saga) {
+        transition.saga.answered = Some(Arc::new(answered));
+    }
     Ok(transition)
 }
 
@@ -138,7 +143,10 @@ fn stayed(saga: &Saga, input: &Input, entry: HistoryEntry) -> Transition {
             let mut progressed = same.progressed.clone();
             progressed.push(message.event_id);
             // From the pivot on what is asked is repeated until it is done.
-            let deadline = step.within.map(|_| deadline(&same, place, *within, now));
+            let deadline = step.within.map(|_| match saga.flow.reach {
+                Some(Reach::Answer(_)) => now + *within,
+                _ => deadline(&saga.flow, place, now + *within, saga.expires_at),
+            });
             (Saga { progressed, deadline, attention: None, ..same }, Marked::Cleared)
         }
         // It goes on waiting, and a person is called.
@@ -151,9 +159,28 @@ fn stayed(saga: &Saga, input: &Input, entry: HistoryEntry) -> Transition {
     Transition { saga, entry, takes: None, marked }
 }
 
-/// When a step counts as late that was given so much time now. Up to the pivot the saga has a limit as a whole.
-fn deadline(saga: &Saga, step: usize, within: Duration, now: Timestamp) -> Timestamp {
-    if step < saga.flow.pivot { (now + within).min(saga.expires_at) } else { now + within }
+/// When a step counts as late that has time until then. The saga may have a limit as a whole.
+fn deadline(flow: &Flow, step: usize, until: Timestamp, expires_at: Timestamp) -> Timestamp {
+    if flow.is_limited(step) { until.min(expires_at) } else { until }
+}
+
+/// When the saga as a whole is late, once it leaves the step at which it stands. Up to an answer, time that it waits is not
+/// counted.
+fn expires_at(saga: &Saga, now: Timestamp) -> Timestamp {
+    match (saga.flow.reach, saga.state) {
+        (Some(Reach::Answer(_)), State::Running { step }) if saga.is_waiting() && step <= saga.flow.answer.after => {
+            saga.expires_at + (now - saga.updated_at)
+        }
+        _ => saga.expires_at,
+    }
+}
+
+/// The client's answer, where this move gives it and the saga goes on.
+fn answered(before: &Saga, after: &Saga) -> Option<Answered> {
+    let is_early = matches!(after.state, State::Running { .. });
+    let status = before.state.answer(&before.flow, after.state).filter(|_| is_early)?;
+    let body = serde_json::to_string(&FlowOutcome(after)).unwrap_or_default();
+    Some(Answered { at: after.updated_at, status, body })
 }
 
 /// The progress that a reply reports, and the pending step's place.
@@ -312,8 +339,11 @@ fn entry(saga: &Saga, state: State, input: Cow<'static, str>, at: Timestamp) -> 
 
 fn moved(saga: &Saga, entry: HistoryEntry) -> Transition {
     let (state, now) = (entry.state, entry.at);
+    let expires_at = expires_at(saga, now);
     let deadline = match state {
-        State::Running { step } => saga.flow.steps[step].within.map(|within| deadline(saga, step, within, now)),
+        State::Running { step } => {
+            saga.flow.steps[step].within.map(|within| deadline(&saga.flow, step, now + within, expires_at))
+        }
         _ => None,
     };
     // The first reason stays: it belongs to the cause.
@@ -332,6 +362,7 @@ fn moved(saga: &Saga, entry: HistoryEntry) -> Transition {
         reason,
         deadline,
         progressed,
+        expires_at,
         attention: None,
         updated_at,
         resolved_by_hand,

@@ -22,9 +22,11 @@ pub struct Saga {
     pub kept: Kept,
     /// The progress that the pending step has reported, by the reports' ids: each counts once.
     pub progressed: Vec<EventId>,
+    /// What the client was answered, where the saga goes on behind its answer.
+    pub answered: Option<Arc<Answered>>,
     /// When the pending step counts as timed out; `None` where nothing times out.
     pub deadline: Option<Timestamp>,
-    /// When the saga as a whole has to have passed its pivot.
+    /// When the saga as a whole has to have passed its pivot, or answered: see [`flow::Reach`].
     pub expires_at: Timestamp,
     /// A person should look. Set by the sweeper, or by a limit after which the flow asks for it.
     pub attention: Option<Attention>,
@@ -41,6 +43,17 @@ pub struct Saga {
 pub struct Attention {
     pub since: Timestamp,
     pub reason: String,
+}
+
+/// The answer of a saga that goes on behind it. Whoever asks under the key of the request gets these bytes, whatever becomes
+/// of the saga.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answered {
+    pub at: Timestamp,
+    /// The HTTP status.
+    pub status: u16,
+    /// JSON: a [`super::FlowOutcome`] of that moment.
+    pub body: String,
 }
 
 /// A signal that a saga waits for.
@@ -74,6 +87,11 @@ impl Saga {
         self.state.has_ended() || self.is_waiting()
     }
 
+    /// Whether its client can be answered: nothing more is to be expected soon, or the answer stands.
+    pub fn has_news(&self) -> bool {
+        self.is_resting() || self.answered.is_some()
+    }
+
     /// The pending step, if it waits for a signal.
     pub fn wait(&self) -> Option<&Wait> {
         match self.state {
@@ -101,9 +119,10 @@ impl Saga {
         self.state.cause(&self.flow)
     }
 
-    /// About how many bytes its request and what it keeps take.
+    /// About how many bytes its request, what it keeps and its answer take.
     pub fn size(&self) -> usize {
-        self.request.input.size() + self.kept.size()
+        let answer = self.answered.as_ref().map_or(0, |answered| answered.body.len());
+        self.request.input.size() + self.kept.size() + answer
     }
 
     /// The trace's id, for log lines and people.

@@ -66,7 +66,8 @@ macro_rules! claim {
          RETURNING sagas.saga_id, order_id, user_id, total_amount, currency, status, step, cause, reason,
                    force_payment_fail, force_inventory_fail, definition, definition_version, version, deadline_at,
                    expires_at, needs_attention_since, attention_reason, resolved_by_hand, traceparent, created_at,
-                   updated_at, input::text, kept::text, progressed, COALESCE(deadline_at <= now(), false) AS deadline_passed,
+                   updated_at, input::text, kept::text, progressed, answered_at, answer_status, answer::text,
+                   COALESCE(deadline_at <= now(), false) AS deadline_passed,
                    COALESCE(needs_attention_since = now(), false) AS newly_needs_attention, now() AS now"
         )
     };

@@ -144,7 +144,8 @@ impl NewSagas {
             "SELECT saga_id, order_id, sagas.user_id, total_amount, currency, status, step, cause, reason,
                     force_payment_fail, force_inventory_fail, definition, definition_version, version, deadline_at,
                     expires_at, needs_attention_since, attention_reason, resolved_by_hand, traceparent, created_at,
-                    updated_at, input::text, kept::text, progressed, sagas.idempotency_key
+                    updated_at, input::text, kept::text, progressed, answered_at, answer_status, answer::text,
+                    sagas.idempotency_key
              FROM (SELECT UNNEST($1::text[]) AS user_id, UNNEST($2::text[]) AS idempotency_key) AS wanted
              JOIN sagas ON sagas.user_id = wanted.user_id AND sagas.idempotency_key = wanted.idempotency_key",
         )

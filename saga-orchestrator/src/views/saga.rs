@@ -57,6 +57,9 @@ pub struct SagaBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<serde_json::Value>, nullable = false)]
     pub kept: Option<Box<RawValue>>,
+    /// What its client was answered, where it goes on behind the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<AnswerBody>,
     /// From its beginning to its end, or till now.
     pub duration_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,6 +92,18 @@ pub struct SagaBody {
 pub struct AttentionBody {
     pub since: TimestampText,
     pub reason: String,
+}
+
+/// An answer that was given before the end.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AnswerBody {
+    pub at: TimestampText,
+    /// The HTTP status.
+    #[schema(minimum = 200, maximum = 599)]
+    pub status: u16,
+    #[schema(value_type = serde_json::Value)]
+    pub body: Box<RawValue>,
 }
 
 /// What is asked of another service, and repeated until it answers.
@@ -210,6 +225,10 @@ pub async fn one(views: &Views, saga_id: SagaId) -> Result<SagaBody, Problem> {
         subject: saga.flow.start.subject.clone(),
         input: (!is_built_in(&saga.flow)).then(|| RawValue::from_string(saga.request.input.to_json()).ok()).flatten(),
         kept: (!saga.kept.is_empty()).then(|| RawValue::from_string(saga.kept.to_json()).ok()).flatten(),
+        answer: saga.answered.as_ref().and_then(|answered| {
+            let body = RawValue::from_string(answered.body.clone()).ok()?;
+            Some(AnswerBody { at: answered.at.into(), status: answered.status, body })
+        }),
         duration_ms: milliseconds(saga.created_at, if ended { saga.updated_at } else { now }),
         needs_attention: saga
             .attention

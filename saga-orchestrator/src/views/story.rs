@@ -15,6 +15,13 @@ pub fn sentences(saga: &Saga, body: &SagaBody) -> Vec<String> {
     for (at, entry) in body.history.iter().enumerate() {
         let before = at.checked_sub(1).map(|before| &body.history[before]);
         sentences.extend(sentence(saga, entry, before, &body.history[..at]));
+        if let Some(answer) = body.answer.as_ref().filter(|answer| answer.at.0 == entry.at.0) {
+            sentences.push(format!(
+                "The answer to its client is {} ({}).",
+                answer.status,
+                entry.at.0.format("%H:%M:%S%.3f")
+            ));
+        }
     }
     sentences.push(next(body));
     sentences

@@ -145,6 +145,7 @@ pub mod tests {
             subject: "orderId".to_owned(),
             input: None,
             kept: None,
+            answer: None,
             duration_ms: 60.0,
             needs_attention: None,
             resolved_by_hand: false,

@@ -75,7 +75,7 @@ pub enum FlowCommand {
     /// steps; operators step in. A seed decides all of it. The first seed that breaks a rule is printed with all that
     /// happened in it.
     ///
-    /// Exit codes: 0 no rule is broken; 1 one is; 2 the file can't be used, or this release does not run such a flow.
+    /// Exit codes: 0 no rule is broken; 1 one is; 2 the file can't be used, or is about no money.
     Simulate(SimulateArguments),
     /// Publish a file: new sagas run by it from then on, started ones end by the version that they have
     Publish {

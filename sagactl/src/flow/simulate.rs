@@ -54,8 +54,8 @@ pub fn run(arguments: &SimulateArguments, paint: Paint, out: &mut dyn Write) -> 
         None => match rehearsed(&script, *seeds, began) {
             Ok(coverage) => {
                 let text = match json {
-                    true => well_json(file, &flow, &coverage).to_string(),
-                    false => well(file, &flow, &coverage, began.elapsed(), paint),
+                    true => well_json(file, &script, &coverage).to_string(),
+                    false => well(file, &script, &coverage, began.elapsed(), paint),
                 };
                 return print(out, &text).map(|()| true);
             }
@@ -64,8 +64,8 @@ pub fn run(arguments: &SimulateArguments, paint: Paint, out: &mut dyn Write) -> 
     };
     let run = script.run(seed, true);
     let text = match json {
-        true => one_json(file, &flow, seed, &run).to_string(),
-        false => one(&replay(file, input.as_deref(), seed), (file, seed), &run, paint),
+        true => one_json(file, &script, seed, &run).to_string(),
+        false => one(&replay(file, input.as_deref(), seed), (file, seed), &run, paint) + &not_run(&script),
     };
     print(out, &text).map(|()| run.violation.is_none())
 }
@@ -118,8 +118,8 @@ fn one(replay: &str, (file, seed): (&Path, u64), run: &Run, paint: Paint) -> Str
 }
 
 /// A line for the file, then how the sagas ended, and what was met.
-fn well(file: &Path, flow: &Flow, coverage: &Coverage, took: Duration, paint: Paint) -> String {
-    let Flow { name, version, .. } = flow;
+fn well(file: &Path, script: &Script, coverage: &Coverage, took: Duration, paint: Paint) -> String {
+    let Flow { name, version, .. } = script.flow();
     let sagas: u64 = coverage.ends.values().sum();
     let well = paint.state("COMPLETED", "ok");
     let mut text = format!(
@@ -130,28 +130,35 @@ fn well(file: &Path, flow: &Flow, coverage: &Coverage, took: Duration, paint: Pa
         took.as_secs_f64()
     );
     let ends = coverage.ends.iter().map(|(name, count)| (name.as_str(), *count));
-    let met = Seen::ALL.iter().map(|seen| (seen.words(), coverage.of(*seen)));
+    let seen = Seen::of(script.flow());
+    let met = seen.iter().map(|seen| (seen.words(), coverage.of(*seen)));
     for (words, count) in ends.chain(met) {
         let _ = write!(text, "\n{:>12}  {words}", HumanCount(count).to_string());
     }
-    text
+    text + &not_run(script)
 }
 
-fn well_json(file: &Path, flow: &Flow, coverage: &Coverage) -> Json {
+/// A line for each thing in the flow that this release does not run.
+fn not_run(script: &Script) -> String {
+    script.not_run().iter().map(|what| format!("\nnot published by this release: {what}")).collect()
+}
+
+fn well_json(file: &Path, script: &Script, coverage: &Coverage) -> Json {
+    let flow = script.flow();
     let met: Map<String, Json> =
-        Seen::ALL.iter().map(|seen| (seen.words().to_owned(), json!(coverage.of(*seen)))).collect();
+        Seen::of(flow).iter().map(|seen| (seen.words().to_owned(), json!(coverage.of(*seen)))).collect();
     let Flow { name, version, digest, .. } = flow;
     json!({
         "file": file, "flow": name, "version": version, "digest": digest,
-        "seeds": coverage.seeds, "ends": coverage.ends, "met": met, "broken": null,
+        "seeds": coverage.seeds, "ends": coverage.ends, "met": met, "broken": null, "notRun": script.not_run(),
     })
 }
 
-fn one_json(file: &Path, flow: &Flow, seed: u64, run: &Run) -> Json {
-    let Flow { name, version, digest, .. } = flow;
+fn one_json(file: &Path, script: &Script, seed: u64, run: &Run) -> Json {
+    let Flow { name, version, digest, .. } = script.flow();
     json!({
         "file": file, "flow": name, "version": version, "digest": digest,
-        "seed": seed, "broken": run.violation, "lines": run.lines,
+        "seed": seed, "broken": run.violation, "lines": run.lines, "notRun": script.not_run(),
     })
 }
 
@@ -212,9 +219,31 @@ replay: sagactl flow simulate 'my trip.yaml' --input 'in/it'\''s.json' --seed 7"
     }
 
     #[test]
-    fn a_flow_that_this_release_does_not_run_is_an_error_that_says_so() {
+    fn what_the_core_runs_is_simulated_and_what_this_release_does_not_run_is_named() {
         let order = Path::new(env!("CARGO_MANIFEST_DIR")).join("../flow/tests/flows/order.v1.yaml");
-        let error = run(&arguments(&order, 1, None, false), Paint::new(Color::Never), &mut Vec::new()).unwrap_err();
-        assert!(error.to_string().contains("this release does not run a start by an event"), "{error}");
+        let (done, text) = output(&arguments(&order, 5, None, false));
+        assert!(done && text.contains("order.v1.yaml: ok: order v1, 5 seeds with "), "{text}");
+        assert!(
+            text.contains("\nnot published by this release: start: this release does not run a start by an event"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_flow_that_the_core_does_not_run_is_an_error_that_says_so() {
+        let text = "format: 1
+flow: free
+version: 1
+start: { subject: freeId, owner: $input.who, input: { who: { type: user_id } } }
+pivot: DO
+answer: { after: DO, done: 200, failed: { otherwise: 409 } }
+steps:
+  - { step: DO, ask: { topic: free.do.command }, done: free.done }
+";
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("free.yaml");
+        fs::write(&file, text).unwrap();
+        let error = run(&arguments(&file, 1, None, false), Paint::new(Color::Never), &mut Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("this release does not run a flow that is about no money"), "{error}");
     }
 }

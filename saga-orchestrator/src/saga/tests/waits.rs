@@ -5,14 +5,20 @@ use messages::Timestamp;
 use uuid::Uuid;
 
 use super::*;
+use crate::saga::FlowOutcome;
 
 const PERMIT: &str = include_str!("../../../../e2e-tests/tests/it/permit.v1.yaml");
 
 /// A permit that was filed: it waits for its approval.
 fn filed() -> Saga {
-    let flow = check(PERMIT, Origin::User).unwrap_or_else(|findings| panic!("{findings:?}"));
+    filed_by(PERMIT, 100_000)
+}
+
+/// The same by another file. As a whole it has so many seconds.
+fn filed_by(text: &str, limit: i64) -> Saga {
+    let flow = check(text, Origin::User).unwrap_or_else(|findings| panic!("{findings:?}"));
     let request = flow.read_start(r#"{"applicant":"ann","fee":30}"#).unwrap();
-    let saga = start(flow, SagaId::new(), OrderId::new(), request, at(100_000), None, at(0)).saga;
+    let saga = start(flow, SagaId::new(), OrderId::new(), request, at(limit), None, at(0)).saga;
     replied(&saga, "permit.filed", r#"{"number":"P-1"}"#, at(1)).unwrap().saga
 }
 
@@ -91,7 +97,7 @@ fn progress_gives_time_once_and_leaves_the_command_as_it_is() {
 
 #[test]
 fn a_limit_up_to_the_pivot_is_never_behind_that_of_the_saga_and_behind_the_pivot_it_is_the_steps_own() {
-    let saga = Saga { expires_at: at(50), ..filed() };
+    let saga = filed_by(&PERMIT.replacen("pivot: ISSUE", "pivot: ISSUE\nreach_pivot_within: 50s", 1), 50);
     let saga = advance(&saga, &signal("permit.approved", "P-1"), at(2)).unwrap().saga;
     let saga = replied(&saga, "permit.checking", r#"{"desk":"12"}"#, at(10)).unwrap().saga;
     assert_eq!(saga.deadline, Some(at(50)));
@@ -121,4 +127,59 @@ fn a_late_wait_turns_back_calls_a_person_or_goes_on_as_its_flow_has_it() {
     let went_on = advance(&late_means(saga, 1, Late::GoOn), &late, limit).unwrap();
     assert_eq!(went_on.saga.to_string(), "RUNNING/CHECK");
     assert_eq!(went_on.entry.reason.as_deref(), Some("no permit.approved in time: it goes on without"));
+}
+
+/// A permit whose applicant is answered before it is issued, and may be disappointed.
+fn early() -> String {
+    let changes = [
+        ("pivot: ISSUE", "pivot: ISSUE\nreach_answer_within: 100s"),
+        ("  after: PICKUP\n", "  after: CHECK\n  final: false\n"),
+        (", collectedAt: \"$PICKUP.office?\"", ""),
+        ("    done: permit.issued\n", "    done: permit.issued\n    refused: { permit.refused: { cause: REFUSED } }\n"),
+    ];
+    changes.into_iter().fold(PERMIT.to_owned(), |text, (old, new)| {
+        assert!(text.contains(old), "{old}");
+        text.replacen(old, new, 1)
+    })
+}
+
+#[test]
+fn an_answer_before_the_end_stands_whatever_becomes_of_the_saga() {
+    let saga = advance(&filed_by(&early(), 100), &signal("permit.approved", "P-1"), at(2)).unwrap().saga;
+    assert_eq!((saga.answered.clone(), saga.has_news()), (None, false));
+
+    let issuing = replied(&saga, "permit.checked", "{}", at(5)).unwrap().saga;
+
+    let answered = issuing.answered.clone().unwrap();
+    assert_eq!((answered.at, answered.status, issuing.has_news()), (at(5), 200, true));
+    for part in
+        [r#""status":"RUNNING","step":"ISSUE","#, r#""result":{"number":"P-1","approvedBy":"eve"},"final":false,"#]
+    {
+        assert!(answered.body.contains(part), "{}", answered.body);
+    }
+    let undoing = replied(&issuing, "permit.refused", "{}", at(6)).unwrap().saga;
+    let failed = replied(&undoing, "permit.withdrawn", "{}", at(7)).unwrap().saga;
+    assert_eq!((failed.to_string().as_str(), failed.answered), ("FAILED/REFUSED", Some(answered)));
+
+    // A failure before the answer is the answer.
+    let undoing = advance(&saga, &Input::DeadlinePassed, at(200)).unwrap().saga;
+    let failed = replied(&undoing, "permit.withdrawn", "{}", at(201)).unwrap().saga;
+    assert_eq!((failed.to_string().as_str(), failed.answered.is_none()), ("FAILED/TIMED_OUT", true));
+    let body = serde_json::to_string(&FlowOutcome(&failed)).unwrap();
+    assert!(body.contains(r#""result":null,"final":true,"#), "{body}");
+}
+
+#[test]
+fn what_a_saga_waits_is_not_counted_to_its_limit_up_to_the_answer() {
+    let saga = filed_by(&early(), 100);
+    assert_eq!((saga.deadline, saga.expires_at), (Some(at(3601)), at(100)), "a wait has its own limit");
+    let checking = advance(&saga, &signal("permit.approved", "P-1"), at(1001)).unwrap().saga;
+    assert_eq!((checking.deadline, checking.expires_at), (Some(at(1061)), at(1100)));
+    let longer = replied(&checking, "permit.checking", r#"{"desk":"12"}"#, at(1010)).unwrap().saga;
+    assert_eq!((longer.deadline, longer.expires_at), (Some(at(1010 + 7200)), at(1100)));
+    let issuing = replied(&longer, "permit.checked", "{}", at(1501)).unwrap().saga;
+    assert_eq!((issuing.deadline, issuing.expires_at), (None, at(1600)));
+
+    let checking = advance(&filed_by(&early(), 20), &signal("permit.approved", "P-1"), at(1001)).unwrap().saga;
+    assert_eq!(checking.deadline, Some(at(1020)), "what is left of the whole");
 }

@@ -5,20 +5,28 @@ use messages::TimestampText;
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::value::RawValue;
 
-use crate::saga::{Saga, State};
+use super::State;
+use super::state::Saga;
 
 /// How far it is, or how it ended. The id of what it is about stands under the name that the flow gives it.
 pub struct FlowOutcome<'a>(pub &'a Saga);
 
 impl FlowOutcome<'_> {
-    /// What the flow answers with, once all is done. The same bytes each time: it is made from the row alone.
+    /// What the flow answers with, behind the step that its answer follows. The same bytes each time: it is made from the row
+    /// alone.
     fn result(&self) -> Option<Box<RawValue>> {
         let saga = self.0;
-        let body = saga.flow.answer.body.as_ref().filter(|_| saga.state == State::Completed)?;
+        let body = saga.flow.answer.body.as_ref().filter(|_| saga.state.is_behind_answer(&saga.flow))?;
         let mut json = Vec::new();
         body.fill(&mut json, &mut |slot: &Slot, out| saga.write(slot, out));
         // What a payload writes is JSON.
         serde_json::from_slice(&json).ok()
+    }
+
+    /// Whether nothing turns the saga back any more.
+    fn is_final(&self) -> bool {
+        let Self(saga) = self;
+        saga.state.has_ended() || matches!(saga.state, State::Running { step } if step > saga.flow.pivot)
     }
 }
 
@@ -35,6 +43,9 @@ impl Serialize for FlowOutcome<'_> {
         map.serialize_entry("reason", &saga.reason)?;
         map.serialize_entry("owner", saga.request.owner.as_str())?;
         map.serialize_entry("result", &self.result())?;
+        if saga.flow.answers_early() {
+            map.serialize_entry("final", &self.is_final())?;
+        }
         map.serialize_entry("createdAt", &TimestampText(saga.created_at))?;
         map.serialize_entry("updatedAt", &TimestampText(saga.updated_at))?;
         map.end()
