@@ -40,6 +40,7 @@ mod publishable;
 mod publishing;
 mod registry;
 pub mod rehearsal;
+mod rehearsals;
 mod replies;
 mod retention;
 pub mod saga;
@@ -264,6 +265,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         flows: flows.clone(),
         topics: topics.clone(),
         retention: config.retention,
+        rehearsals: rehearsals::Rehearsals::default(),
     };
     let publisher = Arc::new(publisher);
     let dashboard = dashboard::Dashboard {

@@ -74,7 +74,7 @@ pub async fn check_running(pool: &PgPool, flows: &Flows, retention: &Retention) 
 }
 
 /// Nothing is stored of a file with findings.
-fn refused(findings: Vec<Finding>) -> Problem {
+pub fn refused(findings: Vec<Finding>) -> Problem {
     let count = findings.len();
     let detail = format!("the flow file breaks {count} rules, see `findings`: nothing was stored");
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).with_findings(findings)

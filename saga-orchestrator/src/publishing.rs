@@ -23,8 +23,9 @@ use utoipa::{OpenApi, ToSchema};
 
 use crate::flow_topics::{Topics, topics};
 use crate::operator::Act;
-use crate::publishable::publishable;
+use crate::publishable::{publishable, refused};
 use crate::registry::Flows;
+use crate::rehearsals::Rehearsals;
 use crate::saga::flows::PAY_FIRST;
 use crate::store::flows::{self as rows, Change, Changed, Publication, Published, Stored, Undecided};
 
@@ -40,6 +41,7 @@ pub struct Publisher {
     pub flows: Arc<Flows>,
     pub topics: Topics,
     pub retention: Retention,
+    pub rehearsals: Rehearsals,
 }
 
 pub fn router(publisher: Arc<Publisher>) -> Router {
@@ -126,7 +128,7 @@ fn states() -> utoipa::openapi::ObjectBuilder {
 type Shared = State<Arc<Publisher>>;
 
 #[utoipa::path(
-    post, path = "/flows", operation_id = "publishFlow", tag = "Flows", summary = "Publish a flow: check its file, store it, create its topics, and have new sagas start by it",
+    post, path = "/flows", operation_id = "publishFlow", tag = "Flows", summary = "Publish a flow: check and simulate its file, store it, create its topics, and have new sagas start by it",
     params(
         ("by" = String, Query, description = "Who publishes it", max_length = 128),
         ("reason" = String, Query, description = "Why", max_length = 1000),
@@ -138,7 +140,7 @@ type Shared = State<Arc<Publisher>>;
         (status = 200, description = "The same file was published before", body = FlowBody),
         (status = 201, description = "It is published", body = FlowBody, headers(("location" = String, description = "Where it is read"))),
         (status = 409, description = "Another file has this name and version", body = Problem, content_type = PROBLEM_JSON),
-        (status = 422, description = "The file breaks a rule: `findings` has each with line, column, rule and message. Nothing is stored",
+        (status = 422, description = "The file, a test in it or a simulated saga breaks a rule: `findings` has each with line, column, rule and message. Nothing is stored",
             body = Problem, content_type = PROBLEM_JSON),
         (status = 503, description = "The file is stored, and Kafka does not have its topics: publish it again. Or the database does not answer",
             body = Problem, content_type = PROBLEM_JSON),
@@ -157,6 +159,12 @@ async fn publish(
     let Act { by, reason } = Act { by, reason }.validated()?;
     let (flow, source) = publishable(&publisher.retention, &body)?;
     let Flow { name, version, digest, .. } = &*flow;
+    // What was published before was simulated then.
+    if publisher.flows.find(name, *version).is_none_or(|there| there.digest != *digest)
+        && let Some(finding) = publisher.rehearsals.of(&flow).await?
+    {
+        return Err(refused(vec![finding]));
+    }
     let publication =
         Publication { name, version: *version, digest, source, built_in: false, by: &by, reason: &reason };
     // Stored twice it is stored once.

@@ -113,6 +113,7 @@ impl World<'_> {
     }
 
     fn decide(&mut self, process: ProcessId, mut applying: Box<Applying>, saga: &Saga, is_guess: bool) {
+        self.spend(saga.size());
         let input = match self.understood(saga, &mut applying.incoming) {
             Ok(input) => input,
             Err(why) => {

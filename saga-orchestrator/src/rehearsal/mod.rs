@@ -59,8 +59,15 @@ pub struct Broken {
 impl Script {
     /// Runs a seed: always the same run for the same seed. `in_words`: with what happened.
     pub fn run(&self, seed: u64, in_words: bool) -> Run {
-        let mut world = World::new(self, seed, in_words);
+        let mut unlimited = u64::MAX;
+        self.run_within(seed, in_words, &mut unlimited)
+    }
+
+    /// Takes its work from `work`. Where that is used up the run ends, and nothing is said of what was still to come.
+    fn run_within(&self, seed: u64, in_words: bool, work: &mut u64) -> Run {
+        let mut world = World::new(self, seed, in_words, *work);
         world.run();
+        *work = world.work;
         let World { violation, mut coverage, lines, now, .. } = world;
         coverage.seeds = 1;
         Run { violation, coverage, lines: lines.unwrap_or_default(), modelled: now }
@@ -71,9 +78,30 @@ impl Script {
     /// # Errors
     /// The first seed that breaks a rule.
     pub fn rehearse(&self, seeds: u64, mut goes_on: impl FnMut(u64) -> bool) -> Result<Coverage, Broken> {
+        self.rehearse_some(seeds, u64::MAX, |seed, _| goes_on(seed))
+    }
+
+    /// Runs the seeds from 0 on, as many as `work` allows for, the last one in part. It is about the bytes that are copied: a
+    /// thousand for each event, and those of the sagas and their messages. The same seeds take the same work each time.
+    ///
+    /// # Errors
+    /// The first seed that breaks a rule.
+    pub fn rehearse_within(&self, seeds: u64, work: u64) -> Result<Coverage, Broken> {
+        self.rehearse_some(seeds, work, |_, left| left > 0)
+    }
+
+    fn rehearse_some(
+        &self,
+        seeds: u64,
+        mut work: u64,
+        mut goes_on: impl FnMut(u64, u64) -> bool,
+    ) -> Result<Coverage, Broken> {
         let mut coverage = Coverage::default();
-        for seed in (0..seeds).take_while(|seed| goes_on(*seed)) {
-            let run = self.run(seed, false);
+        for seed in 0..seeds {
+            if !goes_on(seed, work) {
+                break;
+            }
+            let run = self.run_within(seed, false, &mut work);
             if let Some(rule) = run.violation {
                 return Err(Broken { seed, rule });
             }

@@ -56,6 +56,7 @@ impl World<'_> {
     /// exactly the values that the flow wants there.
     pub fn check_effect(&mut self, saga: &Saga, effect: &Effect) {
         let place = place_of(saga.saga_id);
+        self.spend(saga.size() + if let Effect::Send(record) = effect { record.body.len() } else { 0 });
         let stored = self.rows[place].as_ref().map_or(0, |row| row.version);
         if saga.version > stored {
             return self
@@ -159,7 +160,6 @@ impl World<'_> {
         (status, serde_json::to_string(&FlowOutcome(saga)).unwrap_or_default())
     }
 
-    /// The steps whose undo a person has settled: their participants know nothing of it.
     /// The client is answered once: behind the step that the flow says, or at the end. The answer stays, whatever comes then;
     /// if it is final, the saga never fails.
     pub fn wrongly_answered(&mut self, place: usize, before: State, saga: &Saga) -> Option<String> {
@@ -213,6 +213,7 @@ impl World<'_> {
         wrong
     }
 
+    /// The steps whose undo a person has settled: their participants know nothing of it.
     pub fn settled(&self, place: usize) -> Vec<usize> {
         let history = self.rows[place].as_ref().map(|row| row.history.as_slice()).unwrap_or_default();
         let by_hand = history.windows(2).filter(|pair| pair[1].input == "operator.resolved");

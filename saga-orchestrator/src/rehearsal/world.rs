@@ -17,6 +17,9 @@ use super::rules::Ledger;
 use super::script::Script;
 use crate::saga::Saga;
 
+/// The work of an event by itself.
+const EVENT: usize = 1_000;
+
 /// Two orchestrators.
 pub type ProcessId = usize;
 pub const PROCESSES: usize = 2;
@@ -92,6 +95,8 @@ pub struct World<'a> {
     pub lines: Option<Vec<String>>,
     /// The first rule that was broken.
     pub violation: Option<String>,
+    /// What is left of the work that the run may take, about in bytes copied.
+    pub work: u64,
     /// What will happen, by its time; at one moment the dice decide, then the order in which it was scheduled.
     pending: BTreeMap<(u64, u32, u64), Event>,
     scheduled: u64,
@@ -99,7 +104,7 @@ pub struct World<'a> {
 
 impl<'a> World<'a> {
     /// The beginning of a seed's run.
-    pub fn new(script: &'a Script, seed: u64, in_words: bool) -> Self {
+    pub fn new(script: &'a Script, seed: u64, in_words: bool, work: u64) -> Self {
         let mut dice = Dice::new(seed);
         let Plan { sagas, rates, calm_at, disturbances } = Plan::new(&mut dice, script);
         let (count, steps) = (sagas.len(), script.flow.steps.len());
@@ -124,6 +129,7 @@ impl<'a> World<'a> {
             coverage: Coverage::default(),
             lines: in_words.then(Vec::new),
             violation: None,
+            work,
             pending: BTreeMap::new(),
             scheduled: 0,
         };
@@ -138,9 +144,13 @@ impl<'a> World<'a> {
         world
     }
 
-    /// Lets everything happen until nothing is pending, or a rule is broken.
+    /// Lets everything happen until nothing is pending, a rule is broken, or the work is used up.
     pub fn run(&mut self) {
         while self.violation.is_none() {
+            self.spend(EVENT);
+            if self.work == 0 {
+                return;
+            }
             let Some(((at, ..), event)) = self.pending.pop_first() else { break };
             self.now = at;
             if self.now > self.calm_at {
@@ -151,6 +161,11 @@ impl<'a> World<'a> {
         if self.violation.is_none() {
             self.check_the_end();
         }
+    }
+
+    /// Notes work.
+    pub fn spend(&mut self, bytes: usize) {
+        self.work = self.work.saturating_sub(bytes as u64);
     }
 
     fn happen(&mut self, event: Event) {
