@@ -54,13 +54,13 @@ const SAGAS: &str = "
 /// A flow whose sagas wait first.
 const BOOKING: &str = include_str!("../../examples/booking/booking.v1.yaml");
 
-/// Half of their three days is over, and the sweeper has them look for their signals in turns of five minutes.
+/// Half of their three days is over.
 const WAITING: &str = "
     INSERT INTO sagas (saga_id, order_id, user_id, total_amount, currency, status, step, force_payment_fail,
                        force_inventory_fail, definition, definition_version, version, deadline_at, next_attempt_at,
                        sweep_at, expires_at, traceparent, created_at, updated_at, input, awaits)
     SELECT pg_temp.saga_id(n), pg_temp.order_id(n), 'user-' || n % 1000, 100, 'EUR', 'WAITING', 'ACCEPT', false, false,
-           'booking', 1, 1, now() + interval '36 h', now() + n % 300 * interval '1 s', now() + n % 300 * interval '1 s',
+           'booking', 1, 1, now() + interval '36 h', now() + interval '36 h', now() + interval '36 h',
            now() + interval '36 h', '00-' || md5(n::text) || '-00f067aa0ba902b7-01', at, at,
            json_build_object('guest', 'user-' || n % 1000, 'request', 'R-' || n, 'price', 100, 'currency', 'EUR'),
            'booking.accepted R-' || n

@@ -287,7 +287,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         .merge(retention::router(pool.clone()));
     let replies = Arc::new(replies::Replies::new(coordinator.clone(), passed_over));
     let retention = config.saga.idempotency_retention;
-    let (consumed, flows_consumed, served, (), (), (), (), (), (), ()) = tokio::join!(
+    let (consumed, flows_consumed, served, (), (), (), (), (), (), (), ()) = tokio::join!(
         stop_when_done(&stop, consumer.run(replies::PlatformReplies(replies.clone()), producer.clone(), stop.clone())),
         stop_when_done(&stop, flow_consumer.run(replies::FlowReplies(replies), producer.clone(), stop.clone())),
         stop_when_done(&stop, server.serve(routes, openapi, health, metrics, tracer.clone(), stop.clone())),
@@ -296,6 +296,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         stop_when_done(&stop, flows.watch(stop.clone())),
         stop_when_done(&stop, flow_topics::keep_topics(flows.clone(), topics, stop.clone())),
         stop_when_done(&stop, idempotency::forget_old_keys(pool.clone(), retention, stop.clone())),
+        stop_when_done(&stop, signals::meet(coordinator.clone(), stop.clone())),
         stop_when_done(&stop, signals::forget_old(pool.clone(), stop.clone())),
         stop_when_done(&stop, remover.run(stop.clone())),
     );

@@ -1,6 +1,6 @@
 //! Signals: what happens outside and sagas wait for: a webhook, a scan, a person's decision. A signal is stored first. Then
-//! it is offered to the sagas that wait for it; a saga that begins to wait looks for one that came before; and the sweeper
-//! has each saga look again. A saga takes a signal in the statement that moves it, so a signal moves one saga, once.
+//! it is offered to the sagas that wait for it, and a saga that begins to wait looks for one that came before. A process that
+//! dies in between leaves both apart: they are looked for together, each minute. A saga takes a signal in the statement that moves it, so a signal moves one saga, once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +36,10 @@ const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// How often those are removed that came longer ago.
 const FORGET: Duration = Duration::from_secs(60);
+
+/// How often sagas are looked for whose signal is there, and how many at a time.
+const MEET: Duration = Duration::from_secs(60);
+const APART: i64 = 1_000;
 
 /// The most characters of a signal's own id; of what it names: [`flow::MOST_MATCHED`].
 const MOST_ID: usize = 200;
@@ -263,15 +267,14 @@ async fn look_once(coordinator: &Arc<Coordinator>, saga_id: SagaId, awaited: &Aw
     Ok(())
 }
 
-/// Does it again a few times if the database can't do it now. Done twice it is done once. After that the sweeper has the
-/// saga look again.
+/// Does it again a few times if the database can't do it now. Done twice it is done once. After that [`meet`] does it.
 async fn patiently<W: Future<Output = Result<(), StoreError>>>(work: impl Fn() -> W) {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
     for tries in 1.. {
         match work().await {
             Ok(()) => return,
             Err(error) if tries == TRIES => {
-                warn!(error = error.for_log(), "a signal can't be matched now; its saga looks for it again in minutes");
+                warn!(error = error.for_log(), "a signal can't be matched now; it is tried again within a minute");
                 return;
             }
             Err(_) => tokio::time::sleep(backoff.delay()).await,
@@ -299,6 +302,27 @@ async fn take(coordinator: &Arc<Coordinator>, saga_id: SagaId, signal: &StoredSi
             Ok(false)
         }
     }
+}
+
+/// Has sagas look again whose signal is stored, until `stop`: at once, and then each minute. It reads the free signals, and
+/// not the sagas that wait, which may be very many more.
+pub async fn meet(coordinator: Arc<Coordinator>, stop: CancellationToken) {
+    let together = || {
+        let coordinator = coordinator.clone();
+        // Boxed: it is large, and would be a part of what runs all the time.
+        Box::pin(async move {
+            for saga_id in rows::apart(&coordinator.signals, APART).await? {
+                // One of a flow that this release does not know is left to the release that does.
+                if let Ok(saga) = coordinator.stored(saga_id).await {
+                    look(&coordinator, &saga).await;
+                }
+            }
+            Ok(())
+        })
+    };
+    // What a process has left behind that died. If it fails, the next look does it.
+    let _ = within_limit(together()).await;
+    crate::looking::keep_looking(MEET, "sagas whose signal is there", stop, together).await;
 }
 
 /// Removes signals that came longer than [`KEPT`] ago, until `stop`.

@@ -43,8 +43,11 @@ pub enum Stored {
     },
 }
 
-/// How long a saga that waits for something outside is left alone, unless its limit comes first.
+/// How long a saga whose step has reported progress is left alone, unless its limit comes first.
 const WAITING_REPETITION: Duration = Duration::from_secs(300);
+
+/// A saga that waits for a signal has nothing to repeat: it is looked at when its limit passes, and by [`crate::signals::meet`].
+const AT_ITS_LIMIT: Duration = Duration::from_secs(1_000 * 24 * 3600);
 
 macro_rules! moves {
     ($waits:literal, $free:literal, $may_move:literal, $set:literal, $taken:literal) => {
@@ -167,7 +170,11 @@ fn each_signal_once<'a>(moves: &[&'a Transition]) -> Vec<&'a Transition> {
 
 /// When the effect of a state that was just reached is repeated first.
 fn first_repetition(saga: &Saga) -> Duration {
-    if saga.is_waiting() { WAITING_REPETITION } else { saga.flow.repeat.first }
+    match saga.wait() {
+        Some(_) => AT_ITS_LIMIT,
+        None if saga.is_waiting() => WAITING_REPETITION,
+        None => saga.flow.repeat.first,
+    }
 }
 
 /// Sagas that move: each from the version before its own.

@@ -7,7 +7,7 @@ use messages::Timestamp;
 use service_runtime::database::{Session, StoreError};
 use sqlx::Row as _;
 
-use super::{Stored, WAITING_REPETITION, from_row, milliseconds};
+use super::{AT_ITS_LIMIT, Stored, WAITING_REPETITION, from_row, milliseconds};
 use crate::registry::Flows;
 
 /// Which sagas are looked for. Each has an index of its own.
@@ -15,7 +15,8 @@ use crate::registry::Flows;
 pub enum Sweep {
     /// Those whose participants answer at once, mostly.
     Running,
-    /// Those that may wait for days. Their effects are repeated each five minutes, less up to a quarter.
+    /// Those that may wait for days. A command is repeated each five minutes, less up to a quarter; one that waits for a signal
+    /// is looked at when its limit has passed.
     Waiting,
 }
 
@@ -48,7 +49,10 @@ macro_rules! claim {
          ), spaced AS (
              SELECT saga_id, tries, -- One that waits for a signal is looked at for days: a limit of its flow calls a person.
                     tries >= attention_after AND deadline_at IS NULL AND awaits IS NULL AS is_remarkable, LEAST(
-                 now() + LEAST(first * power(2, LEAST(tries, 20)), most) * (1 - 0.25 * random()) * interval '1 ms',
+                 now() + CASE
+                     WHEN awaits IS NULL
+                     THEN LEAST(first * power(2, LEAST(tries, 20)), most) * (1 - 0.25 * random())
+                     ELSE $7::float8 END * interval '1 ms',
                  CASE WHEN deadline_at > now() THEN deadline_at WHEN deadline_at <= now() THEN now() + interval '10 s' END
              ) AS again_at
              FROM due JOIN known USING (definition_version)
@@ -120,7 +124,8 @@ pub async fn claim_due(
                 .iter()
                 .map(|flow| repeat(flow).attention_after.try_into().unwrap_or(i32::MAX))
                 .collect::<Vec<i32>>(),
-        );
+        )
+        .bind(milliseconds(AT_ITS_LIMIT));
     let due = session.rows(claim).await?;
     let due = due.iter().map(|row| {
         Ok(Due {

@@ -83,6 +83,18 @@ pub async fn waiting_for(session: &Session, key: &str, limit: i64) -> Result<Vec
     rows.iter().map(|row| Ok(row.try_get::<Uuid, _>("saga_id")?.into())).collect()
 }
 
+/// Sagas that wait for a signal that is stored and that no saga has taken, at most `limit`, of more than that any. Each of
+/// these signals costs one probe of an index.
+pub async fn apart(session: &Session, limit: i64) -> Result<Vec<SagaId>, StoreError> {
+    let select = sqlx::query(
+        "SELECT saga_id FROM (SELECT DISTINCT kind || ' ' || match AS key FROM signals WHERE saga_id IS NULL) AS free
+         JOIN sagas ON sagas.awaits = free.key ORDER BY random() LIMIT $1",
+    );
+    // Planned for what is there now: both may be few or very many.
+    let rows = session.rows(select.bind(limit).persistent(false)).await?;
+    rows.iter().map(|row| Ok(row.try_get::<Uuid, _>("saga_id")?.into())).collect()
+}
+
 /// Removes up to `limit` signals that came longer than `kept` ago; answers how many it were.
 pub async fn forget(pool: &PgPool, kept: Duration, limit: i64) -> Result<u64, StoreError> {
     let forgotten = sqlx::query(
