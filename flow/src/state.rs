@@ -169,11 +169,8 @@ impl State {
             _ => None,
         }
     }
-}
 
-impl State {
-    /// The status with which a client is answered that has no answer yet, if the move to `next` is one that answers: behind
-    /// the step that the answer follows, and to a failure.
+    /// The HTTP status that the move to `next` gives a client who has no answer yet. `None`: the move gives no answer.
     pub fn answer(self, flow: &Flow, next: Self) -> Option<u16> {
         match (self, next) {
             (_, Self::Failed { cause }) => Some(flow.failed_status(&flow.causes[cause])),
@@ -186,7 +183,7 @@ impl State {
         }
     }
 
-    /// Whether the step that the answer follows is behind a saga that goes on, or has reached its end.
+    /// Whether a saga that has not turned back is past the step that its answer follows.
     pub fn is_behind_answer(self, flow: &Flow) -> bool {
         match self {
             Self::Running { step } => step > flow.answer.after,

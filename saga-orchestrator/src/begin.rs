@@ -1,6 +1,5 @@
-//! A new saga by a request over HTTP: stores it, waits for its end, or for the step that its flow answers behind, and answers
-//! with the outcome. The steps don't run in here:
-//! a client that hangs up changes nothing.
+//! A new saga by a request over HTTP: stores it, waits for its end, or until its flow answers, and answers with the outcome.
+//! The steps don't run in here: a client that hangs up changes nothing.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -56,7 +56,8 @@ impl Waiters {
 }
 
 impl Waiter {
-    /// The saga at its end or its answer, or where it waits for something outside. Pending for ever if nobody wakes this waiter.
+    /// The saga at its end or its answer, or where it waits for something outside. Pending for ever if nobody wakes this
+    /// waiter.
     pub async fn woken(&mut self) -> Saga {
         match (&mut self.receiver).await {
             Ok(saga) => {

@@ -45,8 +45,8 @@ pub struct Attention {
     pub reason: String,
 }
 
-/// The answer of a saga that goes on behind it. Whoever asks under the key of the request gets these bytes, whatever becomes
-/// of the saga.
+/// The answer of a saga that goes on behind it. A repetition under the request's key gets these bytes, even after the saga
+/// has failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answered {
     pub at: Timestamp,
