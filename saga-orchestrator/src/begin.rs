@@ -24,12 +24,10 @@ use crate::prefer::Preferences;
 use crate::saga::flows::PAY_FIRST;
 use crate::saga::{FlowOutcome, Saga, State, start};
 use crate::store::NewSaga;
-use crate::waiters::Waiter;
+use crate::waiters::{OFTEN, Waiter};
 
-/// How often a waiting request looks at the row itself, for the case that the reply goes to another instance: seldom
-/// while its partition is this instance's (or Kafka is away), often when it is not, or has moved.
-const POLL: Duration = Duration::from_secs(1);
-const POLL_ELSEWHERE: Duration = Duration::from_millis(200);
+/// How long the row is waited for that says how far a saga is whose client is answered before its end.
+const LATEST_LIMIT: Duration = Duration::from_millis(500);
 
 /// How long an outcome is waited for once the client has closed its sending side. It may still read, so it gets an answer:
 /// 202 after this time. Most such clients are gone, and would hold the places of others until the limit.
@@ -103,7 +101,7 @@ pub async fn begin(intake: &Intake, caller: &Caller, headers: &HeaderMap, wanted
     let transition = start(flow.clone(), saga_id, OrderId::new_at(now), request.clone(), expires_at, Some(trace), now);
     let started = transition.saga.clone();
     trace::set("saga.id", || saga_id.to_string().into());
-    let waiter = intake.coordinator.waiters.register(saga_id);
+    let waiter = intake.coordinator.waiters.register(&started);
 
     // In a task of its own: a client that hangs up now must not leave the effect undone. It keeps the place.
     let (coordinator, new) = (intake.coordinator.clone(), NewSaga { transition, idempotency_key });
@@ -116,7 +114,7 @@ pub async fn begin(intake: &Intake, caller: &Caller, headers: &HeaderMap, wanted
     let begun = tokio::select! {
         begun = tokio::spawn(trace::carried(stored)) => begun,
         // One whole try is waited for in any case. Longer than that it takes where thousands want to be stored at once.
-        () = tokio::time::sleep_until(until.max(Instant::now() + ANSWER_LIMIT) + POLL) => Ok(Err(unknown(saga_id, has_key))),
+        () = tokio::time::sleep_until(until.max(Instant::now() + ANSWER_LIMIT) + Duration::from_secs(1)) => Ok(Err(unknown(saga_id, has_key))),
         () = stopping => return Err(unknown(saga_id, has_key)),
     };
     let begun = begun.map_err(|panic| Problem::internal(&format!("a saga can't be stored: {panic}").into()))?;
@@ -150,7 +148,7 @@ async fn replay(
     answer_by: Instant,
     _place: OwnedSemaphorePermit,
 ) -> Response {
-    let waiter = intake.coordinator.waiters.register(found.saga_id);
+    let waiter = intake.coordinator.waiters.register(&found);
     // It may have ended, or answered, between the read that found it and the registration.
     let mut latest = intake.coordinator.stored(found.saga_id).await.unwrap_or(found);
     if !latest.has_news() {
@@ -224,41 +222,24 @@ pub fn not_known(error: ApplyError) -> Problem {
 /// Waits for the saga's answer, or until it waits itself for something outside; at most until the limit or until this
 /// instance stops; and not for long for a client that has closed its sending side, since it may be gone.
 async fn wait(intake: &Intake, caller: &Caller, mut waiter: Waiter, begun: Saga, until: Instant) -> Saga {
-    let mut latest = begun.clone();
-    let mut may_be_gone = std::pin::pin!(async {
+    let began = Instant::now();
+    let may_be_gone = async {
         caller.sending_ended().await;
         tokio::time::sleep(WAIT_WHEN_SENDING_ENDED).await;
-    });
-    loop {
-        tokio::select! {
-            ended = waiter.woken() => return ended,
-            () = intake.stop.cancelled() => return latest,
-            () = &mut may_be_gone => return latest,
-            () = tokio::time::sleep_until(until) => return latest,
-            stored = poll(intake, &begun) => {
-                latest = stored;
-                if latest.has_news() {
-                    waiter.found_elsewhere();
-                    return latest;
-                }
-            }
-        }
+    };
+    tokio::select! {
+        ended = waiter.woken() => return ended,
+        () = intake.stop.cancelled() => {}
+        () = may_be_gone => {}
+        () = tokio::time::sleep_until(until) => {}
     }
-}
-
-/// The row, a while from now.
-async fn poll(intake: &Intake, latest: &Saga) -> Saga {
-    let mut looked = Instant::now();
-    loop {
-        tokio::time::sleep(POLL_ELSEWHERE).await;
-        if looked.elapsed() < POLL && !intake.may_be_answered_elsewhere(latest) {
-            continue;
-        }
-        looked = Instant::now();
-        if let Ok(saga) = intake.coordinator.stored(latest.saga_id).await {
-            return saga;
-        }
+    if began.elapsed() < OFTEN {
+        // A client that did not want to wait.
+        return begun;
     }
+    // It has moved since it began, and may have ended a moment ago.
+    let stored = intake.coordinator.stored(begun.saga_id);
+    tokio::time::timeout(LATEST_LIMIT, stored).await.ok().and_then(Result::ok).unwrap_or(begun)
 }
 
 fn answer(saga: &Saga, preferences: Preferences, limit: Duration) -> Response {

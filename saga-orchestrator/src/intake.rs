@@ -17,7 +17,6 @@ use crate::coordinator::Coordinator;
 use crate::gate::Gate;
 use crate::metrics::flows::{Refusal, Refused};
 use crate::registry::{Flows, is_built_in};
-use crate::saga::Saga;
 
 /// What is known of a request that was refused. An earlier one with the same key may have been taken.
 pub const NOT_STORED: &str = "nothing was stored by this request";
@@ -154,8 +153,8 @@ impl Intake {
     }
 
     /// Whether a saga's replies may go to another instance now.
-    pub fn may_be_answered_elsewhere(&self, saga: &Saga) -> bool {
-        self.group(&saga.flow).may_go_elsewhere(self.partition_of(saga.saga_id))
+    pub fn may_be_answered_elsewhere(&self, saga_id: SagaId, flow: &Flow) -> bool {
+        self.group(flow).may_go_elsewhere(self.partition_of(saga_id))
     }
 
     /// The partition of a saga's records: all topics have as many.

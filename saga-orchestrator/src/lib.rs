@@ -276,6 +276,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         forced_failures,
     };
     let intake = Arc::new(intake);
+    let waited_in = intake.clone();
+    let look_at_rows = waiters::look_at_rows(
+        coordinator.waiters.clone(),
+        move |saga_id, flow| waited_in.may_be_answered_elsewhere(saga_id, flow),
+        Session::beside(&pool),
+        flows.clone(),
+        stop.clone(),
+    );
     let routes = checkout::router(intake.clone())
         .merge(flow_start::router(intake))
         .merge(publishing::router(publisher))
@@ -287,11 +295,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         .merge(retention::router(pool.clone()));
     let replies = Arc::new(replies::Replies::new(coordinator.clone(), passed_over));
     let retention = config.saga.idempotency_retention;
-    let (consumed, flows_consumed, served, (), (), (), (), (), (), (), ()) = tokio::join!(
+    let (consumed, flows_consumed, served, (), (), (), (), (), (), (), (), ()) = tokio::join!(
         stop_when_done(&stop, consumer.run(replies::PlatformReplies(replies.clone()), producer.clone(), stop.clone())),
         stop_when_done(&stop, flow_consumer.run(replies::FlowReplies(replies), producer.clone(), stop.clone())),
         stop_when_done(&stop, server.serve(routes, openapi, health, metrics, tracer.clone(), stop.clone())),
         stop_when_done(&stop, sweeper::run(coordinator.clone(), Session::beside(&pool), &config.saga, stop.clone())),
+        stop_when_done(&stop, Box::pin(look_at_rows)),
         stop_when_done(&stop, gate.watch(stop.clone())),
         stop_when_done(&stop, flows.watch(stop.clone())),
         stop_when_done(&stop, flow_topics::keep_topics(flows.clone(), topics, stop.clone())),

@@ -279,17 +279,31 @@ pub async fn read(database: impl PgExecutor<'_>, flows: &Flows, saga_id: SagaId)
     Ok(to_sagas(flows, &rows)?.remove(&saga_id))
 }
 
-fn wanted(sagas: Vec<SagaId>) -> Query<'static, Postgres, PgArguments> {
-    let ids: Vec<Uuid> = sagas.into_iter().map(Uuid::from).collect();
-    // Columns by name: a release that adds one must not change the result of this one's prepared statement.
-    sqlx::query(
+macro_rules! wanted {
+    () => {
+        // Columns by name: a release that adds one must not change the result of this one's prepared statement.
         "SELECT saga_id, order_id, user_id, total_amount, currency, status, step, cause, reason, force_payment_fail,
                 force_inventory_fail, definition, definition_version, version, deadline_at, expires_at,
                 needs_attention_since, attention_reason, resolved_by_hand, traceparent, created_at, updated_at,
                 input::text, kept::text, progressed, answered_at, answer_status, answer::text
-         FROM sagas WHERE saga_id = ANY($1)",
-    )
-    .bind(ids)
+         FROM sagas WHERE saga_id = ANY($1)"
+    };
+}
+
+/// Of these sagas, those whose clients can be answered (see [`Saga::has_news`]).
+pub async fn with_news(session: &Session, flows: &Flows, sagas: Vec<SagaId>) -> Result<Vec<Saga>, StoreError> {
+    let has_news = concat!(wanted!(), " AND (status IN ('COMPLETED', 'FAILED', 'WAITING') OR answered_at IS NOT NULL)");
+    let rows = session.rows(sqlx::query(has_news).bind(uuids(sagas))).await?;
+    let sagas = to_sagas(flows, &rows)?.into_values();
+    Ok(sagas.filter_map(|stored| if let Stored::Saga(saga) = stored { Some(*saga) } else { None }).collect())
+}
+
+fn wanted(sagas: Vec<SagaId>) -> Query<'static, Postgres, PgArguments> {
+    sqlx::query(wanted!()).bind(uuids(sagas))
+}
+
+fn uuids(sagas: Vec<SagaId>) -> Vec<Uuid> {
+    sagas.into_iter().map(Uuid::from).collect()
 }
 
 fn to_sagas(flows: &Flows, rows: &[PgRow]) -> Result<HashMap<SagaId, Stored>, StoreError> {

@@ -2,17 +2,36 @@
 //! misses its wake-up finds the end in the row.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dashmap::DashMap;
+use flow::Flow;
 use messages::SagaId;
+use service_runtime::CancellationToken;
+use service_runtime::database::Session;
 use service_runtime::metrics::{Count, Gauge, Metrics};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
+use crate::looking::keep_looking;
+use crate::registry::Flows;
 use crate::saga::Saga;
+use crate::store;
+
+/// How often the row of a saga is looked at that somebody waits for, in case its replies go to another instance: seldom
+/// while its partition is this instance's (or Kafka is away), often when it is not, or has moved.
+const SELDOM: Duration = Duration::from_secs(1);
+pub const OFTEN: Duration = Duration::from_millis(200);
+
+/// So many rows are looked at by one statement.
+const AT_ONCE: usize = 500;
+
+/// Looking takes one part of so many of the time, at most: thousands may wait, while the database has other work to do.
+const SHARE: u32 = 5;
 
 /// Who waits for which saga.
 pub struct Waiters {
-    by_saga: DashMap<SagaId, Vec<oneshot::Sender<Saga>>>,
+    by_saga: DashMap<SagaId, Awaited>,
     waiting: Gauge,
     /// How waiters learnt of the end: from this process, or from the row, since another process went on with the saga.
     here: Count,
@@ -21,11 +40,24 @@ pub struct Waiters {
     unawaited: Count,
 }
 
+/// A saga that somebody waits for.
+struct Awaited {
+    flow: Arc<Flow>,
+    /// When its row was looked at, or the first one began to wait.
+    looked: Instant,
+    by: Vec<oneshot::Sender<Woken>>,
+}
+
+struct Woken {
+    saga: Saga,
+    by_row: bool,
+}
+
 /// A registration; it ends when dropped.
 pub struct Waiter {
     waiters: Arc<Waiters>,
     saga_id: SagaId,
-    receiver: oneshot::Receiver<Saga>,
+    receiver: oneshot::Receiver<Woken>,
 }
 
 impl Waiters {
@@ -38,21 +70,65 @@ impl Waiters {
     }
 
     /// Registers for a saga's end.
-    pub fn register(self: &Arc<Self>, saga_id: SagaId) -> Waiter {
+    pub fn register(self: &Arc<Self>, saga: &Saga) -> Waiter {
+        let saga_id = saga.saga_id;
         let (sender, receiver) = oneshot::channel();
-        self.by_saga.entry(saga_id).or_default().push(sender);
+        let awaited = || Awaited { flow: saga.flow.clone(), looked: Instant::now(), by: Vec::new() };
+        self.by_saga.entry(saga_id).or_insert_with(awaited).by.push(sender);
         self.waiting.inc();
         Waiter { waiters: self.clone(), saga_id, receiver }
     }
 
     /// Wakes all who wait for this saga: it has ended, is answered, or waits for something outside.
     pub fn wake(&self, ended: &Saga) {
-        if let Some((_, senders)) = self.by_saga.remove(&ended.saga_id) {
-            senders.into_iter().for_each(|sender| drop(sender.send(ended.clone())));
-        } else if ended.state.has_ended() && ended.answered.is_none() {
+        if !self.tell(ended, false) && ended.state.has_ended() && ended.answered.is_none() {
             self.unawaited.inc();
         }
     }
+
+    fn tell(&self, saga: &Saga, by_row: bool) -> bool {
+        let Some((_, Awaited { by, .. })) = self.by_saga.remove(&saga.saga_id) else { return false };
+        by.into_iter().for_each(|sender| drop(sender.send(Woken { saga: saga.clone(), by_row })));
+        true
+    }
+
+    /// The sagas whose rows have not been looked at for long enough. `elsewhere`: whether its replies may go to another
+    /// instance now.
+    fn due(&self, now: Instant, elsewhere: impl Fn(SagaId, &Flow) -> bool) -> Vec<SagaId> {
+        let mut due = Vec::new();
+        for mut one in self.by_saga.iter_mut() {
+            let (saga_id, awaited) = one.pair_mut();
+            let age = now.duration_since(awaited.looked);
+            if age >= SELDOM || (age >= OFTEN && elsewhere(*saga_id, &awaited.flow)) {
+                awaited.looked = now;
+                due.push(*saga_id);
+            }
+        }
+        due
+    }
+}
+
+/// Wakes who waits for a saga that another instance went on with, until `stop`. One task looks at the rows for all of them,
+/// as slowly as it has to: when each request looked at its own, some thousands left the database no time for the moves that
+/// they waited for.
+pub async fn look_at_rows(
+    waiters: Arc<Waiters>,
+    elsewhere: impl Fn(SagaId, &Flow) -> bool,
+    session: Session,
+    flows: Arc<Flows>,
+    stop: CancellationToken,
+) {
+    keep_looking(OFTEN, "sagas that clients wait for", stop, async || {
+        for some in waiters.due(Instant::now(), &elsewhere).chunks(AT_ONCE) {
+            let began = Instant::now();
+            for saga in store::with_news(&session, &flows, some.to_vec()).await? {
+                waiters.tell(&saga, true);
+            }
+            tokio::time::sleep(began.elapsed() * (SHARE - 1)).await;
+        }
+        Ok(())
+    })
+    .await;
 }
 
 impl Waiter {
@@ -60,17 +136,13 @@ impl Waiter {
     /// waiter.
     pub async fn woken(&mut self) -> Saga {
         match (&mut self.receiver).await {
-            Ok(saga) => {
-                self.waiters.here.inc();
+            Ok(Woken { saga, by_row }) => {
+                let told = if by_row { &self.waiters.elsewhere } else { &self.waiters.here };
+                told.inc();
                 saga
             }
             Err(_) => std::future::pending().await,
         }
-    }
-
-    /// Notes that the row told of the end, not this process.
-    pub fn found_elsewhere(&self) {
-        self.waiters.elsewhere.inc();
     }
 }
 
@@ -78,9 +150,9 @@ impl Drop for Waiter {
     fn drop(&mut self) {
         self.receiver.close();
         self.waiters.waiting.dec();
-        self.waiters.by_saga.remove_if_mut(&self.saga_id, |_, senders| {
-            senders.retain(|sender| !sender.is_closed());
-            senders.is_empty()
+        self.waiters.by_saga.remove_if_mut(&self.saga_id, |_, awaited| {
+            awaited.by.retain(|sender| !sender.is_closed());
+            awaited.by.is_empty()
         });
     }
 }
@@ -88,15 +160,42 @@ impl Drop for Waiter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::saga::tests::new_saga;
+
+    fn waiters() -> Arc<Waiters> {
+        Arc::new(Waiters::new(&Metrics::of("test")))
+    }
 
     #[test]
     fn a_dropped_waiter_leaves_nothing_behind() {
-        let waiters = Arc::new(Waiters::new(&Metrics::of("test")));
-        let saga_id = SagaId::new();
-        let (first, second) = (waiters.register(saga_id), waiters.register(saga_id));
+        let (waiters, saga) = (waiters(), new_saga());
+        let (first, second) = (waiters.register(&saga), waiters.register(&saga));
         drop(first);
         assert_eq!((waiters.by_saga.len(), waiters.waiting.get()), (1, 1), "the second still waits");
         drop(second);
         assert_eq!((waiters.by_saga.len(), waiters.waiting.get()), (0, 0));
+    }
+
+    #[test]
+    fn a_row_is_looked_at_seldom_unless_its_replies_go_elsewhere() {
+        let (waiters, [here, there]) = (waiters(), [new_saga(), new_saga()]);
+        let _both = (waiters.register(&here), waiters.register(&there));
+        let mut looked = Vec::new();
+        for round in 1..=10 {
+            let now = Instant::now() + round * OFTEN;
+            looked.extend(waiters.due(now, |saga_id, _| saga_id == there.saga_id));
+        }
+        let times = |saga: &Saga| looked.iter().filter(|one| **one == saga.saga_id).count();
+        assert_eq!((times(&here), times(&there)), (2, 10));
+    }
+
+    #[tokio::test]
+    async fn who_is_woken_by_a_row_is_counted_apart() {
+        let (waiters, [here, there]) = (waiters(), [new_saga(), new_saga()]);
+        let (mut first, mut second) = (waiters.register(&here), waiters.register(&there));
+        waiters.wake(&here);
+        assert!(waiters.tell(&there, true));
+        assert_eq!((first.woken().await.saga_id, second.woken().await.saga_id), (here.saga_id, there.saga_id));
+        assert_eq!((waiters.here.get(), waiters.elsewhere.get(), waiters.unawaited.get()), (1, 1, 0));
     }
 }

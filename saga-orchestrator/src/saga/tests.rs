@@ -55,7 +55,7 @@ fn at(second: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000 + second, 0).unwrap()
 }
 
-fn new_saga() -> Saga {
+pub fn new_saga() -> Saga {
     let checkout = Checkout {
         user_id: "u1".to_owned().try_into().unwrap(),
         money: Money::parse("500", Currency::USD).unwrap(),
