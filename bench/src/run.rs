@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use chrono::{DateTime, Utc};
-use e2e_tests::{Client, Databases, agreement};
+use e2e_tests::{Client, Databases, agreement, eventually};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -99,7 +99,13 @@ fn is_end(status: &str) -> bool {
 /// four databases have to agree about it.
 pub async fn disagreement(client: &Client, began: DateTime<Utc>, seen: &Seen) -> Result<Option<String>> {
     let judged = async {
-        client.all_end(END_LIMIT).await?;
+        // Those that wait for a signal are there before and after.
+        eventually("no saga is RUNNING or COMPENSATING", END_LIMIT, async || {
+            let moving = "SELECT count(*) FROM sagas WHERE status IN ('RUNNING', 'COMPENSATING')";
+            let moving: i64 = sqlx::query_scalar(moving).fetch_one(&client.databases.orchestrator).await?;
+            Ok((moving == 0).then_some(()))
+        })
+        .await?;
         let rows = "SELECT order_id, status FROM sagas WHERE created_at >= $1";
         let rows: Vec<(Uuid, String)> =
             sqlx::query_as(rows).bind(began).fetch_all(&client.databases.orchestrator).await?;
