@@ -153,7 +153,7 @@ pub struct Progress {
     pub fields: Fields,
     pub keep: Vec<Word>,
     pub within: Duration,
-    pub answer: Option<u16>,
+    pub is_answered: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -256,8 +256,8 @@ fn step(node: &Node) -> Step {
             .map(|(event, progress)| {
                 let Reply { fields, keep, .. } = reply(progress);
                 let within = progress.sub("within").limit().value;
-                let answer = progress.get("answer").map(Node::number);
-                (event.word(), Progress { fields, keep, within, answer })
+                let is_answered = progress.get("answer").is_some();
+                (event.word(), Progress { fields, keep, within, is_answered })
             })
             .collect(),
         undo: match node.get("undo") {

@@ -151,7 +151,8 @@ pub struct Progress {
     pub fields: Vec<(String, Shape)>,
     pub keep: Vec<String>,
     pub within: Duration,
-    pub answer: Option<u16>,
+    /// Whether the client is answered with as much of the answer's body as there is.
+    pub is_answered: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -334,7 +335,7 @@ fn step(step: &file::Step) -> Step {
                 fields: fields(&progress.fields),
                 keep: words(&progress.keep),
                 within: progress.within,
-                answer: progress.answer,
+                is_answered: progress.is_answered,
             })
             .collect(),
         undo: match &step.undo {

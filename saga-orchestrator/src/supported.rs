@@ -25,9 +25,6 @@ pub fn obstacles(flow: &Flow, built_in: bool) -> Vec<String> {
 /// The calls of the order service that there are.
 const CALLS: [&str; 3] = ["order.create", "order.confirm", "order.cancel"];
 
-/// The status with which the client is answered whose saga has reported progress.
-const ACCEPTED: u16 = 202;
-
 impl fmt::Display for NotYet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { place, what } = self;
@@ -63,8 +60,6 @@ pub fn is_call(action: &str) -> bool {
 
 fn steps(step: &Step, note: &mut impl FnMut(bool, &str, &'static str)) {
     let name = step.name.as_str();
-    let answers = step.progress.iter().any(|progress| progress.answer.is_some_and(|status| status != ACCEPTED));
-    note(answers, name, "an `answer` to a progress other than 202");
     note(step.order_status.is_some(), name, "`order`, a status that travels with the step");
     for question in step.questions() {
         if let Asked::Action(action) = &question.ask.of {
@@ -106,13 +101,10 @@ mod tests {
 
     #[test]
     fn what_it_does_not_do_is_named_with_its_step() {
-        let (text, _its_tests) = TRIP.split_once("\ntests:").unwrap();
-        let progress = text.replacen(
-            "    refused: { trip.hotel.full:",
-            "    progress: { trip.hotel.waiting: { within: 60s, answer: 200 } }\n    refused: { trip.hotel.full:",
-            1,
-        );
-        assert_eq!(found(&progress), ["HOTEL_BOOK: an `answer` to a progress other than 202"]);
-        assert_eq!(found(&progress.replace("answer: 200", "answer: 202")), [""; 0]);
+        let order = check(include_str!("../../flow/tests/flows/order.v1.yaml"), Origin::BuiltIn).unwrap();
+        let found = Vec::from_iter(unsupported(&order).iter().map(ToString::to_string));
+        assert_eq!(found[0], "start: this release does not run a start by an event (`topic`)");
+        let status = "ORDER_CREATE: this release does not run `order`, a status that travels with the step";
+        assert!(found.iter().any(|line| line == status), "{found:#?}");
     }
 }

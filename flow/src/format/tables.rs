@@ -255,7 +255,12 @@ pub static PROGRESS: Record = Record {
         ),
         optional("keep", Kind::List(&Kind::Name(&FIELD), 20), "The fields that are stored.", "[nextAction]"),
         required("within", Kind::Duration, "The new limit of the step.", "24h"),
-        optional("answer", STATUS_CODE, "The status with which a waiting client is answered.", "202"),
+        optional(
+            "answer",
+            Kind::Integer { least: 202, most: 202 },
+            "The client is answered 202 with as much of `answer.body` as there is: it has something to do.",
+            "202",
+        ),
     ],
 };
 

@@ -114,6 +114,13 @@ impl Saga {
         self.state.step_name(&self.flow)
     }
 
+    /// Whether its pending step has reported what its client is to be answered.
+    pub fn asks_its_client(&self) -> bool {
+        let State::Running { step } = self.state else { return false };
+        let reports = &self.flow.steps[step].progress;
+        !self.progressed.is_empty() && reports.iter().any(|progress| progress.is_answered)
+    }
+
     /// What stands in `sagas.cause`: why it turned back.
     pub fn cause(&self) -> Option<&str> {
         self.state.cause(&self.flow)

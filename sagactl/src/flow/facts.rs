@@ -117,8 +117,8 @@ impl Facts {
             let undo = if *undo_this_step { ", undone itself" } else { "" };
             self.add(&format!("refused.{event}"), format!("{cause}{reason}{undo}"));
         }
-        for Progress { event, fields, keep, within, answer } in &step.progress {
-            let answer = answer.map(|status| format!(", answer {status}")).unwrap_or_default();
+        for Progress { event, fields, keep, within, is_answered } in &step.progress {
+            let answer = if *is_answered { ", answer 202" } else { "" };
             let read = reads(fields, keep);
             self.add(&format!("progress.{event}"), format!("within {}{answer}{read}", time(*within)));
         }

@@ -183,3 +183,22 @@ fn what_a_saga_waits_is_not_counted_to_its_limit_up_to_the_answer() {
     let checking = advance(&filed_by(&early(), 20), &signal("permit.approved", "P-1"), at(1001)).unwrap().saga;
     assert_eq!(checking.deadline, Some(at(1020)), "what is left of the whole");
 }
+
+#[test]
+fn a_report_that_is_answered_says_what_the_client_has_to_do() {
+    let asked = PERMIT
+        .replace("keep: [desk], within: 2h }", "keep: [desk], within: 2h, answer: 202 }")
+        .replace("body: { number:", "body: { desk: \"$CHECK.desk?\", number:");
+    for (text, result) in [
+        (&*asked, r#""result":{"desk":"12","number":"P-1","approvedBy":"eve","collectedAt":null}"#),
+        (PERMIT, r#""result":null"#),
+    ] {
+        let saga = advance(&filed_by(text, 100_000), &signal("permit.approved", "P-1"), at(2)).unwrap().saga;
+        let body = |saga: &Saga| serde_json::to_string(&FlowOutcome(saga)).unwrap();
+        assert!(body(&saga).contains(r#""result":null"#), "nothing is reported yet: {}", body(&saga));
+        let reported = replied(&saga, "permit.checking", r#"{"desk":"12"}"#, at(3)).unwrap().saga;
+        assert!(body(&reported).contains(result), "{}", body(&reported));
+        let issuing = replied(&reported, "permit.checked", "{}", at(4)).unwrap().saga;
+        assert!(body(&issuing).contains(r#""result":null"#), "it has done so: {}", body(&issuing));
+    }
+}
