@@ -66,6 +66,23 @@ pub struct Cancel {
     pub until: usize,
 }
 
+/// In which role a person cancels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Owner,
+    Operator,
+}
+
+impl Cancel {
+    /// Whether who has this role may cancel.
+    pub const fn permits(&self, role: Role) -> bool {
+        match role {
+            Role::Owner => self.by_owner,
+            Role::Operator => self.by_operator,
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Answer {
     /// The step behind which the client is answered.

@@ -71,6 +71,7 @@ fn what_a_signal_names_is_a_short_text() {
 fn nothing_is_called_as_the_history_calls_something_else() {
     breaks(Rule::Reserved, "trip.car.none: {", "operator.cancelled: {", "operator.cancelled");
     breaks(Rule::Reserved, "trip.car.none: {", "deadline.passed: {", "deadline.passed");
+    breaks(Rule::Reserved, "trip.car.none: {", "owner.cancelled: {", "owner.cancelled");
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! The operator's hand: cancel, retry and resolve a saga, pause and resume the intake. Who did it and why is stored
-//! with what was done: a saga's in its history, the intake's in `intake_changes`.
+//! The operator's hand: cancel, retry and resolve a saga, pause and resume the intake; and the owner's, who may cancel where
+//! the flow says so. Who did it and why is stored with what was done: a saga's in its history, the intake's in
+//! `intake_changes`.
 
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use utoipa::{OpenApi, ToSchema};
 use crate::coordinator::{Applied, ApplyError, Coordinator};
 use crate::gate::{Gate, Seen};
 use crate::outcome::{Outcome, parse_id};
-use crate::saga::{Input, Operator, OperatorAct, Settled};
+use crate::saga::{Input, Operator, OperatorAct, Role, Saga, Settled, State as SagaState};
 
 /// The most characters of a name, and of a reason or evidence.
 const MOST: (usize, usize) = (128, 1000);
@@ -52,6 +53,28 @@ pub struct Act {
     pub by: String,
     #[schema(schema_with = words)]
     pub reason: String,
+}
+
+/// Who cancels, why, and in which role.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Cancellation {
+    /// A name; of an owner, the `owner` that the saga was started for.
+    #[schema(schema_with = name)]
+    by: String,
+    #[schema(schema_with = words)]
+    reason: String,
+    #[serde(default, rename = "as")]
+    role: CancelledAs,
+}
+
+/// The flow says which of them may cancel, and until which step.
+#[derive(Deserialize, Default, Clone, Copy, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum CancelledAs {
+    #[default]
+    Operator,
+    Owner,
 }
 
 /// Who, why, which compensation, and what proves that it was settled.
@@ -95,21 +118,37 @@ type Sagas = State<Arc<Coordinator>>;
 #[utoipa::path(
     post, path = "/sagas/{id}/cancel", operation_id = "cancelSaga", tag = "Operators", summary = "Have a saga undone",
     params(("id" = SagaId, Path, description = "The saga's id")),
-    request_body(content = Act, example = json!({"by": "ann", "reason": "the customer called"})),
+    request_body(content = Cancellation, example = json!({"by": "ann", "reason": "the customer called"})),
     responses(
         BodyProblems, NotFound, DatabaseProblems,
         (status = 202, description = "It is undone from here on, or was being undone before", body = Outcome, headers(("location" = String, description = "Where the saga is read"))),
-        (status = 409, description = "It has reached the step from which it is not cancelled (ORDER_CONFIRM in a checkout), or has ended", body = Problem, content_type = PROBLEM_JSON),
+        (status = 409, description = "It has reached the step from which it is not cancelled (ORDER_CONFIRM in a checkout), has ended, or its flow does not let this role cancel", body = Problem, content_type = PROBLEM_JSON),
     ),
 )]
-/// 202: it is undone from here on, or was being undone before (the first cause stays). 409 from the pivot on.
+/// 202: it is undone from here on, or was being undone before (the first cause stays). 409 from the flow's limit on, and
+/// for a role that the flow does not let cancel; 404 for an owner whose saga it is not.
 async fn cancel(
     State(sagas): Sagas,
     PathText(id): PathText,
-    JsonBody(act): JsonBody<Act>,
+    JsonBody(cancellation): JsonBody<Cancellation>,
 ) -> Result<Response, Problem> {
-    let Act { by, reason } = act.validated()?;
-    step_in(&sagas, &id, Operator { by, reason, act: OperatorAct::Cancel }).await
+    let Cancellation { by, reason, role } = cancellation;
+    let (by, reason, role) = match role {
+        CancelledAs::Operator => {
+            let Act { by, reason } = Act { by, reason }.validated()?;
+            (by, reason, Role::Operator)
+        }
+        CancelledAs::Owner => {
+            hold("reason", check_prose(&reason, MOST.1))?;
+            let saga = sagas.stored(parse_id(&id)?).await.map_err(not_applied)?;
+            if saga.request.owner.as_str() != by {
+                // As if there were none: whose it is, is nobody else's business.
+                return Err(not_applied(ApplyError::UnknownSaga(saga.saga_id)));
+            }
+            (by, reason, Role::Owner)
+        }
+    };
+    step_in(&sagas, &id, Operator { by, reason, act: OperatorAct::Cancel(role) }).await
 }
 
 #[utoipa::path(
@@ -156,23 +195,20 @@ async fn resolve(
 async fn step_in(sagas: &Arc<Coordinator>, id: &str, operator: Operator) -> Result<Response, Problem> {
     let saga_id = parse_id(id)?;
     let Operator { by, reason, act } = operator.clone();
-    let applied =
-        sagas.apply(saga_id, &Input::Operator(operator), sagas.clock.now()).await.map_err(|error| match error {
-            ApplyError::Store(error) => error.into(),
-            ApplyError::UnknownSaga(_) => Problem::new(StatusCode::NOT_FOUND, error.to_string()),
-            ApplyError::UnknownDefinition { .. } => Problem::new(StatusCode::CONFLICT, error.to_string()),
-            // Only a participant's reply can contradict its saga.
-            ApplyError::Contradiction(_) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-        })?;
+    let applied = sagas.apply(saga_id, &Input::Operator(operator), sagas.clock.now()).await.map_err(not_applied)?;
     match applied {
         Applied::Moved(saga) => {
-            info!(%saga_id, order_id = %saga.order_id, act = act.name(), by, reason, "an operator stepped in");
-            let location = [(header::LOCATION, format!("/sagas/{saga_id}"))];
-            Ok((StatusCode::ACCEPTED, location, Json(Outcome::from(&*saga))).into_response())
+            info!(%saga_id, order_id = %saga.order_id, act = act.name(), by, reason, "a person stepped in");
+            Ok(accepted(&saga))
         }
         Applied::Ignored(ignored) => {
             let rule = match act {
-                OperatorAct::Cancel => cancel_rule(sagas, saga_id).await,
+                OperatorAct::Cancel(role) => match sagas.stored(saga_id).await {
+                    // An owner who asks once more gets the same answer.
+                    Ok(saga) if is_undone_for(&saga, role) => return Ok(accepted(&saga)),
+                    Ok(saga) => cancel_rule(&saga, role),
+                    Err(_) => "it can't be cancelled any more".to_owned(),
+                },
                 OperatorAct::Resolve(_) => {
                     "only a pending compensation that needs attention, named by its step, can be resolved by hand"
                         .to_owned()
@@ -184,11 +220,35 @@ async fn step_in(sagas: &Arc<Coordinator>, id: &str, operator: Operator) -> Resu
     }
 }
 
+fn not_applied(error: ApplyError) -> Problem {
+    match error {
+        ApplyError::Store(error) => error.into(),
+        ApplyError::UnknownSaga(_) => Problem::new(StatusCode::NOT_FOUND, error.to_string()),
+        ApplyError::UnknownDefinition { .. } => Problem::new(StatusCode::CONFLICT, error.to_string()),
+        // Only a participant's reply can contradict its saga.
+        ApplyError::Contradiction(_) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+fn accepted(saga: &Saga) -> Response {
+    let location = [(header::LOCATION, format!("/sagas/{}", saga.saga_id))];
+    (StatusCode::ACCEPTED, location, Json(Outcome::from(saga))).into_response()
+}
+
+/// Whether what this role wants is under way.
+fn is_undone_for(saga: &Saga, role: Role) -> bool {
+    let is_permitted = saga.flow.cancel.is_some_and(|cancel| cancel.permits(role));
+    is_permitted && matches!(saga.state, SagaState::Compensating { .. })
+}
+
 /// Which sagas of this one's flow can be cancelled.
-async fn cancel_rule(sagas: &Coordinator, saga_id: SagaId) -> String {
-    let Ok(saga) = sagas.stored(saga_id).await else { return "it can't be cancelled any more".to_owned() };
-    match saga.flow.cancel.filter(|cancel| cancel.by_operator) {
-        None => format!("sagas of {} are not cancelled by operators", saga.flow.name),
+fn cancel_rule(saga: &Saga, role: Role) -> String {
+    let who = match role {
+        Role::Operator => "operators",
+        Role::Owner => "their owners",
+    };
+    match saga.flow.cancel.filter(|cancel| cancel.permits(role)) {
+        None => format!("sagas of {} are not cancelled by {who}", saga.flow.name),
         Some(cancel) => {
             let limit = &saga.flow.steps[cancel.until].name;
             format!("only a saga that has not reached {limit} can be cancelled")

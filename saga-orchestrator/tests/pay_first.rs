@@ -7,13 +7,15 @@ use messages::{
     ChargePayment, Currency, Envelope, Event, InventoryFailed, InventoryReleased, InventoryReserved, Message, Money,
     OutgoingRecord, PaymentCharged, PaymentFailed, PaymentRefunded, RefundPayment, ReleaseInventory, ReserveInventory,
 };
-use saga_orchestrator::saga::{Checkout, Effect, Input, Operator, OperatorAct, Reply, Saga, advance, flows, start};
+use saga_orchestrator::saga::{
+    Checkout, Effect, Input, Operator, OperatorAct, Reply, Role, Saga, advance, flows, start,
+};
 
 /// An input by the name that the history has for it. What settles a compensation has no such short form.
 fn named(name: &'static str) -> Input {
     match name {
         "deadline.passed" => Input::DeadlinePassed,
-        "operator.cancelled" => operator(OperatorAct::Cancel),
+        "operator.cancelled" => operator(OperatorAct::Cancel(Role::Operator)),
         event => Reply::named(event).into(),
     }
 }

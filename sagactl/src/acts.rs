@@ -46,12 +46,18 @@ pub struct Act {
     pub by: String,
 }
 
-/// What an operator does about a saga.
+/// What a person does about a saga.
 #[derive(Debug)]
 pub enum StepIn {
-    Cancel,
+    /// As an operator, or as its owner.
+    Cancel {
+        as_owner: bool,
+    },
     Retry,
-    Resolve { step: String, evidence: String },
+    Resolve {
+        step: String,
+        evidence: String,
+    },
 }
 
 /// What is to become of the intake.
@@ -116,7 +122,12 @@ pub async fn step_in(
 ) -> Result<bool, Fatal> {
     let mut body = json!({"by": act.by, "reason": act.reason});
     let name = match what {
-        StepIn::Cancel => "cancel",
+        StepIn::Cancel { as_owner } => {
+            if *as_owner {
+                body["as"] = json!("owner");
+            }
+            "cancel"
+        }
         StepIn::Retry => "retry",
         StepIn::Resolve { step, evidence } => {
             body["step"] = json!(step);

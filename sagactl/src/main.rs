@@ -88,6 +88,9 @@ enum Command {
         saga: Uuid,
         #[command(flatten)]
         act: Act,
+        /// As its owner, who is named by --by: where the flow says so
+        #[arg(long)]
+        as_owner: bool,
         /// Print the answer's JSON
         #[arg(long)]
         json: bool,
@@ -288,8 +291,8 @@ async fn ask(orchestrator: &OrchestratorAddress, paint: Paint, command: Command)
         Command::Show { id, json } => show_saga(&api, id, json, paint, out).await.map(|()| 0),
         Command::Watch { saga, json } => sagas::watch(&api, saga, json, paint, out).await.map(|()| 0),
         Command::Stats { minutes, json } => sagas::stats(&api, minutes, json, paint, out).await.map(|()| 0),
-        Command::Cancel { saga, act, json } => {
-            acts::step_in(&api, saga, &StepIn::Cancel, &act, json, paint, out).await.map(code)
+        Command::Cancel { saga, act, as_owner, json } => {
+            acts::step_in(&api, saga, &StepIn::Cancel { as_owner }, &act, json, paint, out).await.map(code)
         }
         Command::Retry { saga, act, json } => {
             acts::step_in(&api, saga, &StepIn::Retry, &act, json, paint, out).await.map(code)

@@ -2,7 +2,7 @@
 //! result, and does it again if nothing came of it.
 
 use payment_service::payment::Answer;
-use saga_orchestrator::saga::{Operator, OperatorAct, Settled, State};
+use saga_orchestrator::saga::{Operator, OperatorAct, Role, Settled, State};
 
 use crate::coverage::Seen;
 use crate::orchestrator::Origin;
@@ -40,7 +40,7 @@ impl World {
         }
         let (step, evidence) = ("PAYMENT_REFUND".to_owned(), "bank transfer 4711".to_owned());
         let act = match act {
-            Act::Cancel => OperatorAct::Cancel,
+            Act::Cancel => OperatorAct::Cancel(Role::Operator),
             Act::Retry => OperatorAct::Retry,
             Act::Resolve => OperatorAct::Resolve(Settled { step, evidence }),
         };

@@ -9,6 +9,8 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use crate::flows::{self, TRIP};
+
 const SOON: Duration = Duration::from_secs(15);
 
 fn act() -> Value {
@@ -255,4 +257,43 @@ async fn a_gateway_that_often_gives_no_answer_delays_checkouts_and_charges_each_
     let rows = client.all_end_in_agreement(Duration::ZERO).await?;
     assert_eq!(rows.count("COMPLETED"), 30);
     Ok(())
+}
+
+#[tokio::test]
+async fn an_owner_cancels_where_the_flow_says_so_and_strangers_learn_nothing() -> Result<()> {
+    let standalone = Standalone::start(&[]).await?;
+    let client = standalone.client()?;
+    let published = client.publish_flow(TRIP).await?;
+    ensure!(published.status == 201, "{} {}", published.status, published.text);
+    let waiting = flows::start(&client, "a-trip-of-ann", &flows::request());
+    let command = flows::command(&client, "trip.hotel.book.command", &Value::Null).await?;
+    let saga_id = id(&command, "sagaId")?;
+
+    let by = |owner: &str| json!({"by": owner, "reason": "I found another one", "as": "owner"});
+    step_in(&client, saga_id, "cancel", &by("eve")).await?.is_problem(404, &["there is no saga"])?;
+    let wrong = json!({"by": "ann", "reason": "x", "as": "customer"});
+    step_in(&client, saga_id, "cancel", &wrong).await?.is_problem(422, &["operator", "owner"])?;
+    let retried = json!({"by": "ann", "reason": "x", "as": "owner"});
+    step_in(&client, saga_id, "retry", &retried).await?.is_problem(422, &["as"])?;
+
+    // What was sent twice is undone once, and both are answered alike.
+    for _ in 0..2 {
+        let cancelled = step_in(&client, saga_id, "cancel", &by("ann")).await?;
+        assert_eq!((cancelled.status, cancelled.field("step")?.as_str()), (202, "HOTEL_CANCEL"));
+    }
+    let undo = flows::command(&client, "trip.hotel.cancel.command", &Value::Null).await?;
+    assert_eq!(undo["payload"]["reason"], json!("CANCELLED"));
+    flows::answer(&client, &undo, "trip.hotel.cancelled", json!({})).await?;
+    let answer = waiting.await??;
+    ensure!(answer.status == 409 && answer.field("reason")? == "cancelled by its owner", "{}", answer.text);
+    let done = [(json!("owner.cancelled"), json!("ann"), json!("I found another one"))];
+    assert_eq!(acts(&client, saga_id).await?, done);
+    let page = client.get(Service::Orchestrator, &format!("/sagas/{saga_id}")).await?;
+    ensure!(page.text.contains("ann cancelled it at"), "{}", page.text);
+    step_in(&client, saga_id, "cancel", &by("ann")).await?.is_problem(409, &["FAILED"])?;
+
+    // A checkout is cancelled by operators only.
+    let body = json!({"userId": "ann", "totalAmount": 500});
+    let checkout = id(&client.checkout(&body).await?.json()?, "sagaId")?;
+    step_in(&client, checkout, "cancel", &by("ann")).await?.is_problem(409, &["pay-first", "by their owners"])
 }

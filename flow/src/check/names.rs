@@ -40,6 +40,9 @@ const ENDS: [&str; 3] = ["COMPLETED", "TIMED_OUT", "CANCELLED"];
 /// What stands in a saga's history for what is neither an event nor a signal: `deadline.passed`, `operator.cancelled`.
 const INPUTS: [&str; 3] = ["started", "deadline", "operator"];
 
+/// Likewise, of an owner: one word, so that events that begin with `owner` are free.
+const OWNER_CANCELLED: &str = "owner.cancelled";
+
 /// Fields of every message beside the subject's.
 const ENVELOPE: [&str; 5] = ["eventId", "causationId", "sagaId", "timestamp", "payload"];
 
@@ -106,7 +109,7 @@ fn events(step: &Step, findings: &mut Findings) {
     let signal = step.wait.iter().map(|wait| (&wait.signal, "signal"));
     let mut meanings = HashMap::new();
     for (event, meaning) in forward.chain(refused).chain(progress).chain(undone).chain(signal) {
-        if INPUTS.contains(&first_word(event)) {
+        if INPUTS.contains(&first_word(event)) || event.value == OWNER_CANCELLED {
             let message =
                 format!("`{}` is what a saga's history calls something else: choose another name", event.value);
             findings.report(event.at, Rule::Reserved, message);

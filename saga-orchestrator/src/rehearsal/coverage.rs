@@ -63,7 +63,7 @@ seen! {
         InputIgnored => "inputs ignored",
         DeadlinePassed => "deadlines that passed",
         NeedsAttention => "sagas marked as needing attention",
-        Cancelled => "sagas cancelled by an operator",
+        Cancelled => "sagas cancelled by an operator or their owner",
         Retried => "sagas retried by an operator",
         Resolved => "undos settled by an operator",
     }

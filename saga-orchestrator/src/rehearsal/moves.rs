@@ -2,7 +2,7 @@
 //! wants there.
 
 use chrono::TimeDelta;
-use flow::{Late, Meaning, Progress, Reach, Record, State};
+use flow::{Late, Meaning, Progress, Reach, Record, Role, State};
 use messages::{EventId, Timestamp};
 
 use super::clock::timestamp;
@@ -32,7 +32,7 @@ enum By<'a> {
     Progress(&'a Progress),
     Signal(&'a StoredSignal),
     Limit,
-    Cancel,
+    Cancel(Role),
     Retry,
     Resolve,
 }
@@ -75,7 +75,7 @@ impl World<'_> {
                     State::Compensating { .. } | State::Failed { .. } => {}
                 }
             }
-            By::Cancel if before != after => {
+            By::Cancel(_) if before != after => {
                 self.saw(Seen::Cancelled);
                 if waited {
                     self.saw(Seen::CancelledWaiting);
@@ -84,7 +84,7 @@ impl World<'_> {
             By::Retry => self.saw(Seen::Retried),
             By::Resolve => self.saw(Seen::Resolved),
             By::Progress(_) => self.saw(Seen::ProgressCounted),
-            By::Reply | By::Signal(_) | By::Cancel => {}
+            By::Reply | By::Signal(_) | By::Cancel(_) => {}
         }
     }
 
@@ -132,7 +132,7 @@ impl World<'_> {
     fn made_by(&self, before: State, entry: &HistoryEntry) -> By<'_> {
         if let Some(operator) = &entry.operator {
             return match operator.act {
-                OperatorAct::Cancel => By::Cancel,
+                OperatorAct::Cancel(role) => By::Cancel(role),
                 OperatorAct::Retry => By::Retry,
                 OperatorAct::Resolve(_) => By::Resolve,
             };
@@ -271,8 +271,8 @@ impl World<'_> {
                     (By::Limit, Late::Undo(cause)) => {
                         step < flow.pivot && is_for(cause.as_deref().unwrap_or("TIMED_OUT"))
                     }
-                    (By::Cancel, _) => {
-                        let cancel = flow.cancel.filter(|cancel| cancel.by_operator && step < cancel.until);
+                    (By::Cancel(role), _) => {
+                        let cancel = flow.cancel.filter(|cancel| cancel.permits(*role) && step < cancel.until);
                         cancel.is_some() && step < flow.pivot && is_for("CANCELLED")
                     }
                     // A definite refusal.
@@ -291,7 +291,7 @@ impl World<'_> {
                 let is_permitted = match by {
                     By::Limit => pending.late == Late::Attention,
                     By::Progress(_) | By::Retry => true,
-                    By::Reply | By::Signal(_) | By::Cancel | By::Resolve => false,
+                    By::Reply | By::Signal(_) | By::Cancel(_) | By::Resolve => false,
                 };
                 (!is_permitted).then(|| "it may not stay there".to_owned())
             }
@@ -304,7 +304,7 @@ impl World<'_> {
                     By::Reply => held == Some(Status::Done),
                     By::Signal(_) => true,
                     By::Limit => pending.late == Late::GoOn,
-                    By::Progress(_) | By::Cancel | By::Retry | By::Resolve => false,
+                    By::Progress(_) | By::Cancel(_) | By::Retry | By::Resolve => false,
                 };
                 (!is_permitted).then(|| format!("its step is {held:?}"))
             }
@@ -321,7 +321,7 @@ impl World<'_> {
         match after {
             State::Compensating { step: next, cause: other } if cause == other => {
                 let is_permitted = if goes_back { next < step } else { next == step };
-                match is_permitted && (goes_back || matches!(by, By::Retry | By::Cancel)) {
+                match is_permitted && (goes_back || matches!(by, By::Retry | By::Cancel(Role::Operator))) {
                     true => self.wrong_place(next),
                     false => Some("it does not go on from there".to_owned()),
                 }

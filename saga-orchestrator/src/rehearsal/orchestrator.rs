@@ -193,7 +193,7 @@ impl World<'_> {
     pub fn operate(&mut self, saga: usize, act: Act) {
         let (Some(row), Some(process)) = (self.rows[saga].clone(), self.live()) else { return };
         let act = match act {
-            Act::Cancel => OperatorAct::Cancel,
+            Act::Cancel(role) => OperatorAct::Cancel(role),
             Act::Retry => OperatorAct::Retry,
             Act::Resolve if row.attention.is_none() => return,
             Act::Resolve => OperatorAct::Resolve(Settled { step: row.step, evidence: "bank transfer 4711".to_owned() }),

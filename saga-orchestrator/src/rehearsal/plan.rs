@@ -1,7 +1,7 @@
 //! What a seed decides before anything happens: the sagas, how often each kind of fault strikes, and the longer
 //! disturbances. Each kind is left out of about half of the seeds, so that the others are met undisturbed as well.
 
-use flow::Request;
+use flow::{Request, Role};
 use messages::{OrderId, SagaId};
 use uuid::Uuid;
 
@@ -87,14 +87,14 @@ pub enum Disturbance {
     Silence { step: usize, of_undo: bool, until: u64 },
     /// Both orchestrators die, and are away until then.
     Outage { until: u64 },
-    /// An operator steps in.
+    /// An operator steps in, or the owner.
     Operate { saga: usize, act: Act },
 }
 
-/// What an operator does to a saga.
+/// What a person does to a saga.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
-    Cancel,
+    Cancel(Role),
     Retry,
     /// Only of what needs attention.
     Resolve,
@@ -146,7 +146,8 @@ impl Plan {
                 0 => Disturbance::Outage { until },
                 1 | 2 => Disturbance::Silence { step, of_undo, until },
                 3 => Disturbance::Operate { saga, act: Act::Retry },
-                _ => Disturbance::Operate { saga, act: Act::Cancel },
+                4 => Disturbance::Operate { saga, act: Act::Cancel(Role::Owner) },
+                _ => Disturbance::Operate { saga, act: Act::Cancel(Role::Operator) },
             };
             disturbances.push((from, disturbance));
         }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use faults::Bug;
-use flow::{Flow, Happened, Kept, Late, Meaning, Progress, Reach, Request, State};
+use flow::{Flow, Happened, Kept, Late, Meaning, Progress, Reach, Request, Role, State};
 use messages::{EventId, OrderId, SagaId, Timestamp};
 use uuid::Uuid;
 
@@ -241,12 +241,14 @@ fn next(saga: &Saga, input: &Input, now: Timestamp) -> Option<State> {
         Input::Operator(Operator { act, .. }) => match (act, state) {
             (_, State::Completed | State::Failed { .. }) => None,
             // The pending step may have had its effect.
-            (OperatorAct::Cancel, State::Running { .. }) => {
-                let permitted = flow.cancel.filter(|cancel| cancel.by_operator);
+            (OperatorAct::Cancel(role), State::Running { .. }) => {
+                let permitted = flow.cancel.filter(|cancel| cancel.permits(*role));
                 permitted.and_then(|_| state.next(flow, Happened::Cancelled))
             }
             // It stays, and does its effect again. A cancel of what goes back already: the first cause stays.
-            (OperatorAct::Retry, _) | (OperatorAct::Cancel, State::Compensating { .. }) => Some(state),
+            (OperatorAct::Retry, _) | (OperatorAct::Cancel(Role::Operator), State::Compensating { .. }) => Some(state),
+            // A customer who asks once more changes nothing, and fills no history.
+            (OperatorAct::Cancel(Role::Owner), State::Compensating { .. }) => None,
             // It could not be undone, and a person has done it otherwise.
             (OperatorAct::Resolve(settled), State::Compensating { step, cause }) => {
                 let is_it = saga.attention.is_some() && settled.step == saga.step_name();
@@ -350,7 +352,7 @@ fn moved(saga: &Saga, entry: HistoryEntry) -> Transition {
     let reason = saga.reason.clone().or_else(|| match (&entry.operator, state) {
         (_, State::Running { .. } | State::Completed) => None,
         // The client sees it; an operator's own words are for the history.
-        (Some(_), _) => Some("cancelled by an operator".to_owned()),
+        (Some(person), _) => Some(person.act.reason().to_owned()),
         (None, _) => entry.reason.clone(),
     });
     let is_settled = entry.operator.as_ref().is_some_and(|operator| operator.act.settled().is_some());

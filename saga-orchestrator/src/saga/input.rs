@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use flow::Record;
+use flow::{Record, Role};
 use messages::{EventId, OrderId};
 use uuid::Uuid;
 
@@ -15,7 +15,7 @@ pub enum Input {
     Signal(Signal),
     /// The pending step's deadline has passed.
     DeadlinePassed,
-    /// A person steps in.
+    /// A person steps in: an operator, or the saga's owner.
     Operator(Operator),
 }
 
@@ -51,7 +51,7 @@ pub struct MessageIds {
     pub causation_id: Option<EventId>,
 }
 
-/// A person who steps in.
+/// A person who steps in: an operator, or the owner, who can cancel only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operator {
     pub by: String,
@@ -63,7 +63,7 @@ pub struct Operator {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OperatorAct {
     /// It is to be undone.
-    Cancel,
+    Cancel(Role),
     /// The pending effect is to be repeated now.
     Retry,
     /// The pending compensation was settled outside of the system.
@@ -120,9 +120,18 @@ impl OperatorAct {
     /// What stands in the history.
     pub const fn name(&self) -> &'static str {
         match self {
-            Self::Cancel => "operator.cancelled",
+            Self::Cancel(Role::Operator) => "operator.cancelled",
+            Self::Cancel(Role::Owner) => "owner.cancelled",
             Self::Retry => "operator.retried",
             Self::Resolve(_) => "operator.resolved",
+        }
+    }
+
+    /// Why a saga goes back that this has turned, as its client reads it.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Cancel(Role::Owner) => "cancelled by its owner",
+            Self::Cancel(Role::Operator) | Self::Retry | Self::Resolve(_) => "cancelled by an operator",
         }
     }
 

@@ -21,7 +21,7 @@ pub mod state;
 pub use advance::{HistoryEntry, Ignored, Marked, NoMove, Transition, advance, start};
 pub use checkout::Checkout;
 pub use effect::{Effect, OrderCall};
-pub use flow::State;
+pub use flow::{Role, State};
 pub use flow_outcome::FlowOutcome;
 pub use input::{Input, MessageIds, Operator, OperatorAct, Reply, Settled, Signal};
 pub use state::{Answered, Attention, Awaited, Saga};

@@ -7,7 +7,7 @@ mod waits;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use flow::{Record, Value};
+use flow::{Record, Role, Value};
 use messages::{
     ChargePayment, Currency, Envelope, Event, EventId, Message, Money, OrderId, PaymentCharged, RefundPayment, SagaId,
 };
@@ -40,7 +40,7 @@ const INPUTS: [&str; 15] = [
 pub fn named(name: &'static str) -> Input {
     match name {
         "deadline.passed" => Input::DeadlinePassed,
-        "operator.cancelled" => operator(OperatorAct::Cancel),
+        "operator.cancelled" => operator(OperatorAct::Cancel(Role::Operator)),
         "operator.retried" => operator(OperatorAct::Retry),
         event => Reply::named(event).into(),
     }
@@ -277,7 +277,7 @@ fn nothing_is_cancelled_from_the_pivot_on() {
 #[test]
 fn a_cancel_of_what_goes_back_is_noted_and_the_first_cause_and_reason_stay() {
     let timed_out = after(&["order.created", "deadline.passed"]);
-    let transition = advance(&timed_out, &operator(OperatorAct::Cancel), at(99)).unwrap();
+    let transition = advance(&timed_out, &operator(OperatorAct::Cancel(Role::Operator)), at(99)).unwrap();
     assert_eq!(transition.entry.reason.as_deref(), Some("the customer called"));
     assert_eq!(transition.saga, Saga { version: 4, ..timed_out });
 }

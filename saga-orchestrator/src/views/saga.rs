@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use flow::Flow;
+use flow::{Flow, Role};
 use messages::schema::Amount;
 use messages::{Currency, EventId, OrderId, SagaId, Timestamp, TimestampText, UserId};
 use rust_decimal::Decimal;
@@ -261,7 +261,7 @@ pub async fn one(views: &Views, saga_id: SagaId) -> Result<SagaBody, Problem> {
 
 /// What goes back already is cancelled again without a change.
 fn may_be_cancelled(saga: &Saga) -> bool {
-    let permitted = saga.flow.cancel.filter(|cancel| cancel.by_operator);
+    let permitted = saga.flow.cancel.filter(|cancel| cancel.permits(Role::Operator));
     match saga.state {
         SagaState::Running { step } => permitted.is_some_and(|cancel| step < cancel.until),
         SagaState::Compensating { .. } => true,

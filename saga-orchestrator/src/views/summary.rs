@@ -56,13 +56,13 @@ fn sentence(
     })
 }
 
-/// What a person did. `step`: what was pending then.
+/// What a person did: an operator, or the owner. `step`: what was pending then.
 pub fn by_operator(entry: &HistoryBody, step: &str) -> Option<String> {
     let at = entry.at.0.format("%H:%M:%S%.3f");
     let why = entry.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let by = entry.by.as_deref().unwrap_or("an operator");
     Some(match entry.input.as_str() {
-        "operator.cancelled" => format!("{by} cancelled it at {at}{why}."),
+        "operator.cancelled" | "owner.cancelled" => format!("{by} cancelled it at {at}{why}."),
         "operator.retried" => format!("{by} had {step} repeated at {at}{why}."),
         "operator.resolved" => format!(
             "{by} settled {step} by hand at {at}{why} (evidence: {}).",

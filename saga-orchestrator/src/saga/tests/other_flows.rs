@@ -137,3 +137,31 @@ fn of_two_steps_that_one_event_answers_only_the_pending_one_is_moved() {
     let foreign = advance(&saga, &reply("PAYMENT_CHARGE"), at(1)).unwrap_err();
     assert!(matches!(foreign, NoMove::Contradiction(_)), "{foreign}");
 }
+
+fn cancel(role: Role) -> Input {
+    operator(OperatorAct::Cancel(role))
+}
+
+#[test]
+fn the_owner_cancels_where_the_flow_says_so_until_the_step_that_it_names() {
+    let (hotel, by_owner) = (trip(), cancel(Role::Owner));
+    let car = replied(&hotel, "trip.hotel.booked", r#"{"bookingRef":"H1","price":{"amount":90,"currency":"EUR"}}"#);
+    let turned = advance(&car, &by_owner, at(1)).unwrap();
+    assert_eq!(turned.saga.to_string(), "COMPENSATING/CAR_RETURN");
+    assert_eq!((&*turned.entry.input, turned.saga.cause()), ("owner.cancelled", Some("CANCELLED")));
+    assert_eq!(turned.saga.reason.as_deref(), Some("cancelled by its owner"));
+    // Once more: nothing moves, and nothing is written.
+    assert!(advance(&turned.saga, &by_owner, at(2)).is_err());
+
+    let flight = replied(&car, "trip.car.rented", r#"{"bookingRef":"C1"}"#);
+    assert!(advance(&flight, &by_owner, at(1)).is_err(), "it is too late at FLIGHT_TICKET");
+    assert!(advance(&new_saga(), &by_owner, at(1)).is_err(), "a checkout is cancelled by operators only");
+    let operators_only = TRIP.replace("by: [owner, operator]", "by: [operator]");
+    let flow = check(&operators_only, Origin::User).unwrap_or_else(|findings| panic!("{findings:?}"));
+    let theirs = Saga { flow, ..hotel.clone() };
+    assert!(advance(&theirs, &by_owner, at(1)).is_err());
+    assert!(advance(&theirs, &cancel(Role::Operator), at(1)).is_ok());
+    let owners_only = TRIP.replace("by: [owner, operator]", "by: [owner]");
+    let flow = check(&owners_only, Origin::User).unwrap_or_else(|findings| panic!("{findings:?}"));
+    assert!(advance(&Saga { flow, ..hotel }, &cancel(Role::Operator), at(1)).is_err());
+}
