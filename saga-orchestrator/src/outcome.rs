@@ -1,5 +1,7 @@
 //! A saga's state as clients see it: the body of every answer about one.
 
+use std::fmt;
+
 use messages::schema::Amount;
 use messages::{Currency, OrderId, SagaId, TimestampText, UserId};
 use rust_decimal::Decimal;
@@ -30,18 +32,20 @@ pub struct Outcome {
     pub reason: Option<String>,
     #[schema(value_type = UserId)]
     pub user_id: String,
-    #[schema(value_type = Amount)]
-    #[serde(with = "rust_decimal::serde::arbitrary_precision")]
-    pub total_amount: Decimal,
-    pub currency: Currency,
+    /// Absent where the flow is about no money, and so is `currency`.
+    #[schema(value_type = Option<Amount>, nullable = false)]
+    #[serde(with = "rust_decimal::serde::arbitrary_precision_option", skip_serializing_if = "Option::is_none")]
+    pub total_amount: Option<Decimal>,
+    #[schema(nullable = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub currency: Option<Currency>,
     pub created_at: TimestampText,
     pub updated_at: TimestampText,
 }
 
 impl From<&Saga> for Outcome {
     fn from(saga: &Saga) -> Self {
-        // Every row has it: a flow that is about no money is not published.
-        let money = saga.request.money.expect("every stored saga is about money");
+        let money = saga.request.money;
         Self {
             saga_id: saga.saga_id,
             order_id: saga.order_id,
@@ -49,12 +53,17 @@ impl From<&Saga> for Outcome {
             step: saga.step_name().to_owned(),
             reason: saga.reason.clone(),
             user_id: saga.request.owner.to_string(),
-            total_amount: money.amount(),
-            currency: money.currency(),
+            total_amount: money.map(|money| money.amount()),
+            currency: money.map(|money| money.currency()),
             created_at: saga.created_at.into(),
             updated_at: saga.updated_at.into(),
         }
     }
+}
+
+/// An amount with its currency, as people read it: `500 USD`.
+pub fn money(amount: Option<Decimal>, currency: Option<&impl fmt::Display>) -> Option<String> {
+    amount.zip(currency).map(|(amount, currency)| format!("{amount} {currency}"))
 }
 
 /// 409: it is there, but only a release that knows its definition can tell where it stands.

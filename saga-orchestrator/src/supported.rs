@@ -34,7 +34,7 @@ impl fmt::Display for NotYet {
 
 /// All that this release does not do of a flow.
 pub fn unsupported(flow: &Flow) -> Vec<NotYet> {
-    let mut found = Vec::from_iter(not_simulated(flow));
+    let mut found = Vec::new();
     let mut note = |is_there: bool, place: &str, what| {
         if is_there {
             found.push(NotYet { place: place.to_owned(), what });
@@ -45,12 +45,6 @@ pub fn unsupported(flow: &Flow) -> Vec<NotYet> {
         steps(step, &mut note);
     }
     found
-}
-
-/// What the core does not do of a flow: it can't be simulated either.
-pub fn not_simulated(flow: &Flow) -> Option<NotYet> {
-    let is_free = flow.start.money.is_none();
-    is_free.then(|| NotYet { place: "start".to_owned(), what: "a flow that is about no money" })
 }
 
 /// Whether the order service can be called so.

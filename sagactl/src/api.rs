@@ -54,8 +54,9 @@ pub struct Saga {
     pub status: String,
     pub step: String,
     pub user_id: String,
-    pub total_amount: serde_json::Number,
-    pub currency: String,
+    /// Absent where the flow is about no money, and so is the currency.
+    pub total_amount: Option<serde_json::Number>,
+    pub currency: Option<String>,
     /// The flow that it runs by, and its version: `trip v1`.
     pub definition: String,
     pub created_at: Timestamp,

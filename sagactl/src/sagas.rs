@@ -104,14 +104,14 @@ pub async fn list(api: &Api, wanted: &Wanted, json: bool, paint: Paint, out: &mu
         .map(|saga| {
             let attention = saga["needsAttention"]["reason"].as_str().map(|reason| format!("ATTENTION: {reason}"));
             let why = attention.map_or_else(|| text(saga, "reason"), |why| harmless(&why));
-            let money = format!("{} {}", saga["totalAmount"], text(saga, "currency"));
+            let money = saga.get("totalAmount").map(|amount| format!("{amount} {}", text(saga, "currency")));
             let began = text(saga, "createdAt").replace('T', " ").chars().take(19).collect();
             vec![
                 text(saga, "sagaId"),
                 text(saga, "status"),
                 text(saga, "step"),
                 text(saga, "userId"),
-                money,
+                money.unwrap_or_default(),
                 began,
                 age(saga),
                 text(saga, "definition"),

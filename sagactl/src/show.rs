@@ -45,10 +45,13 @@ pub async fn show(api: &Api, id: Uuid, as_json: bool, paint: Paint, out: &mut dy
 fn text(saga: &Saga, summary: &[String], paint: Paint) -> String {
     let mut lines = vec![
         format!(
-            "{}  {} {}  user {}",
+            "{}{}  user {}",
             paint.state(&saga.status, &paint.bold(&format!("{}/{}", saga.status, saga.step))),
-            saga.total_amount,
-            saga.currency,
+            saga.total_amount
+                .iter()
+                .zip(&saga.currency)
+                .map(|(amount, currency)| format!("  {amount} {currency}"))
+                .collect::<String>(),
             harmless(&saga.user_id)
         ),
         paint.dim(&format!(

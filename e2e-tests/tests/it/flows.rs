@@ -348,3 +348,64 @@ async fn a_flow_whose_publication_commits_late_is_known_all_the_same() -> Result
     };
     eventually("version 2 can be activated", Duration::from_secs(10), known).await
 }
+
+/// A flow that is about no money: a trip without its price.
+const FREE: &str = "format: 1
+flow: visit
+version: 1
+start:
+  subject: visitId
+  owner: $input.guest
+  input: { guest: { type: user_id }, room: { type: text, max: 20 } }
+pivot: OPEN
+answer: { after: OPEN, done: 200, failed: { otherwise: 409 }, body: { code: $OPEN.code } }
+steps:
+  - step: HOLD
+    within: 60s
+    ask: { topic: visit.hold.command, send: { room: $input.room } }
+    done: visit.held
+    undo: { step: FREE, ask: { topic: visit.free.command, send: { why: $cause } }, done: visit.freed }
+  - step: OPEN
+    ask: { topic: visit.open.command }
+    done: { visit.opened: { reply: { code: { type: text, max: 10 } }, keep: [code] } }
+";
+
+#[tokio::test]
+async fn a_flow_need_not_be_about_money() -> Result<()> {
+    let standalone = Standalone::start(&[("CHECKOUT_WAIT_MS", "85000")]).await?;
+    let client = standalone.client()?;
+    let published = client.publish_flow(FREE).await?;
+    ensure!(published.status == 201, "{} {}", published.status, published.text);
+    let request = client.request(Service::Orchestrator, Method::POST, "/flows/visit");
+    let request = request.json(&json!({"guest": "ann", "room": "12"}));
+    let waiting = tokio::spawn(async move { Answer::read(request.send().await?).await });
+    for (topic, event, payload) in [
+        ("visit.hold.command", "visit.held", json!({})),
+        ("visit.open.command", "visit.opened", json!({"code": "4711"})),
+    ] {
+        let command = command(&client, topic, &Value::Null).await?;
+        let reply = json!({
+            "eventId": uuid::Uuid::now_v7(), "causationId": command["eventId"], "sagaId": command["sagaId"],
+            "visitId": command["visitId"], "timestamp": "2027-01-01T00:00:00Z", "payload": payload,
+        });
+        let key = command["sagaId"].as_str().context("a saga's id")?;
+        client.kafka.publish_event("visit.replies", event, key, reply.to_string().as_bytes()).await?;
+    }
+    let answer = waiting.await??;
+    ensure!(answer.status == 200 && answer.json()?["result"] == json!({"code": "4711"}), "{}", answer.text);
+
+    // Nowhere it is said to be about nothing of some currency.
+    let saga_id = answer.field("sagaId")?;
+    let saga = client.get(Service::Orchestrator, &format!("/sagas/{saga_id}")).await?;
+    let list = client.get(Service::Orchestrator, "/sagas?flow=visit").await?;
+    let page = client.get(Service::Orchestrator, &format!("/dashboard/sagas/{saga_id}")).await?;
+    let pages = client.get(Service::Orchestrator, "/dashboard?flow=visit").await?;
+    for shown in [&saga, &list, &page, &pages] {
+        ensure!(shown.status == 200 && shown.text.contains("visit v1"), "{}", shown.text);
+        ensure!(!shown.text.contains("XXX") && !shown.text.contains("totalAmount"), "{}", shown.text);
+    }
+    let sql = "SELECT trim_scale(total_amount)::text || ' ' || currency FROM sagas WHERE definition = 'visit'";
+    let stored: String = sqlx::query_scalar(sql).fetch_one(&client.databases.orchestrator).await?;
+    assert_eq!(stored, "0 XXX");
+    Ok(())
+}

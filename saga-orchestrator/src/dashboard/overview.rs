@@ -181,7 +181,7 @@ fn row(saga: &ListedBody, now: Timestamp, with_flow: bool) -> Markup {
             td { (badge(&saga.status, &saga.step)) @if saga.needs_attention.is_some() { " " span.badge.alarm { "attention" } } }
             @if with_flow { td { (saga.definition) } }
             td.user { (saga.user_id) }
-            td.right { (saga.total_amount) " " (saga.currency) }
+            td.right { (saga.money().unwrap_or_default()) }
             td { (date_time(saga.created_at)) }
             td.right { (duration(ms)) @if !ended { " …" } }
             td.why { (why.unwrap_or_default()) }

@@ -82,7 +82,7 @@ fn head(saga: &SagaBody) -> Markup {
         div.head {
             div {
                 h1 { (badge(saga.status, saga.status)) " " (saga.step) }
-                p.money { (saga.total_amount) " " (saga.currency) " · " span.user { (saga.user_id) } }
+                p.money { @if let Some(money) = saga.money() { (money) " · " } span.user { (saga.user_id) } }
             }
             div.buttons {
                 @if saga.may_be_cancelled { button type="button" data-open="act-cancel" { "Cancel" } }

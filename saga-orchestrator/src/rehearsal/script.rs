@@ -11,7 +11,7 @@ use flow::{Action, Asked, Flow, Reading, Refused, Request, Source, Step, Wait};
 use serde_json::{Map, Value as Json, json};
 
 use super::fault::Fault;
-use crate::supported::{is_call, not_simulated, unsupported};
+use crate::supported::{is_call, unsupported};
 
 /// Different payloads of each reply and each signal.
 const VARIANTS: u32 = 4;
@@ -109,11 +109,8 @@ impl Script {
     /// a request made from the shapes are used.
     ///
     /// # Errors
-    /// When the core does not run the flow, when the request does not fit it, or when no value fits a shape.
+    /// When the request does not fit the flow, or when no value fits a shape.
     pub fn of(flow: &Arc<Flow>, input: Option<&str>) -> Result<Self, NotRehearsed> {
-        if let Some(not_yet) = not_simulated(flow) {
-            return Err(NotRehearsed(not_yet.to_string()));
-        }
         let requests = match input {
             Some(json) => vec![flow.read_start(json).map_err(|misfit| NotRehearsed(misfit.to_string()))?],
             None => {

@@ -27,6 +27,9 @@ pub struct Filter {
     pub before: Option<Uuid>,
 }
 
+/// The currency of a saga that is about no money, in ISO 4217. Its amount is 0.
+pub const NO_CURRENCY: &str = "XXX";
+
 /// A row of a list, as it is stored: a saga of a newer release is listed as well.
 #[derive(Debug, Clone, FromRow)]
 pub struct Listed {

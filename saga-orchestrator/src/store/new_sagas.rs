@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use messages::SagaId;
+use rust_decimal::Decimal;
 use service_runtime::conditional::Table;
 use service_runtime::database::{Session, StoreError};
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row as _};
 
+use super::lists::NO_CURRENCY;
 use super::{Stored, first_repetition, from_row, ids, milliseconds, to_sagas, wanted};
 use crate::idempotency::IdempotencyKey;
 use crate::registry::Flows;
@@ -89,8 +91,8 @@ impl Table for NewSagas {
         .bind(sagas().map(|s| s.saga_id.as_uuid()).collect::<Vec<_>>())
         .bind(sagas().map(|s| s.order_id.as_uuid()).collect::<Vec<_>>())
         .bind(sagas().map(|s| s.request.owner.as_str()).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.request.money.map(|money| money.amount())).collect::<Vec<_>>())
-        .bind(sagas().map(|s| s.request.money.map(|money| money.currency().code())).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.request.money.map_or(Decimal::ZERO, |money| money.amount())).collect::<Vec<_>>())
+        .bind(sagas().map(|s| s.request.money.map_or(NO_CURRENCY, |money| money.currency().code())).collect::<Vec<_>>())
         .bind(sagas().map(Saga::status).collect::<Vec<_>>())
         .bind(sagas().map(Saga::step_name).collect::<Vec<_>>())
         .bind(sagas().map(|s| s.request.input.is_set(FORCE_PAYMENT_FAIL)).collect::<Vec<_>>())

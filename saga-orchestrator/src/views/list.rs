@@ -22,8 +22,9 @@ use uuid::Uuid;
 use super::Views;
 use super::saga::AttentionBody;
 use crate::described;
+use crate::outcome::money;
 use crate::registry::Flows;
-use crate::store::lists::{self, Filter, Listed};
+use crate::store::lists::{self, Filter, Listed, NO_CURRENCY};
 
 pub const STATUSES: [&str; 5] = ["RUNNING", WAITING, "COMPENSATING", "COMPLETED", "FAILED"];
 
@@ -84,17 +85,26 @@ pub struct ListedBody {
     pub reason: Option<String>,
     #[schema(value_type = UserId)]
     pub user_id: String,
-    #[schema(value_type = Amount)]
-    #[serde(with = "rust_decimal::serde::arbitrary_precision")]
-    pub total_amount: Decimal,
-    #[schema(value_type = Currency)]
-    pub currency: String,
+    /// Absent where the flow is about no money, and so is `currency`.
+    #[schema(value_type = Option<Amount>, nullable = false)]
+    #[serde(with = "rust_decimal::serde::arbitrary_precision_option", skip_serializing_if = "Option::is_none")]
+    pub total_amount: Option<Decimal>,
+    #[schema(value_type = Option<Currency>, nullable = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub currency: Option<String>,
     pub created_at: TimestampText,
     pub updated_at: TimestampText,
     /// The flow that it runs by, with its version: `pay-first v1`.
     pub definition: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub needs_attention: Option<AttentionBody>,
+}
+
+impl ListedBody {
+    /// What it is about: `500 USD`.
+    pub fn money(&self) -> Option<String> {
+        money(self.total_amount, self.currency.as_ref())
+    }
 }
 
 fn wanted_statuses() -> ArrayBuilder {
@@ -130,6 +140,8 @@ pub async fn page(pool: &PgPool, flows: &Flows, query: &ListQuery) -> Result<Lis
 impl From<Listed> for ListedBody {
     fn from(saga: Listed) -> Self {
         let reason = saga.attention_reason.unwrap_or_default();
+        let money = (saga.currency != NO_CURRENCY).then_some((saga.total_amount, saga.currency));
+        let (total_amount, currency) = money.unzip();
         Self {
             saga_id: saga.saga_id,
             order_id: saga.order_id,
@@ -137,8 +149,8 @@ impl From<Listed> for ListedBody {
             step: saga.step,
             reason: saga.reason,
             user_id: saga.user_id,
-            total_amount: saga.total_amount,
-            currency: saga.currency,
+            total_amount,
+            currency,
             created_at: saga.created_at.into(),
             updated_at: saga.updated_at.into(),
             definition: format!("{} v{}", saga.definition, saga.definition_version),

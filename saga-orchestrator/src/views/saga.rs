@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 
 use super::{Views, story, summary};
 use crate::described;
-use crate::outcome::{Outcome, of_unknown_definition, parse_id};
+use crate::outcome::{Outcome, money, of_unknown_definition, parse_id};
 use crate::registry::{Flows, is_built_in};
 use crate::saga::{Effect, OrderCall, Saga, State as SagaState};
 use crate::store::history::{self, Entry, Repetition};
@@ -40,10 +40,13 @@ pub struct SagaBody {
     pub reason: Option<String>,
     #[schema(value_type = UserId)]
     pub user_id: String,
-    #[schema(value_type = Amount)]
-    #[serde(with = "rust_decimal::serde::arbitrary_precision")]
-    pub total_amount: Decimal,
-    pub currency: Currency,
+    /// Absent where the flow is about no money, and so is `currency`.
+    #[schema(value_type = Option<Amount>, nullable = false)]
+    #[serde(with = "rust_decimal::serde::arbitrary_precision_option", skip_serializing_if = "Option::is_none")]
+    pub total_amount: Option<Decimal>,
+    #[schema(nullable = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub currency: Option<Currency>,
     pub created_at: TimestampText,
     pub updated_at: TimestampText,
     pub definition: String,
@@ -84,6 +87,13 @@ pub struct SagaBody {
     /// The flow that it runs by, for the dashboard.
     #[serde(skip)]
     pub flow: Arc<Flow>,
+}
+
+impl SagaBody {
+    /// What it is about: `500 USD`.
+    pub fn money(&self) -> Option<String> {
+        money(self.total_amount, self.currency.as_ref())
+    }
 }
 
 /// Why a person should look at it, and since when.

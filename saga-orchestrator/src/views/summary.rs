@@ -4,7 +4,7 @@ use super::saga::{HistoryBody, PendingBody, SagaBody};
 
 /// The sentences, oldest first; the last one tells what happens next, or how it ended.
 pub fn sentences(saga: &SagaBody) -> Vec<String> {
-    let money = format!("{} {}", saga.total_amount, saga.currency);
+    let money = saga.money().unwrap_or_default();
     let mut sentences: Vec<String> = Vec::new();
     for (at, entry) in saga.history.iter().enumerate() {
         let (before, _) = saga.history.split_at(at);
@@ -137,8 +137,8 @@ pub mod tests {
             step: "INVENTORY_FAILED".to_owned(),
             reason: Some("out of stock".to_owned()),
             user_id: "u1".to_owned(),
-            total_amount: Decimal::new(50_050, 2),
-            currency: Currency::USD,
+            total_amount: Some(Decimal::new(50_050, 2)),
+            currency: Some(Currency::USD),
             created_at: at,
             updated_at: at,
             definition: "pay-first v1".to_owned(),

@@ -228,22 +228,4 @@ replay: sagactl flow simulate 'my trip.yaml' --input 'in/it'\''s.json' --seed 7"
             "{text}"
         );
     }
-
-    #[test]
-    fn a_flow_that_the_core_does_not_run_is_an_error_that_says_so() {
-        let text = "format: 1
-flow: free
-version: 1
-start: { subject: freeId, owner: $input.who, input: { who: { type: user_id } } }
-pivot: DO
-answer: { after: DO, done: 200, failed: { otherwise: 409 } }
-steps:
-  - { step: DO, ask: { topic: free.do.command }, done: free.done }
-";
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("free.yaml");
-        fs::write(&file, text).unwrap();
-        let error = run(&arguments(&file, 1, None, false), Paint::new(Color::Never), &mut Vec::new()).unwrap_err();
-        assert!(error.to_string().contains("this release does not run a flow that is about no money"), "{error}");
-    }
 }
