@@ -47,6 +47,7 @@ sort!(
 );
 
 const STATUS_CODE: Kind = Kind::Integer { least: 200, most: 599 };
+const ACCEPTED: Kind = Kind::Integer { least: 202, most: 202 };
 
 pub static SHAPE: Record = Record {
     what: "the shape of a value",
@@ -255,12 +256,7 @@ pub static PROGRESS: Record = Record {
         ),
         optional("keep", Kind::List(&Kind::Name(&FIELD), 20), "The fields that are stored.", "[nextAction]"),
         required("within", Kind::Duration, "The new limit of the step.", "24h"),
-        optional(
-            "answer",
-            Kind::Integer { least: 202, most: 202 },
-            "The client is answered 202 with as much of `answer.body` as there is: it has something to do.",
-            "202",
-        ),
+        optional("answer", ACCEPTED, "The client's 202 has as much of `answer.body` as there is.", "202"),
     ],
 };
 
