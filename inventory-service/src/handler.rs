@@ -8,12 +8,11 @@ use service_runtime::batch::Batcher;
 use service_runtime::conditional::{ConditionalWrites, Outcome};
 use service_runtime::database::DatabaseClock;
 use service_runtime::kafka::{Handled, Handler, Record, Retry};
-use service_runtime::retention::may_be_removed;
+use service_runtime::retention::{Rows, may_be_removed};
 use service_runtime::settings::Share;
 use tracing::debug;
 
 use crate::reservation::{Next, Reservation, Status, Stock, decide};
-use crate::retention;
 use crate::store::{Move, Moves, NewReservations};
 
 pub struct Reservations {
@@ -21,7 +20,7 @@ pub struct Reservations {
     pub moves: Batcher<ConditionalWrites<Moves>>,
     pub failure_rate: Share,
     pub processing: Duration,
-    pub old: retention::Reservations,
+    pub old: Rows,
     pub clock: DatabaseClock,
 }
 
@@ -33,7 +32,7 @@ impl Handler for Reservations {
         };
         let order_id = command.order_id();
         let is_old = may_be_removed(order_id.into(), self.clock.now());
-        if is_old && self.old.were_removed(order_id).await? {
+        if is_old && self.old.was_removed(order_id.into()).await? {
             let why = format!("order {order_id} is below the retention horizon: its saga has ended, its rows are gone");
             return Ok(Handled::DeadLetter(why));
         }
@@ -67,7 +66,7 @@ impl Handler for Reservations {
                 Next::Reply(_)
                     if is_old
                         && is_new(stored.as_ref(), self.clock.now())
-                        && self.old.is_below_horizon(order_id).await? =>
+                        && self.old.is_below_horizon(order_id.into()).await? =>
                 {
                     self.give_back(stored).await?;
                     return Ok(Handled::DeadLetter(format!(

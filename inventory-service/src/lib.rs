@@ -7,7 +7,6 @@
 mod handler;
 mod reading;
 pub mod reservation;
-mod retention;
 mod store;
 
 use std::time::Duration;
@@ -21,7 +20,7 @@ use service_runtime::http::{Health, HttpServer, HttpSettings};
 use service_runtime::kafka::{Consumer, KafkaSettings, Producer};
 use service_runtime::metrics::Metrics;
 use service_runtime::program::stop_when_done;
-use service_runtime::retention::{Orchestrator, OrchestratorSettings, Retention, described, router};
+use service_runtime::retention::{Orchestrator, OrchestratorSettings, Retention, Rows, described, router};
 use service_runtime::settings::{
     HOUR_MS, KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError, Share, require_within,
 };
@@ -100,7 +99,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         .with_database(&pool)
         .with_clock(&clock)
         .with("kafka", move || Box::pin(std::future::ready(group.check())));
-    let old = retention::Reservations(pool.clone());
+    let old = Rows::of(&pool, store::REMOVABLE);
     let routes = router("/reservations", old.clone(), config.retention, orchestrator, clock.clone())
         .merge(reading::router(pool.clone()));
     let handler = handler::Reservations {

@@ -5,11 +5,16 @@ use std::collections::{HashMap, HashSet};
 use messages::OrderId;
 use service_runtime::conditional::Table;
 use service_runtime::database::{Session, StoreError};
+use service_runtime::retention;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::reservation::{Reservation, Status};
+
+/// Old reservations.
+pub const REMOVABLE: retention::Table =
+    retention::Table { name: "reservations", may_be_removed: "TRUE", removed_with: "" };
 
 /// Rows of orders that have none yet.
 pub struct NewReservations(pub Session);

@@ -5,7 +5,6 @@
 
 pub mod answers;
 pub mod order;
-mod retention;
 mod routes;
 mod store;
 
@@ -16,7 +15,7 @@ use service_runtime::http::batch;
 use service_runtime::http::description::complete;
 use service_runtime::http::{Health, HttpServer, HttpSettings};
 use service_runtime::metrics::Metrics;
-use service_runtime::retention::{Orchestrator, OrchestratorSettings, Retention, described, router};
+use service_runtime::retention::{Orchestrator, OrchestratorSettings, Retention, Rows, described, router};
 use service_runtime::settings::{SERVICE_DEFAULTS, Settings, SettingsError};
 use service_runtime::trace::{TraceSettings, Tracer};
 use service_runtime::{CancellationToken, Fatal};
@@ -78,7 +77,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         ),
         stored: Batcher::start(Reads(store::Creates(Session::beside(&pool), clock.clone())), &metrics),
     };
-    let removal = router("/orders", retention::Orders(pool.clone()), config.retention, orchestrator, clock.clone());
+    let old = Rows::of(&pool, store::REMOVABLE);
+    let removal = router("/orders", old, config.retention, orchestrator, clock.clone());
     let routes = routes::router(orders, tracer.clone()).merge(removal);
     let health = Health::default().with_database(&pool).with_clock(&clock);
     let served = server.serve(routes, openapi, health, metrics, tracer.clone(), stop).await;

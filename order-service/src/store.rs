@@ -6,12 +6,20 @@ use messages::{Money, OrderId, Timestamp, UserId};
 use rust_decimal::Decimal;
 use service_runtime::conditional::Table;
 use service_runtime::database::{DatabaseClock, Session, StoreError};
+use service_runtime::retention;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{Postgres, Row as _};
 use uuid::Uuid;
 
 use crate::order::{Contents, Create, Order, Transition};
+
+/// Old orders. One that was made by hand stays while it is PENDING.
+pub const REMOVABLE: retention::Table = retention::Table {
+    name: "orders",
+    may_be_removed: "orders.saga_id IS NOT NULL OR orders.status <> 'PENDING'",
+    removed_with: "",
+};
 
 /// Creates: an order that is not there yet.
 pub struct Creates(pub Session, pub DatabaseClock);

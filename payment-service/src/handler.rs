@@ -6,18 +6,17 @@ use service_runtime::batch::Batcher;
 use service_runtime::conditional::{ConditionalWrites, Outcome};
 use service_runtime::database::{DatabaseClock, StoreError};
 use service_runtime::kafka::{Handled, Handler, Record, Retry};
-use service_runtime::retention::may_be_removed;
+use service_runtime::retention::{Rows, may_be_removed};
 use tracing::{debug, warn};
 
 use crate::gateway::{CallError, SimulatedGateway};
 use crate::payment::{Next, Payment, Status, decide, settle};
-use crate::retention;
 use crate::store::{Move, Moves, NewPayments};
 
 pub struct Payments {
     pub writes: Writes,
     pub gateway: SimulatedGateway,
-    pub old: retention::Payments,
+    pub old: Rows,
     pub clock: DatabaseClock,
 }
 
@@ -36,7 +35,7 @@ impl Handler for Payments {
         };
         let order_id = command.order_id();
         let is_old = may_be_removed(order_id.into(), self.clock.now());
-        if is_old && self.old.were_removed(order_id).await? {
+        if is_old && self.old.was_removed(order_id.into()).await? {
             let why = format!("order {order_id} is below the retention horizon: its saga has ended, its rows are gone");
             return Ok(Handled::DeadLetter(why));
         }
@@ -46,7 +45,7 @@ impl Handler for Payments {
             match decide(&command, stored.as_ref(), self.clock.now()) {
                 Next::Write(row) => stored = self.write(stored, row).await?,
                 // The question above may have been too early: the rows went after it, and what stands now is a new one.
-                Next::Ask { .. } if is_old && self.old.is_below_horizon(order_id).await? => {
+                Next::Ask { .. } if is_old && self.old.is_below_horizon(order_id.into()).await? => {
                     let why =
                         format!("order {order_id} is below the retention horizon: no money is moved for it again");
                     return Ok(Handled::DeadLetter(why));

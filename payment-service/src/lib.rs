@@ -8,7 +8,6 @@ mod gateway;
 mod handler;
 pub mod payment;
 mod reading;
-mod retention;
 mod store;
 
 use service_runtime::batch::Batcher;
@@ -19,7 +18,7 @@ use service_runtime::http::{Health, HttpServer, HttpSettings};
 use service_runtime::kafka::{Consumer, KafkaSettings, Producer};
 use service_runtime::metrics::Metrics;
 use service_runtime::program::stop_when_done;
-use service_runtime::retention::{Orchestrator, OrchestratorSettings, Retention, described, router};
+use service_runtime::retention::{Orchestrator, OrchestratorSettings, Retention, Rows, described, router};
 use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError};
 use service_runtime::trace::{TraceSettings, Tracer};
 use service_runtime::{CancellationToken, Fatal};
@@ -81,7 +80,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         .with_clock(&clock)
         .with("kafka", move || Box::pin(std::future::ready(group.check())));
     let gateway = gateway::SimulatedGateway::start(Session::beside(&pool), config.gateway, &metrics);
-    let old = retention::Payments(pool.clone());
+    let old = Rows::of(&pool, store::REMOVABLE);
     let routes = router("/payments", old.clone(), config.retention, orchestrator, clock.clone())
         .merge(reading::router(pool.clone()));
     let handler = handler::Payments {

@@ -6,11 +6,25 @@ use messages::{Money, OrderId, UserId};
 use rust_decimal::Decimal;
 use service_runtime::conditional::Table;
 use service_runtime::database::{Session, StoreError};
+use service_runtime::retention;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::payment::{Payment, Status};
+
+/// Old payments. One whose money is not settled stays, however old it is: what the gateway holds for it is known by nothing
+/// else. The gateway's rows go with it.
+pub const REMOVABLE: retention::Table = retention::Table {
+    name: "payments",
+    may_be_removed: "payments.status NOT IN ('CHARGING', 'REFUNDING')",
+    removed_with: ", requests AS (
+             DELETE FROM gateway_requests USING removed
+             WHERE idempotency_key = ANY(ARRAY[removed.order_id || ':charge', removed.order_id || ':refund'])
+         ), ledger AS (
+             DELETE FROM gateway_ledger USING removed WHERE gateway_ledger.order_id = removed.order_id
+         )",
+};
 
 /// Rows of orders that have none yet.
 pub struct NewPayments(pub Session);

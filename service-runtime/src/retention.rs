@@ -5,6 +5,7 @@
 //! about an id below it that has no row is not a new one.
 
 mod orchestrator;
+mod rows;
 
 use std::fmt;
 
@@ -19,12 +20,15 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, OpenApi, ToSchema, openapi};
 use uuid::{Builder, Uuid};
 
-use crate::database::{DatabaseClock, StoreError};
+use crate::database::DatabaseClock;
 use crate::http::description::{DatabaseProblems, PROBLEM_JSON, QueryProblems};
 use crate::http::{Problem, refuse_idempotency_key};
 use crate::settings::{Settings, SettingsError, require};
 
 pub use self::orchestrator::{Horizon, Orchestrator, OrchestratorSettings};
+pub use self::rows::{Rows, Table};
+
+use self::rows::Removal;
 
 /// How many rows one statement looks at.
 pub const AT_ONCE: i64 = 1000;
@@ -97,16 +101,6 @@ pub fn may_be_removed(id: Uuid, now: Timestamp) -> bool {
     minted_at(id).is_none_or(|minted| minted < now - MAY_BE_REMOVED)
 }
 
-/// A batch of rows to be looked at: those with `after` < id < `before`, the lowest [`AT_ONCE`] of them.
-#[derive(Debug, Clone, Copy)]
-pub struct Removal {
-    /// The horizon.
-    pub before: Uuid,
-    pub after: Uuid,
-    /// Rows that changed later stay.
-    pub unchanged_since: Timestamp,
-}
-
 /// What became of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Removed {
@@ -124,23 +118,17 @@ impl Removed {
     }
 }
 
-/// Rows that a service stores, by id.
-pub trait Rows: Clone + Send + Sync + 'static {
-    /// Stores the horizon and removes, in one statement, what of the batch nobody needs any more.
-    fn remove(&self, removal: &Removal) -> impl Future<Output = Result<Removed, StoreError>> + Send;
-}
-
 /// `DELETE <path>?before=<id>&after=<id>`: removes one batch. 200 with [`Removed`]; 409 when this service's own
 /// `RETENTION_DAYS` does not permit it, or sagas below `before` may not have ended, so that a mistaken call removes
 /// nothing.
-pub fn router<R: Rows>(
+pub fn router(
     path: &str,
-    rows: R,
+    rows: Rows,
     retention: Retention,
     orchestrator: Orchestrator,
     clock: DatabaseClock,
 ) -> Router {
-    Router::new().route(path, delete(remove::<R>)).with_state((rows, retention, orchestrator, clock))
+    Router::new().route(path, delete(remove)).with_state((rows, retention, orchestrator, clock))
 }
 
 /// The query of a removal.
@@ -177,8 +165,8 @@ pub fn described(path: &str) -> openapi::OpenApi {
         (status = 422, description = "`before` is no UUID of version 7", body = Problem, content_type = PROBLEM_JSON),
     ),
 )]
-async fn remove<R: Rows>(
-    State((rows, retention, orchestrator, clock)): State<(R, Retention, Orchestrator, DatabaseClock)>,
+async fn remove(
+    State((rows, retention, orchestrator, clock)): State<(Rows, Retention, Orchestrator, DatabaseClock)>,
     headers: HeaderMap,
     batch: Result<Query<Batch>, QueryRejection>,
 ) -> Result<Json<Removed>, Problem> {
