@@ -4,122 +4,95 @@
 //! It promises that an order holds goods at most once, and none after a release, however often its commands come
 //! and in whatever order: see [`reservation`] for the rules.
 
-mod handler;
 mod reading;
 pub mod reservation;
+mod stock;
 mod store;
 
-use std::time::Duration;
+use std::convert::Infallible;
 
-use serde::Deserialize;
-use service_runtime::batch::Batcher;
-use service_runtime::conditional::ConditionalWrites;
-use service_runtime::database::{self, DatabaseClock, DatabaseSettings, Session};
-use service_runtime::http::description::complete;
-use service_runtime::http::{Health, HttpServer, HttpSettings};
-use service_runtime::kafka::{Consumer, KafkaSettings, Producer};
+use axum::Router;
+use messages::{DecodeError, InventoryCommand, OrderId, OutgoingRecord, Timestamp};
+use participant::{Anew, Participant};
+use service_runtime::database::DatabaseClock;
+use service_runtime::kafka::Retry;
 use service_runtime::metrics::Metrics;
-use service_runtime::program::stop_when_done;
-use service_runtime::retention::{Orchestrator, OrchestratorSettings, Retention, Rows, described, router};
-use service_runtime::settings::{
-    HOUR_MS, KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError, Share, require_within,
-};
-use service_runtime::trace::{TraceSettings, Tracer};
+use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS};
 use service_runtime::{CancellationToken, Fatal};
-use utoipa::OpenApi as _;
+use sqlx::PgPool;
+use sqlx::migrate::Migrator;
 use utoipa::openapi::OpenApi;
+
+use crate::reservation::{Next, Reply, Reservation, Stock, decide, reserved_anew};
+use crate::stock::StockSettings;
 
 /// Every setting with its default.
 pub const DEFAULTS: [&str; 3] = [include_str!("../default.toml"), KAFKA_DEFAULTS, SERVICE_DEFAULTS];
 
-const NAME: &str = "inventory-service";
-
 /// The service's settings.
-#[derive(Debug, Clone)]
-pub struct Config {
-    http: HttpSettings,
-    trace: TraceSettings,
-    database: DatabaseSettings,
-    kafka: KafkaSettings,
-    stock: StockSettings,
-    retention: Retention,
-    orchestrator: OrchestratorSettings,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct StockSettings {
-    inventory_failure_rate: Share,
-    inventory_processing_ms: u64,
-}
-
-impl TryFrom<&Settings> for StockSettings {
-    type Error = SettingsError;
-
-    fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
-        let section: Self = settings.section()?;
-        require_within("inventory_processing_ms", section.inventory_processing_ms, 0..=HOUR_MS)?;
-        Ok(section)
-    }
-}
-
-impl TryFrom<&Settings> for Config {
-    type Error = SettingsError;
-
-    fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
-        Ok(Self {
-            http: settings.try_into()?,
-            trace: settings.try_into()?,
-            database: settings.try_into()?,
-            kafka: settings.try_into()?,
-            stock: settings.try_into()?,
-            retention: settings.try_into()?,
-            orchestrator: settings.section()?,
-        })
-    }
-}
+pub type Config = participant::Config<StockSettings>;
 
 /// The description of the service's HTTP interface.
 pub fn openapi() -> OpenApi {
-    complete(reading::Described::openapi().merge_from(described("/reservations")))
+    participant::openapi::<Reservations>()
 }
 
 /// Serves until `shutdown`.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
-    // A wrong URL ends the start before anything is opened.
-    let orchestrator = Orchestrator::connect(&config.orchestrator)?;
-    let metrics = Metrics::of(NAME);
-    let server = HttpServer::bind(&config.http, &metrics, &shutdown).await?;
-    let tracer = Tracer::open(&config.trace, NAME)?;
-    let pool = database::open(&config.database, &sqlx::migrate!(), &metrics).await?;
-    let clock = DatabaseClock::start(&pool, &metrics, shutdown.clone()).await;
-    let consumer = Consumer::open(&config.kafka, NAME, &messages::InventoryCommand::TOPICS, &metrics, &tracer).await?;
-    let producer = Producer::open(&config.kafka, NAME, &metrics)?;
-    let group = consumer.state();
-    let health = Health::default()
-        .with_database(&pool)
-        .with_clock(&clock)
-        .with("kafka", move || Box::pin(std::future::ready(group.check())));
-    let old = Rows::of(&pool, store::REMOVABLE);
-    let routes = router("/reservations", old.clone(), config.retention, orchestrator, clock.clone())
-        .merge(reading::router(pool.clone()));
-    let handler = handler::Reservations {
-        new: Batcher::start(ConditionalWrites::to(store::NewReservations(Session::beside(&pool))), &metrics),
-        moves: Batcher::start(
-            ConditionalWrites::to(store::Moves(Session::beside(&pool).impatient_of_locks())),
-            &metrics,
-        ),
-        failure_rate: config.stock.inventory_failure_rate,
-        processing: Duration::from_millis(config.stock.inventory_processing_ms),
-        old,
-        clock,
-    };
+    participant::run::<Reservations>(config, shutdown).await
+}
 
-    let stop = shutdown.child_token();
-    let (consumed, served) = tokio::join!(
-        stop_when_done(&stop, consumer.run(handler, producer, stop.clone())),
-        stop_when_done(&stop, server.serve(routes, openapi, health, metrics, tracer.clone(), stop.clone())),
-    );
-    database::close(pool).await;
-    tracer.close().await;
-    consumed.and(served)
+struct Reservations {
+    stock: StockSettings,
+}
+
+impl Participant for Reservations {
+    const NAME: &'static str = "inventory-service";
+    const TOPICS: &'static [&'static str] = &InventoryCommand::TOPICS;
+    const PATH: &'static str = "/reservations";
+    const MIGRATIONS: Migrator = sqlx::migrate!();
+
+    type Settings = StockSettings;
+    type Command = InventoryCommand;
+    type Row = Reservation;
+    type Reply = Reply;
+    type Call = Infallible;
+    type Facts = Stock;
+    type Described = reading::Described;
+
+    fn start(stock: StockSettings, _: &PgPool, _: &DatabaseClock, _: &Metrics) -> Self {
+        Self { stock }
+    }
+
+    fn routes(pool: PgPool) -> Router {
+        reading::router(pool)
+    }
+
+    fn read(topic: &str, body: &[u8]) -> Result<InventoryCommand, DecodeError> {
+        InventoryCommand::decode(topic, body)
+    }
+
+    fn order_id(command: &InventoryCommand) -> OrderId {
+        command.order_id()
+    }
+
+    async fn facts(&self) -> Stock {
+        self.stock.look().await
+    }
+
+    fn decide(command: &InventoryCommand, stored: Option<&Reservation>, stock: &Stock, now: Timestamp) -> Next {
+        decide(command, stored, *stock, now)
+    }
+
+    async fn ask(&self, call: Infallible, _: &Reservation) -> Result<Option<Reservation>, Retry> {
+        match call {}
+    }
+
+    fn anew(next: &Next, stored: Option<&Reservation>, now: Timestamp) -> Option<Anew<Reservation>> {
+        matches!(next, Next::Reply(_)).then(|| reserved_anew(stored?, now)).flatten()
+    }
+
+    fn to_record(reply: &Reply, traceparent: Option<&str>) -> OutgoingRecord {
+        reply.to_record(Self::NAME, traceparent)
+    }
 }

@@ -1,4 +1,4 @@
-//! What a reservation is and what a command does to it. Pure: [`decide`] is all the rules there are, the handler
+//! What a reservation is and what a command does to it. Pure: [`decide`] is all the rules there are, what is around it
 //! only carries out what it says.
 //!
 //! A reply is a function of the command and the stored row, so a command that comes again gets the same reply.
@@ -9,6 +9,7 @@ use faults::Bug;
 use messages::{
     InventoryCommand, InventoryFailed, InventoryReleased, InventoryReserved, OrderId, OutgoingRecord, SagaId, Timestamp,
 };
+use participant::Anew;
 
 /// See `migrations/0001_reservations.sql` for what each means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,15 +60,7 @@ pub enum Stock {
 }
 
 /// What to do next with a command.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Next {
-    /// Store this row if the stored one is still the one that was decided on; then decide again.
-    Write(Reservation),
-    /// Done: this is the reply.
-    Reply(Reply),
-    /// The command contradicts the stored row. It gets no reply.
-    Contradiction(String),
-}
+pub type Next = participant::Next<Reservation, Reply>;
 
 /// The reply to a command.
 #[derive(Debug, Clone, PartialEq)]
@@ -128,6 +121,18 @@ fn first_row(command: &InventoryCommand, stock: Stock, now: Timestamp) -> Reserv
         }
     };
     Reservation { order_id, saga_id, status, reason, created_at: now, updated_at: now }
+}
+
+/// What becomes of an answer from this row, for an order whose saga has ended: if the row was made lately, it stands for
+/// nothing that anybody will ask about again, and what it holds is released. One that stood when its order fell below the
+/// horizon is older: its saga has ended a day ago at least, the shortest retention.
+pub fn reserved_anew(row: &Reservation, now: Timestamp) -> Option<Anew<Reservation>> {
+    if (now - row.created_at).num_hours() >= 12 {
+        return None;
+    }
+    let released = Reservation { status: Status::Released, updated_at: now, ..row.clone() };
+    let undone = (row.status == Status::Reserved).then_some(released);
+    Some(Anew { why: "nothing is set aside for it again", undone })
 }
 
 impl Reply {
@@ -207,6 +212,17 @@ mod tests {
     #[test]
     fn a_release_before_its_reserve_leaves_a_tombstone() {
         assert_eq!(written(next(&release(), None)), Status::Voided);
+    }
+
+    #[test]
+    fn what_was_stored_lately_for_an_order_whose_saga_has_ended_is_taken_back() {
+        let now = service_runtime::now();
+        let row = |status| Reservation { status, ..first_row(&reserve(false), Stock::Available, now) };
+        let undone = reserved_anew(&row(Status::Reserved), now).unwrap().undone.unwrap();
+        assert_eq!(undone, Reservation { status: Status::Released, ..row(Status::Reserved) });
+        assert!(reserved_anew(&row(Status::Voided), now).unwrap().undone.is_none());
+        let half_a_day_later = now + std::time::Duration::from_secs(12 * 3600);
+        assert!(reserved_anew(&row(Status::Reserved), half_a_day_later).is_none());
     }
 
     #[test]

@@ -5,104 +5,100 @@
 //! in whatever order, and whenever the process dies: see [`payment`] for the rules.
 
 mod gateway;
-mod handler;
 pub mod payment;
 mod reading;
 mod store;
 
-use service_runtime::batch::Batcher;
-use service_runtime::conditional::ConditionalWrites;
-use service_runtime::database::{self, DatabaseClock, DatabaseSettings, Session};
-use service_runtime::http::description::complete;
-use service_runtime::http::{Health, HttpServer, HttpSettings};
-use service_runtime::kafka::{Consumer, KafkaSettings, Producer};
+use axum::Router;
+use messages::{DecodeError, OrderId, OutgoingRecord, PaymentCommand, Timestamp};
+use participant::{Anew, Participant};
+use service_runtime::database::{DatabaseClock, Session};
+use service_runtime::kafka::Retry;
 use service_runtime::metrics::Metrics;
-use service_runtime::program::stop_when_done;
-use service_runtime::retention::{Orchestrator, OrchestratorSettings, Retention, Rows, described, router};
-use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError};
-use service_runtime::trace::{TraceSettings, Tracer};
+use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS};
 use service_runtime::{CancellationToken, Fatal};
-use utoipa::OpenApi as _;
+use sqlx::PgPool;
+use sqlx::migrate::Migrator;
+use tracing::debug;
 use utoipa::openapi::OpenApi;
+
+use crate::gateway::{CallError, GatewaySettings, SimulatedGateway};
+use crate::payment::{Call, Next, Payment, Reply, decide, settle};
 
 /// Every setting with its default.
 pub const DEFAULTS: [&str; 3] = [include_str!("../default.toml"), KAFKA_DEFAULTS, SERVICE_DEFAULTS];
 
-const NAME: &str = "payment-service";
-
 /// The service's settings.
-#[derive(Debug, Clone)]
-pub struct Config {
-    http: HttpSettings,
-    trace: TraceSettings,
-    database: DatabaseSettings,
-    kafka: KafkaSettings,
-    gateway: gateway::GatewaySettings,
-    retention: Retention,
-    orchestrator: OrchestratorSettings,
-}
-
-impl TryFrom<&Settings> for Config {
-    type Error = SettingsError;
-
-    fn try_from(settings: &Settings) -> Result<Self, SettingsError> {
-        Ok(Self {
-            http: settings.try_into()?,
-            trace: settings.try_into()?,
-            database: settings.try_into()?,
-            kafka: settings.try_into()?,
-            gateway: settings.try_into()?,
-            retention: settings.try_into()?,
-            orchestrator: settings.section()?,
-        })
-    }
-}
+pub type Config = participant::Config<GatewaySettings>;
 
 /// The description of the service's HTTP interface.
 pub fn openapi() -> OpenApi {
-    complete(reading::Described::openapi().merge_from(described("/payments")))
+    participant::openapi::<Payments>()
 }
 
 /// Serves until `shutdown`.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fatal> {
-    // A wrong URL ends the start before anything is opened.
-    let orchestrator = Orchestrator::connect(&config.orchestrator)?;
-    let metrics = Metrics::of(NAME);
-    let server = HttpServer::bind(&config.http, &metrics, &shutdown).await?;
-    let tracer = Tracer::open(&config.trace, NAME)?;
-    let pool = database::open(&config.database, &sqlx::migrate!(), &metrics).await?;
-    let clock = DatabaseClock::start(&pool, &metrics, shutdown.clone()).await;
-    let consumer = Consumer::open(&config.kafka, NAME, &messages::PaymentCommand::TOPICS, &metrics, &tracer).await?;
-    let producer = Producer::open(&config.kafka, NAME, &metrics)?;
-    let group = consumer.state();
-    let health = Health::default()
-        .with_database(&pool)
-        .with_clock(&clock)
-        .with("kafka", move || Box::pin(std::future::ready(group.check())));
-    let gateway = gateway::SimulatedGateway::start(Session::beside(&pool), config.gateway, &metrics);
-    let old = Rows::of(&pool, store::REMOVABLE);
-    let routes = router("/payments", old.clone(), config.retention, orchestrator, clock.clone())
-        .merge(reading::router(pool.clone()));
-    let handler = handler::Payments {
-        writes: handler::Writes {
-            new: Batcher::start(ConditionalWrites::to(store::NewPayments(Session::beside(&pool))), &metrics),
-            moves: Batcher::start(
-                ConditionalWrites::to(store::Moves(Session::beside(&pool).impatient_of_locks())),
-                &metrics,
-            ),
-        },
-        gateway,
-        old,
-        clock,
-    };
+    participant::run::<Payments>(config, shutdown).await
+}
 
-    // Whichever ends first, by the signal or by an error, ends the other.
-    let stop = shutdown.child_token();
-    let (consumed, served) = tokio::join!(
-        stop_when_done(&stop, consumer.run(handler, producer, stop.clone())),
-        stop_when_done(&stop, server.serve(routes, openapi, health, metrics, tracer.clone(), stop.clone())),
-    );
-    database::close(pool).await;
-    tracer.close().await;
-    consumed.and(served)
+struct Payments {
+    gateway: SimulatedGateway,
+    clock: DatabaseClock,
+}
+
+impl Participant for Payments {
+    const NAME: &'static str = "payment-service";
+    const TOPICS: &'static [&'static str] = &PaymentCommand::TOPICS;
+    const PATH: &'static str = "/payments";
+    const MIGRATIONS: Migrator = sqlx::migrate!();
+
+    type Settings = GatewaySettings;
+    type Command = PaymentCommand;
+    type Row = Payment;
+    type Reply = Reply;
+    type Call = Call;
+    type Facts = ();
+    type Described = reading::Described;
+
+    fn start(settings: GatewaySettings, pool: &PgPool, clock: &DatabaseClock, metrics: &Metrics) -> Self {
+        let gateway = SimulatedGateway::start(Session::beside(pool), settings, metrics);
+        Self { gateway, clock: clock.clone() }
+    }
+
+    fn routes(pool: PgPool) -> Router {
+        reading::router(pool)
+    }
+
+    fn read(topic: &str, body: &[u8]) -> Result<PaymentCommand, DecodeError> {
+        PaymentCommand::decode(topic, body)
+    }
+
+    fn order_id(command: &PaymentCommand) -> OrderId {
+        command.order_id()
+    }
+
+    async fn facts(&self) {}
+
+    fn decide(command: &PaymentCommand, stored: Option<&Payment>, (): &(), now: Timestamp) -> Next {
+        decide(command, stored, now)
+    }
+
+    async fn ask(&self, call: Call, announced: &Payment) -> Result<Option<Payment>, Retry> {
+        match self.gateway.call(call).await {
+            Ok(answer) => Ok(Some(settle(announced, answer, self.clock.now()))),
+            Err(CallError::Store(error)) => Err(error.into()),
+            Err(error @ CallError::Unreachable) => {
+                debug!(order_id = %announced.order_id, %error);
+                Ok(None)
+            }
+        }
+    }
+
+    fn anew(next: &Next, _: Option<&Payment>, _: Timestamp) -> Option<Anew<Payment>> {
+        matches!(next, Next::Ask { .. }).then_some(Anew { why: "no money is moved for it again", undone: None })
+    }
+
+    fn to_record(reply: &Reply, traceparent: Option<&str>) -> OutgoingRecord {
+        reply.to_record(Self::NAME, traceparent)
+    }
 }

@@ -1,5 +1,5 @@
-//! What a payment is and what a command does to it. Pure: [`decide`] and [`settle`] are all the rules there are,
-//! the handler only carries out what they say.
+//! What a payment is and what a command does to it. Pure: [`decide`] and [`settle`] are all the rules there are, what
+//! is around them only carries out what they say.
 //!
 //! A reply is a function of the command and the stored row, so a command that comes again gets the same reply.
 
@@ -84,18 +84,8 @@ pub enum Reply {
     Refunded(Envelope<PaymentRefunded>),
 }
 
-/// What to do next with a command.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Next {
-    /// Store this row if the stored one is still the one that was decided on; then decide again.
-    Write(Payment),
-    /// Make this call of the gateway, which the row announces; [`settle`] its answer, then decide again.
-    Ask { call: Call, announced: Payment },
-    /// Done: this is the reply.
-    Reply(Reply),
-    /// The command contradicts the stored row. It gets no reply.
-    Contradiction(String),
-}
+/// What to do next with a command; the answer to a call is made a row by [`settle`].
+pub type Next = participant::Next<Payment, Reply, Call>;
 
 /// The next thing to do with `command`, given the order's stored row.
 pub fn decide(command: &PaymentCommand, stored: Option<&Payment>, now: Timestamp) -> Next {

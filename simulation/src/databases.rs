@@ -91,12 +91,12 @@ impl Databases {
         expected
     }
 
-    /// `payment-service/src/store.rs`: whether the stored status was the expected one.
+    /// `participant/src/store.rs`: whether the stored status was the expected one.
     pub fn write_payment(&mut self, index: usize, expected: Option<payment::Status>, row: &Payment) -> bool {
         write(&mut self.payments[index], expected, |stored| stored.status, row)
     }
 
-    /// `inventory-service/src/store.rs`: whether the stored status was the expected one.
+    /// `participant/src/store.rs`: whether the stored status was the expected one.
     pub fn write_reservation(
         &mut self,
         index: usize,

@@ -1,4 +1,4 @@
-//! The inventory service's processes: what `inventory-service/src/handler.rs` does around `reservation.rs`; and, for
+//! The inventory service's processes: what `participant/src/handling.rs` does around `reservation.rs`; and, for
 //! both participants, the sending of replies as `service-runtime/src/kafka/consumer.rs` does it.
 
 use inventory_service::reservation::{Next, Reservation, Status, Stock, decide};
@@ -31,7 +31,7 @@ enum Step {
 }
 
 impl World {
-    /// `Reservations::handle`, from the beginning.
+    /// `Handling::handle`, from the beginning.
     pub fn take_inventory_command(&mut self, process: ProcessId, taken: Taken, tries: u32) {
         let sold_out = self.dice.chance(self.rates.sold_out);
         let stock = if sold_out { Stock::SoldOut } else { Stock::Available };

@@ -1,4 +1,4 @@
-//! The payment service's processes: what `payment-service/src/handler.rs` does around `payment.rs`, and the gateway,
+//! The payment service's processes: what `participant/src/handling.rs` does around `payment.rs`, and the gateway,
 //! which decides each key once and keeps a ledger of its own, as `gateway.rs` does.
 
 use messages::PaymentCommand;
@@ -38,7 +38,7 @@ enum CallError {
 }
 
 impl World {
-    /// `Payments::handle`, from the beginning.
+    /// `Handling::handle`, from the beginning.
     pub fn take_payment_command(&mut self, process: ProcessId, taken: Taken, tries: u32) {
         match PaymentCommand::decode(&taken.record.topic, &taken.record.body) {
             Ok(command) => {

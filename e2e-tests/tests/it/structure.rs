@@ -10,17 +10,18 @@ use serde_json::{Value, json};
 const MOST_LINES: usize = 450;
 
 /// The members that may be used by a member. Members that are not named may use any.
-const MAY_USE: [(&str, &[&str]); 10] = [
+const MAY_USE: [(&str, &[&str]); 11] = [
     ("messages", &[]),
     ("faults", &[]),
     ("service-runtime", &["messages", "faults"]),
     ("order-service", &["messages", "faults", "service-runtime"]),
-    ("payment-service", &["messages", "faults", "service-runtime"]),
-    ("inventory-service", &["messages", "faults", "service-runtime"]),
+    ("payment-service", &["messages", "faults", "service-runtime", "participant"]),
+    ("inventory-service", &["messages", "faults", "service-runtime", "participant"]),
     ("saga-orchestrator", &["messages", "faults", "flow", "service-runtime", "dead-letters"]),
     ("dead-letters", &["messages", "flow", "service-runtime"]),
     ("flow", &["messages"]),
     ("trip-flight", &[]),
+    ("participant", &["messages", "faults", "service-runtime"]),
 ];
 
 /// What the pure core must not know of: tasks, SQL, Kafka, HTTP, clocks, randomness.
