@@ -75,10 +75,7 @@ pub fn decide(command: &InventoryCommand, stored: Option<&Reservation>, stock: S
     use Status::{Failed, Released, Reserved, Voided};
 
     let Some(row) = stored else { return Next::Write(first_row(command, stock, now)) };
-    let saga_id = match command {
-        InventoryCommand::Reserve(command) => command.saga_id,
-        InventoryCommand::Release(command) => command.saga_id,
-    };
+    let saga_id = command.saga_id();
     if saga_id != row.saga_id {
         let (order, owner) = (row.order_id, row.saga_id);
         return Next::Contradiction(format!("order {order} belongs to saga {owner}, the command names {saga_id}"));
@@ -106,20 +103,18 @@ pub fn decide(command: &InventoryCommand, stored: Option<&Reservation>, stock: S
 
 /// The row for an order that has none: a reserve is decided, once; a release leaves a tombstone.
 fn first_row(command: &InventoryCommand, stock: Stock, now: Timestamp) -> Reservation {
-    let (order_id, saga_id, status, reason) = match command {
-        InventoryCommand::Reserve(command) => {
-            let (status, reason) = match (command.payload.force_fail, stock) {
-                (true, _) => (Status::Failed, Some("out of stock: forceInventoryFail".to_owned())),
-                (false, Stock::SoldOut) => (Status::Failed, Some("out of stock".to_owned())),
-                (false, Stock::Available) => (Status::Reserved, None),
-            };
-            (command.order_id, command.saga_id, status, reason)
-        }
+    let (status, reason) = match command {
+        InventoryCommand::Reserve(command) => match (command.payload.force_fail, stock) {
+            (true, _) => (Status::Failed, Some("out of stock: forceInventoryFail".to_owned())),
+            (false, Stock::SoldOut) => (Status::Failed, Some("out of stock".to_owned())),
+            (false, Stock::Available) => (Status::Reserved, None),
+        },
         InventoryCommand::Release(command) => {
             let reason = format!("voided before the reserve came: {}", command.payload.reason);
-            (command.order_id, command.saga_id, Status::Voided, Some(reason))
+            (Status::Voided, Some(reason))
         }
     };
+    let (order_id, saga_id) = (command.order_id(), command.saga_id());
     Reservation { order_id, saga_id, status, reason, created_at: now, updated_at: now }
 }
 

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{DecodeError, Envelope, Message, Money, OrderId, Topic, UserId};
+use crate::{DecodeError, Envelope, EventId, Message, Money, OrderId, SagaId, Topic, UserId};
 
 /// Take the money for an order, once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -57,60 +57,52 @@ impl Message for ReleaseInventory {
     const TOPIC: Topic<Self> = Topic::new("inventory.release.command");
 }
 
-/// What the payment service is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PaymentCommand {
-    Charge(Envelope<ChargePayment>),
-    Refund(Envelope<RefundPayment>),
+macro_rules! commands {
+    ($(#[$doc:meta])* $name:ident => $($variant:ident($payload:ident),)+) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub enum $name {
+            $($variant(Envelope<$payload>),)+
+        }
+
+        impl $name {
+            /// The topics that these commands arrive on.
+            pub const TOPICS: [&str; 2] = [$($payload::TOPIC.name()),+];
+
+            /// Reads a record of one of [`Self::TOPICS`].
+            pub fn decode(topic: &str, body: &[u8]) -> Result<Self, DecodeError> {
+                match topic {
+                    $(t if t == $payload::TOPIC.name() => Envelope::decode(body).map(Self::$variant),)+
+                    other => Err(DecodeError::UnknownTopic(other.to_owned())),
+                }
+            }
+
+            pub const fn event_id(&self) -> EventId {
+                match self { $(Self::$variant(command) => command.event_id,)+ }
+            }
+
+            pub const fn saga_id(&self) -> SagaId {
+                match self { $(Self::$variant(command) => command.saga_id,)+ }
+            }
+
+            /// The order that it is about.
+            pub const fn order_id(&self) -> OrderId {
+                match self { $(Self::$variant(command) => command.order_id,)+ }
+            }
+        }
+    };
 }
 
-impl PaymentCommand {
-    /// The topics that these commands arrive on.
-    pub const TOPICS: [&str; 2] = [ChargePayment::TOPIC.name(), RefundPayment::TOPIC.name()];
-
-    /// Reads a record of one of [`Self::TOPICS`].
-    pub fn decode(topic: &str, body: &[u8]) -> Result<Self, DecodeError> {
-        match topic {
-            t if t == ChargePayment::TOPIC.name() => Envelope::decode(body).map(Self::Charge),
-            t if t == RefundPayment::TOPIC.name() => Envelope::decode(body).map(Self::Refund),
-            other => Err(DecodeError::UnknownTopic(other.to_owned())),
-        }
-    }
-
-    /// The order that it is about.
-    pub const fn order_id(&self) -> OrderId {
-        match self {
-            Self::Charge(command) => command.order_id,
-            Self::Refund(command) => command.order_id,
-        }
-    }
+commands! {
+    /// What the payment service is asked for.
+    PaymentCommand =>
+    Charge(ChargePayment),
+    Refund(RefundPayment),
 }
 
-/// What the inventory service is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum InventoryCommand {
-    Reserve(Envelope<ReserveInventory>),
-    Release(Envelope<ReleaseInventory>),
-}
-
-impl InventoryCommand {
-    /// The topics that these commands arrive on.
-    pub const TOPICS: [&str; 2] = [ReserveInventory::TOPIC.name(), ReleaseInventory::TOPIC.name()];
-
-    /// Reads a record of one of [`Self::TOPICS`].
-    pub fn decode(topic: &str, body: &[u8]) -> Result<Self, DecodeError> {
-        match topic {
-            t if t == ReserveInventory::TOPIC.name() => Envelope::decode(body).map(Self::Reserve),
-            t if t == ReleaseInventory::TOPIC.name() => Envelope::decode(body).map(Self::Release),
-            other => Err(DecodeError::UnknownTopic(other.to_owned())),
-        }
-    }
-
-    /// The order that it is about.
-    pub const fn order_id(&self) -> OrderId {
-        match self {
-            Self::Reserve(command) => command.order_id,
-            Self::Release(command) => command.order_id,
-        }
-    }
+commands! {
+    /// What the inventory service is asked for.
+    InventoryCommand =>
+    Reserve(ReserveInventory),
+    Release(ReleaseInventory),
 }

@@ -173,11 +173,11 @@ fn first_row(command: &PaymentCommand, now: Timestamp) -> Payment {
 }
 
 fn contradiction(command: &PaymentCommand, row: &Payment) -> Option<String> {
-    let (saga_id, money) = match command {
-        PaymentCommand::Charge(command) => (command.saga_id, command.payload.money),
-        PaymentCommand::Refund(command) => (command.saga_id, command.payload.money),
+    let money = match command {
+        PaymentCommand::Charge(command) => command.payload.money,
+        PaymentCommand::Refund(command) => command.payload.money,
     };
-    let order = row.order_id;
+    let (order, saga_id) = (row.order_id, command.saga_id());
     if saga_id != row.saga_id {
         Some(format!("order {order} belongs to saga {}, the command names {saga_id}", row.saga_id))
     } else if money != row.money {

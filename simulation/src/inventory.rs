@@ -45,10 +45,7 @@ impl World {
     }
 
     pub fn reserve(&mut self, process: ProcessId, mut reserving: Box<Reserving>) {
-        let index = index_of(match &reserving.command {
-            InventoryCommand::Reserve(command) => command.order_id,
-            InventoryCommand::Release(command) => command.order_id,
-        });
+        let index = index_of(reserving.command.order_id());
         match reserving.step {
             Step::Decide => self.decide_reservation(process, reserving),
             Step::Write(row) => {
@@ -91,11 +88,7 @@ impl World {
             Next::Reply(reply) => {
                 let record = reply.to_record("inventory-service", traceparent(&reserving.taken));
                 let Reserving { taken, command, stored, .. } = *reserving;
-                let event_id = match command {
-                    InventoryCommand::Reserve(command) => command.event_id,
-                    InventoryCommand::Release(command) => command.event_id,
-                };
-                self.check_reply_bytes(event_id, stored.map_or(0, |stored| stored.writes), &record);
+                self.check_reply_bytes(command.event_id(), stored.map_or(0, |stored| stored.writes), &record);
                 self.soon(process, Work::Reply { taken, reply: Box::new(record), tries: 0 });
             }
             Next::Contradiction(why) => self.broken(format!("an inventory command contradicts the row: {why}")),

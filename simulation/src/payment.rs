@@ -50,7 +50,7 @@ impl World {
     }
 
     pub fn pay(&mut self, process: ProcessId, mut paying: Box<Paying>) {
-        let index = index_of(order_of(&paying.command));
+        let index = index_of(paying.command.order_id());
         match paying.step {
             Step::Decide => self.decide_payment(process, paying),
             Step::Write(row, refused) => {
@@ -121,11 +121,7 @@ impl World {
             Next::Reply(reply) => {
                 let record = reply.to_record("payment-service", traceparent(&paying.taken));
                 let Paying { taken, command, stored, .. } = *paying;
-                let event_id = match command {
-                    PaymentCommand::Charge(command) => command.event_id,
-                    PaymentCommand::Refund(command) => command.event_id,
-                };
-                self.check_reply_bytes(event_id, stored.map_or(0, |stored| stored.writes), &record);
+                self.check_reply_bytes(command.event_id(), stored.map_or(0, |stored| stored.writes), &record);
                 self.soon(process, Work::Reply { taken, reply: Box::new(record), tries: 0 });
             }
             Next::Contradiction(why) => self.broken(format!("a payment command contradicts the row: {why}")),
@@ -217,13 +213,6 @@ impl World {
             return Err(CallError::Unreachable);
         }
         if statement == Statement::Works { Ok(answer) } else { Err(CallError::Store) }
-    }
-}
-
-fn order_of(command: &PaymentCommand) -> messages::OrderId {
-    match command {
-        PaymentCommand::Charge(command) => command.order_id,
-        PaymentCommand::Refund(command) => command.order_id,
     }
 }
 
