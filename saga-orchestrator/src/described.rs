@@ -7,7 +7,7 @@ use utoipa::openapi::{ObjectBuilder, OpenApi};
 
 use crate::saga::flows::built_in;
 use crate::views::list::{STATUSES, known_steps};
-use crate::{checkout, dead_letters, flow_start, operator, publishing, retention, signals, views};
+use crate::{checkout, dead_letters, flow_start, mass_acts, operator, publishing, retention, signals, views};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(info(
@@ -26,6 +26,7 @@ pub fn openapi() -> OpenApi {
         publishing::Described::openapi(),
         views::Described::openapi(),
         operator::Described::openapi(),
+        mass_acts::Described::openapi(),
         signals::Described::openapi(),
         dead_letters::Described::openapi(),
         retention::Described::openapi(),

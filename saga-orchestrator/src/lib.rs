@@ -10,6 +10,7 @@
 //! - [`rehearsal`]: tries a flow with the core and modelled participants;
 //! - `signals`: what happens outside and sagas wait for;
 //! - `retention`: removes what has long ended, in every service;
+//! - `mass_acts`: an operator's act on many sagas;
 //! - `views`: what people and programs may see of all this;
 //! - `dead_letters`: what was set aside, and sending it back;
 //! - `forced_failures`: whether a checkout may ask for one;
@@ -30,6 +31,7 @@ mod gate;
 mod idempotency;
 mod intake;
 mod looking;
+mod mass_acts;
 mod metrics;
 mod operator;
 mod orders;
@@ -291,6 +293,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         .merge(dead_letters::router(letters))
         .merge(dashboard::router(dashboard))
         .merge(operator::router(coordinator.clone(), gate.clone()))
+        .merge(mass_acts::router(coordinator.clone(), pool.clone(), config.saga.resend_per_second))
         .merge(signals::router(coordinator.clone()))
         .merge(retention::router(pool.clone()));
     let replies = Arc::new(replies::Replies::new(coordinator.clone(), passed_over));

@@ -9,6 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use flow::Flow;
 use messages::text::{TextError, check_name, check_prose};
 use messages::{SagaId, schema};
 use serde::Deserialize;
@@ -92,11 +93,13 @@ struct Settlement {
     evidence: String,
 }
 
-fn name() -> ObjectBuilder {
+/// Who does it, as it is described.
+pub fn name() -> ObjectBuilder {
     schema::name(MOST.0)
 }
 
-fn words() -> ObjectBuilder {
+/// A reason, likewise.
+pub fn words() -> ObjectBuilder {
     schema::prose(MOST.1)
 }
 
@@ -192,21 +195,40 @@ async fn resolve(
     step_in(&sagas, &id, Operator { by, reason, act }).await
 }
 
+/// Why an act was not done.
+pub enum NotDone {
+    /// The saga's state does not permit it: where it stands, and the rule.
+    Refused(String),
+    Failed(ApplyError),
+}
+
 async fn step_in(sagas: &Arc<Coordinator>, id: &str, operator: Operator) -> Result<Response, Problem> {
     let saga_id = parse_id(id)?;
+    let saga = step_into(sagas, saga_id, operator).await.map_err(|not_done| match not_done {
+        NotDone::Refused(why) => Problem::new(StatusCode::CONFLICT, why),
+        NotDone::Failed(error) => not_applied(error),
+    })?;
+    let location = [(header::LOCATION, format!("/sagas/{saga_id}"))];
+    Ok((StatusCode::ACCEPTED, location, Json(Outcome::from(&*saga))).into_response())
+}
+
+/// Does an operator's act on a saga. The saga as it is then.
+///
+/// # Errors
+/// [`NotDone`]: nothing was changed, unless the database's answer was lost.
+pub async fn step_into(sagas: &Arc<Coordinator>, saga_id: SagaId, operator: Operator) -> Result<Box<Saga>, NotDone> {
     let Operator { by, reason, act } = operator.clone();
-    let applied = sagas.apply(saga_id, &Input::Operator(operator), sagas.clock.now()).await.map_err(not_applied)?;
-    match applied {
+    match sagas.apply(saga_id, &Input::Operator(operator), sagas.clock.now()).await.map_err(NotDone::Failed)? {
         Applied::Moved(saga) => {
             info!(%saga_id, order_id = %saga.order_id, act = act.name(), by, reason, "a person stepped in");
-            Ok(accepted(&saga))
+            Ok(saga)
         }
         Applied::Ignored(ignored) => {
             let rule = match act {
                 OperatorAct::Cancel(role) => match sagas.stored(saga_id).await {
                     // An owner who asks once more gets the same answer.
-                    Ok(saga) if is_undone_for(&saga, role) => return Ok(accepted(&saga)),
-                    Ok(saga) => cancel_rule(&saga, role),
+                    Ok(saga) if is_undone_for(&saga, role) => return Ok(Box::new(saga)),
+                    Ok(saga) => cancel_rule(&saga.flow, role),
                     Err(_) => "it can't be cancelled any more".to_owned(),
                 },
                 OperatorAct::Resolve(_) => {
@@ -215,7 +237,7 @@ async fn step_in(sagas: &Arc<Coordinator>, id: &str, operator: Operator) -> Resu
                 }
                 OperatorAct::Retry => "it has ended".to_owned(),
             };
-            Err(Problem::new(StatusCode::CONFLICT, format!("the saga is {}: {rule}", ignored.state)))
+            Err(NotDone::Refused(refusal(&ignored.state, &rule)))
         }
     }
 }
@@ -230,28 +252,27 @@ fn not_applied(error: ApplyError) -> Problem {
     }
 }
 
-fn accepted(saga: &Saga) -> Response {
-    let location = [(header::LOCATION, format!("/sagas/{}", saga.saga_id))];
-    (StatusCode::ACCEPTED, location, Json(Outcome::from(saga))).into_response()
-}
-
 /// Whether what this role wants is under way.
 fn is_undone_for(saga: &Saga, role: Role) -> bool {
     let is_permitted = saga.flow.cancel.is_some_and(|cancel| cancel.permits(role));
     is_permitted && matches!(saga.state, SagaState::Compensating { .. })
 }
 
-/// Which sagas of this one's flow can be cancelled.
-fn cancel_rule(saga: &Saga, role: Role) -> String {
+/// Why an act is refused: where the saga stands, and the rule.
+pub fn refusal(state: &str, rule: &str) -> String {
+    format!("the saga is {state}: {rule}")
+}
+
+/// Which sagas of a flow can be cancelled by people of this role.
+pub fn cancel_rule(flow: &Flow, role: Role) -> String {
     let who = match role {
         Role::Operator => "operators",
         Role::Owner => "their owners",
     };
-    match saga.flow.cancel.filter(|cancel| cancel.permits(role)) {
-        None => format!("sagas of {} are not cancelled by {who}", saga.flow.name),
+    match flow.cancel.filter(|cancel| cancel.permits(role)) {
+        None => format!("sagas of {} are not cancelled by {who}", flow.name),
         Some(cancel) => {
-            let limit = &saga.flow.steps[cancel.until].name;
-            format!("only a saga that has not reached {limit} can be cancelled")
+            format!("only a saga that has not reached {} can be cancelled", flow.steps[cancel.until].name)
         }
     }
 }

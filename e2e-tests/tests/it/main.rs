@@ -22,6 +22,7 @@ mod idempotency;
 mod kafka_init;
 mod locked_rows;
 mod lost_connections;
+mod mass_acts;
 mod membership;
 mod metrics;
 mod operator;

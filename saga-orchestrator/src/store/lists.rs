@@ -1,6 +1,6 @@
 //! Many sagas at once: the newest of a kind, and how many there are. Read only.
 
-use flow::Name;
+use flow::{Name, WAITING};
 use messages::Timestamp;
 use rust_decimal::Decimal;
 use service_runtime::database::StoreError;
@@ -17,6 +17,8 @@ pub struct Filter {
     /// Of any version.
     pub flow: Option<String>,
     pub needs_attention: bool,
+    /// Nobody has answered in time what it asks for: it was repeated, or is due to be, or a person should look at it.
+    pub is_stuck: bool,
     pub user_id: Option<String>,
     pub order_id: Option<Uuid>,
     /// Begun at this time or later.
@@ -49,8 +51,15 @@ pub struct Listed {
     pub definition_version: i32,
 }
 
-/// Of the two partial indexes that this needs, each by itself.
-pub const UNFINISHED: &str = "(status IN ('RUNNING', 'COMPENSATING') OR status = 'WAITING')";
+/// The sagas that stand at one place, of those that fit a filter.
+#[derive(Debug, Clone, FromRow)]
+pub struct Place {
+    pub definition: String,
+    pub definition_version: i32,
+    pub status: String,
+    pub step: String,
+    pub sagas: i64,
+}
 
 /// At most `limit` sagas, newest first.
 pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<Listed>, StoreError> {
@@ -58,14 +67,39 @@ pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<List
         "SELECT saga_id, order_id, user_id, total_amount, currency, status, step, reason, needs_attention_since,
                 attention_reason, created_at, updated_at, definition, definition_version FROM ",
     );
-    let wants_unfinished = !filter.statuses.is_empty()
-        && filter.statuses.iter().all(|status| matches!(status.as_str(), "RUNNING" | "WAITING" | "COMPENSATING"));
+    push_fitting(&mut select, filter);
+    select.push(" ORDER BY saga_id DESC LIMIT ").push_bind(limit);
+    // Not kept prepared: its texts are many, and each comes seldom.
+    Ok(select.build_query_as().persistent(false).fetch_all(pool).await?)
+}
+
+/// Where the sagas stand that fit, and how many at each place; no more than `limit` are counted.
+pub async fn places(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<Place>, StoreError> {
+    let mut select = QueryBuilder::<Postgres>::new(
+        "SELECT definition, definition_version, status::text AS status, step, count(*) AS sagas
+         FROM (SELECT definition, definition_version, status, step FROM ",
+    );
+    push_fitting(&mut select, filter);
+    select.push(" LIMIT ").push_bind(limit);
+    select.push(
+        ") AS fitting GROUP BY definition, definition_version, status, step
+         ORDER BY sagas DESC, definition, definition_version, status, step",
+    );
+    Ok(select.build_query_as().persistent(false).fetch_all(pool).await?)
+}
+
+/// The `FROM` and the `WHERE` of a filter.
+fn push_fitting(select: &mut QueryBuilder<Postgres>, filter: &Filter) {
     // Few, with an index of their own. The fence (OFFSET 0) keeps Postgres from walking through all the others in the
     // order of their ids instead, which is cheaper only where many are wanted.
     if filter.needs_attention {
         select.push("(SELECT * FROM sagas WHERE needs_attention_since IS NOT NULL OFFSET 0) AS sagas WHERE true");
-    } else if wants_unfinished {
-        select.push(format_args!("(SELECT * FROM sagas WHERE {UNFINISHED} OFFSET 0) AS sagas WHERE true"));
+    } else if let Some(unfinished) = unfinished(&filter.statuses) {
+        select.push(format_args!("(SELECT * FROM sagas WHERE {unfinished}"));
+        if let Some(flow) = &filter.flow {
+            select.push(format_args!(" AND definition = {}", quoted(flow)));
+        }
+        select.push(" OFFSET 0) AS sagas WHERE true");
     } else {
         select.push("sagas WHERE true");
     }
@@ -74,8 +108,7 @@ pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<List
     if let [status] = &filter.statuses[..] {
         select.push(format_args!(" AND status = '{status}'"));
     } else if !filter.statuses.is_empty() {
-        let quoted: Vec<String> = filter.statuses.iter().map(|status| format!("'{status}'")).collect();
-        select.push(format_args!(" AND status IN ({})", quoted.join(", ")));
+        select.push(format_args!(" AND status IN ({})", listed(&filter.statuses)));
     }
     if let Some(step) = &filter.step {
         // The step of those that failed is their cause, which has an index.
@@ -85,8 +118,11 @@ pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<List
     if let Some(flow) = &filter.flow {
         select.push(format_args!(" AND definition = {}", quoted(flow)));
     }
+    if filter.is_stuck {
+        select.push(" AND (attempts > 0 OR next_attempt_at <= now() OR needs_attention_since IS NOT NULL)");
+    }
     if let Some(user_id) = &filter.user_id {
-        select.push(" AND user_id = ").push_bind(user_id);
+        select.push(" AND user_id = ").push_bind(user_id.clone());
     }
     if let Some(order_id) = filter.order_id {
         select.push(" AND order_id = ").push_bind(order_id);
@@ -100,9 +136,27 @@ pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<List
     if let Some(before) = filter.before {
         select.push(" AND saga_id < ").push_bind(before);
     }
-    select.push(" ORDER BY saga_id DESC LIMIT ").push_bind(limit);
-    // Not kept prepared: its texts are many, and each comes seldom.
-    Ok(select.build_query_as().persistent(false).fetch_all(pool).await?)
+}
+
+/// The condition of these statuses, where all of them are of sagas that have not ended: of the two partial indexes that it
+/// needs, each by itself.
+fn unfinished(statuses: &[Name]) -> Option<String> {
+    let (waiting, active): (Vec<Name>, Vec<Name>) = statuses.iter().cloned().partition(|status| *status == *WAITING);
+    if !active.iter().all(|status| matches!(status.as_str(), "RUNNING" | "COMPENSATING")) {
+        return None;
+    }
+    match (active.is_empty(), waiting.is_empty()) {
+        (true, true) => None,
+        (true, false) => Some(format!("status = '{WAITING}'")),
+        (false, true) => Some(format!("status IN ({})", listed(&active))),
+        (false, false) => Some(format!("(status IN ({}) OR status = '{WAITING}')", listed(&active))),
+    }
+}
+
+/// Words as they stand in a statement's `IN`.
+fn listed(words: &[Name]) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+    quoted.join(", ")
 }
 
 /// A text as it stands in a statement: written out, since the index of users' sagas is a partial one.

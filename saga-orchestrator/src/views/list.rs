@@ -32,7 +32,7 @@ pub const STATUSES: [&str; 5] = ["RUNNING", WAITING, "COMPENSATING", "COMPLETED"
 const PAGE: (i64, i64) = (50, 500);
 
 /// The query of `GET /sagas`. All of it is optional; what is given must all hold.
-#[derive(Debug, Default, Deserialize, IntoParams)]
+#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
@@ -62,6 +62,19 @@ pub struct ListQuery {
     pub limit: Option<i64>,
     /// Older than this saga: `next` of the page before.
     pub before: Option<Uuid>,
+}
+
+impl ListQuery {
+    /// Whether it asks for some sagas only, page by page or not.
+    pub fn has_filter(&self) -> bool {
+        let Self { status, step, flow, needs_attention, user_id, order_id, since, until, limit: _, before: _ } = self;
+        [status, step, flow, user_id]
+            .into_iter()
+            .any(|text| text.as_deref().is_some_and(|text| !text.trim().is_empty()))
+            || *needs_attention == Some(true)
+            || order_id.is_some()
+            || since.or(*until).is_some()
+    }
 }
 
 /// A page of sagas, newest first.
@@ -159,17 +172,26 @@ impl From<Listed> for ListedBody {
     }
 }
 
-fn wrong(parameter: &str, rule: impl std::fmt::Display) -> Problem {
+/// 400: a parameter of the query breaks a rule.
+pub fn wrong(parameter: &str, rule: impl std::fmt::Display) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, format!("`{parameter}` {rule}")).with_field(parameter)
 }
 
-fn limit(query: &ListQuery) -> Result<i64, Problem> {
+/// How many sagas are asked for.
+///
+/// # Errors
+/// 400 for too many, and for none.
+pub fn limit(query: &ListQuery) -> Result<i64, Problem> {
     let limit = query.limit.unwrap_or(PAGE.0);
     let permitted = (1..=PAGE.1).contains(&limit);
     permitted.then_some(limit).ok_or_else(|| wrong("limit", format_args!("must be 1 to {}", PAGE.1)))
 }
 
-fn filter(query: &ListQuery, flows: &[Arc<Flow>]) -> Result<Filter, Problem> {
+/// Which sagas a query asks for.
+///
+/// # Errors
+/// 400 naming the parameter that is wrong.
+pub fn filter(query: &ListQuery, flows: &[Arc<Flow>]) -> Result<Filter, Problem> {
     let mut statuses = Vec::new();
     for wanted in query.status.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|text| !text.is_empty()) {
         let known = STATUSES.into_iter().find(|status| status.eq_ignore_ascii_case(wanted));
@@ -195,6 +217,7 @@ fn filter(query: &ListQuery, flows: &[Arc<Flow>]) -> Result<Filter, Problem> {
         step: step.map(|(name, _)| name),
         flow,
         needs_attention: query.needs_attention.unwrap_or_default(),
+        is_stuck: false,
         user_id: user_id.map(|user_id| user_id.as_str().to_owned()),
         order_id: query.order_id,
         since: query.since,

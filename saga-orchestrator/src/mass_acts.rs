@@ -1,0 +1,361 @@
+//! An operator's act on all sagas that fit a filter. `GET /sagas/retry` and `GET /sagas/cancel` take the query of
+//! `GET /sagas` and show which sagas the act is for; `POST` does it on a page of them, each by the function of the act on
+//! one saga, and returns where the next page begins. Nothing is remembered here: a client that goes on sends the next
+//! request, and one that is gone, or starts anew, leaves sagas that still fit and others that do not any more.
+
+mod act;
+mod pace;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use service_runtime::database::{StoreError, again_if_lost};
+use service_runtime::http::description::{BodyProblems, DatabaseProblems, QueryProblems};
+use service_runtime::http::{JsonBody, Problem};
+use service_runtime::trace;
+use sqlx::PgPool;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use utoipa::{OpenApi, ToSchema};
+use uuid::Uuid;
+
+pub use self::act::MassAct;
+use self::pace::Pace;
+use crate::coordinator::{ApplyError, Coordinator};
+use crate::described;
+use crate::operator::{self, Act, NotDone, step_into};
+use crate::registry::Flows;
+use crate::saga::Operator;
+use crate::store::lists::{self, Listed, Place};
+use crate::views::list::{self, ListQuery, ListedBody, wrong};
+
+/// How many sagas a preview counts at most.
+const COUNTED: i64 = 10_000;
+
+/// How many sagas a preview shows.
+const SHOWN: i64 = 10;
+
+/// No saga is begun with after so long in one request. What is left of its page is the next request's.
+const AT_WORK: Duration = Duration::from_secs(5);
+
+/// Describes these routes.
+#[derive(OpenApi)]
+#[openapi(paths(preview_retry, retry, preview_cancel, cancel))]
+pub struct Described;
+
+/// The routes. The acts of all requests together ask other services for no more than `per_second` things a second.
+pub fn router(coordinator: Arc<Coordinator>, pool: PgPool, per_second: u32) -> Router {
+    let acts = MassActs { coordinator, pool, pace: Pace::of(per_second) };
+    Router::new()
+        .route("/sagas/retry", get(preview_retry).post(retry))
+        .route("/sagas/cancel", get(preview_cancel).post(cancel))
+        .with_state(Arc::new(acts))
+}
+
+struct MassActs {
+    coordinator: Arc<Coordinator>,
+    pool: PgPool,
+    pace: Pace,
+}
+
+/// Who, why, and whether all sagas are meant where the query has no filter.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct MassActBody {
+    #[schema(schema_with = operator::name)]
+    by: String,
+    #[schema(schema_with = operator::words)]
+    reason: String,
+    /// Has to be `true` where the query has no filter.
+    #[serde(default)]
+    all: bool,
+}
+
+/// Which sagas an act is for.
+#[derive(Serialize, ToSchema)]
+pub struct PreviewBody {
+    /// How many fit the query and may have use for the act. At most 10,000 are counted.
+    #[schema(minimum = 0, maximum = 10_000)]
+    pub sagas: i64,
+    /// Of these, how many the act would be done on.
+    #[schema(minimum = 0, maximum = 10_000)]
+    pub permitted: i64,
+    /// Whether there may be more than were counted.
+    pub more: bool,
+    /// Where they stand, most first.
+    pub places: Vec<PlaceBody>,
+    /// The newest of them, at most 10.
+    pub first: Vec<ListedBody>,
+}
+
+/// The sagas of an act that stand at one place.
+#[derive(Serialize, ToSchema)]
+pub struct PlaceBody {
+    /// The flow that they run by, with its version: `pay-first v1`.
+    pub definition: String,
+    #[schema(schema_with = described::statuses)]
+    pub status: String,
+    #[schema(schema_with = described::any_step)]
+    pub step: String,
+    #[schema(minimum = 1)]
+    pub sagas: i64,
+    /// Why the act is refused there. Absent where it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub refused: Option<String>,
+}
+
+/// What became of a page of sagas.
+#[derive(Serialize, ToSchema)]
+struct ActedBody {
+    /// How many the act was done on.
+    #[schema(minimum = 0)]
+    done: usize,
+    /// Those that it was not done on, by why.
+    refused: Vec<RefusedBody>,
+    /// The next request's `before`; null where no more fit.
+    next: Option<Uuid>,
+}
+
+/// Sagas that an act was not done on for one reason.
+#[derive(Serialize, ToSchema)]
+struct RefusedBody {
+    reason: String,
+    #[schema(minimum = 1)]
+    sagas: usize,
+}
+
+type Asked = Result<Query<ListQuery>, QueryRejection>;
+
+#[utoipa::path(
+    get, path = "/sagas/retry", operation_id = "previewRetries", tag = "Operators", params(ListQuery),
+    summary = "Which sagas of a query nobody has answered in time",
+    responses((status = 200, description = "How many, where they stand, and the newest of them. Nothing is changed", body = PreviewBody), QueryProblems, DatabaseProblems),
+)]
+/// Those that were repeated, are due to be, or need attention. `limit` does not count here.
+async fn preview_retry(State(acts): State<Arc<MassActs>>, query: Asked) -> Result<Json<PreviewBody>, Problem> {
+    previewed(&acts, MassAct::Retry, query).await
+}
+
+#[utoipa::path(
+    post, path = "/sagas/retry", operation_id = "retrySagas", tag = "Operators", params(ListQuery),
+    summary = "Have what is pending repeated now, by many sagas",
+    request_body(content = MassActBody, example = json!({"by": "ann", "reason": "the gateway is back"})),
+    responses((status = 200, description = "What became of this page", body = ActedBody), BodyProblems, DatabaseProblems),
+)]
+/// A page of those that nobody has answered in time, newest first: of at most `limit`, which has to be given. They are
+/// asked for no faster than the sweeper repeats (`RESEND_PER_SECOND`), so a request may end before its page does.
+async fn retry(
+    State(acts): State<Arc<MassActs>>,
+    query: Asked,
+    body: JsonBody<MassActBody>,
+) -> Result<Json<ActedBody>, Problem> {
+    acted(&acts, MassAct::Retry, query, body).await
+}
+
+#[utoipa::path(
+    get, path = "/sagas/cancel", operation_id = "previewCancels", tag = "Operators", params(ListQuery),
+    summary = "Which sagas of a query have not turned back",
+    responses((status = 200, description = "How many, where they stand, and the newest of them. Nothing is changed", body = PreviewBody), QueryProblems, DatabaseProblems),
+)]
+/// Those that run or wait; where their flow does not permit it any more, `refused` has the rule. `limit` does not count
+/// here.
+async fn preview_cancel(State(acts): State<Arc<MassActs>>, query: Asked) -> Result<Json<PreviewBody>, Problem> {
+    previewed(&acts, MassAct::Cancel, query).await
+}
+
+#[utoipa::path(
+    post, path = "/sagas/cancel", operation_id = "cancelSagas", tag = "Operators", params(ListQuery),
+    summary = "Have many sagas undone",
+    request_body(content = MassActBody, example = json!({"by": "ann", "reason": "the hotel has closed"})),
+    responses((status = 200, description = "What became of this page", body = ActedBody), BodyProblems, DatabaseProblems),
+)]
+/// A page of those that run or wait, newest first: of at most `limit`, which has to be given. They turn back no faster
+/// than the sweeper repeats (`RESEND_PER_SECOND`), so a request may end before its page does.
+async fn cancel(
+    State(acts): State<Arc<MassActs>>,
+    query: Asked,
+    body: JsonBody<MassActBody>,
+) -> Result<Json<ActedBody>, Problem> {
+    acted(&acts, MassAct::Cancel, query, body).await
+}
+
+fn read(query: Asked) -> Result<ListQuery, Problem> {
+    let Query(query) = query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    Ok(query)
+}
+
+async fn previewed(acts: &MassActs, act: MassAct, query: Asked) -> Result<Json<PreviewBody>, Problem> {
+    Ok(Json(preview(&acts.pool, &acts.coordinator.flows, act, &read(query)?).await?))
+}
+
+/// Which of the sagas that `query` asks for an act is for.
+///
+/// # Errors
+/// 400 naming the parameter that is wrong; 503 or 500 for the database's.
+pub async fn preview(pool: &PgPool, flows: &Flows, act: MassAct, query: &ListQuery) -> Result<PreviewBody, Problem> {
+    let filter = act.filter(query, flows)?;
+    let places = again_if_lost(|| lists::places(pool, &filter, COUNTED)).await?;
+    let first = again_if_lost(|| lists::list(pool, &filter, SHOWN)).await?;
+    let sagas = places.iter().map(|place| place.sagas).sum();
+    let place = |place: Place| PlaceBody {
+        refused: act.refused(flows, (&place.definition, place.definition_version), &place.status, &place.step),
+        definition: format!("{} v{}", place.definition, place.definition_version),
+        status: place.status,
+        step: place.step,
+        sagas: place.sagas,
+    };
+    let places: Vec<PlaceBody> = places.into_iter().map(place).collect();
+    let permitted = places.iter().filter(|place| place.refused.is_none()).map(|place| place.sagas).sum();
+    let first = first.into_iter().map(ListedBody::from).collect();
+    Ok(PreviewBody { sagas, permitted, more: sagas >= COUNTED, places, first })
+}
+
+async fn acted(
+    acts: &MassActs,
+    act: MassAct,
+    query: Asked,
+    JsonBody(body): JsonBody<MassActBody>,
+) -> Result<Json<ActedBody>, Problem> {
+    let query = read(query)?;
+    let MassActBody { by, reason, all } = body;
+    let Act { by, reason } = Act { by, reason }.validated()?;
+    let filter = act.filter(&query, &acts.coordinator.flows)?;
+    if query.limit.is_none() {
+        return Err(wrong("limit", "must be given: on how many sagas at most it is done"));
+    }
+    let limit = list::limit(&query)?;
+    if !query.has_filter() && !all {
+        return Err(Problem::invalid_field("all", "must be true where the query has no filter: all sagas are meant"));
+    }
+    let page = again_if_lost(|| lists::list(&acts.pool, &filter, limit + 1)).await?;
+    let (page, more) = page.split_at(page.len().min(usize::try_from(limit).unwrap_or_default()));
+    acts.on(page, !more.is_empty(), act, &Operator { by, reason, act: act.of_operator() }).await.map(Json)
+}
+
+impl MassActs {
+    /// Does an act on these sagas, in their order. `more`: others fit behind them.
+    async fn on(&self, page: &[Listed], more: bool, act: MassAct, operator: &Operator) -> Result<ActedBody, Problem> {
+        let begun = Instant::now();
+        let (mut acting, mut tally, mut at) = (JoinSet::new(), Tally::default(), 0);
+        for group in page.chunks(self.pace.group) {
+            at += group.len();
+            let flows = &self.coordinator.flows;
+            let mut permitted = Vec::new();
+            for saga in group {
+                let definition = (saga.definition.as_str(), saga.definition_version);
+                match act.refused(flows, definition, &saga.status, &saga.step) {
+                    Some(why) => tally.refuse(why),
+                    None => permitted.push(saga.saga_id),
+                }
+            }
+            self.pace.turn_of(permitted.len()).await;
+            for saga_id in permitted {
+                let (coordinator, operator) = (self.coordinator.clone(), operator.clone());
+                acting.spawn(trace::carried(async move { step_into(&coordinator, saga_id.into(), operator).await }));
+            }
+            if begun.elapsed() > AT_WORK {
+                break;
+            }
+        }
+        let mut failure = None;
+        for outcome in acting.join_all().await {
+            if let Err(error) = tally.count(outcome.map(drop)) {
+                failure.get_or_insert(error);
+            }
+        }
+        if let Some(error) = failure {
+            return Err(error.into());
+        }
+        let next = page[..at].last().filter(|_| more || at < page.len()).map(|saga| saga.saga_id);
+        Ok(tally.told(next))
+    }
+}
+
+/// What became of sagas so far.
+#[derive(Default)]
+struct Tally {
+    done: usize,
+    refused: BTreeMap<String, usize>,
+}
+
+impl Tally {
+    fn refuse(&mut self, why: String) {
+        *self.refused.entry(why).or_default() += 1;
+    }
+
+    /// Counts what became of one saga. An error is the database's own, and may concern all of them.
+    fn count(&mut self, outcome: Result<(), NotDone>) -> Result<(), StoreError> {
+        match outcome {
+            Ok(()) => self.done += 1,
+            Err(NotDone::Refused(why)) => self.refuse(why),
+            Err(NotDone::Failed(ApplyError::Store(error))) => match &error {
+                StoreError::NotSent(_) | StoreError::Unavailable(_) => return Err(error),
+                StoreError::Locked(_) => self.refuse("another transaction holds the saga's row".to_owned()),
+                StoreError::Refused(cause) => {
+                    cause.log("an operator's act can't be stored");
+                    self.refuse("internal error: the server's log has its cause".to_owned());
+                }
+            },
+            Err(NotDone::Failed(ApplyError::UnknownSaga(_))) => self.refuse("the saga was removed".to_owned()),
+            Err(NotDone::Failed(ApplyError::UnknownDefinition { definition, .. })) => {
+                self.refuse(format!("the saga runs by {definition}, which this release does not know"));
+            }
+            // Only a participant's reply can contradict its saga.
+            Err(NotDone::Failed(ApplyError::Contradiction(why))) => self.refuse(why),
+        }
+        Ok(())
+    }
+
+    fn told(self, next: Option<Uuid>) -> ActedBody {
+        let refused = self.refused.into_iter().map(|(reason, sagas)| RefusedBody { reason, sagas }).collect();
+        ActedBody { done: self.done, refused, next }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use messages::SagaId;
+    use service_runtime::Cause;
+
+    use super::*;
+
+    #[test]
+    fn what_concerns_one_saga_is_counted_by_why_and_what_concerns_the_database_ends_the_request() {
+        let store = |error: StoreError| Err(NotDone::Failed(ApplyError::Store(error)));
+        let cause = || Cause::from("relation \"sagas\"".to_owned());
+        let saga_id: SagaId = Uuid::nil().into();
+        let mut tally = Tally::default();
+        for outcome in [
+            Ok(()),
+            Err(NotDone::Refused("it has ended".to_owned())),
+            Err(NotDone::Refused("it has ended".to_owned())),
+            store(StoreError::Locked(cause())),
+            store(StoreError::Refused(cause())),
+            Err(NotDone::Failed(ApplyError::UnknownSaga(saga_id))),
+            Err(NotDone::Failed(ApplyError::UnknownDefinition { saga_id, definition: "trip v9".to_owned() })),
+        ] {
+            tally.count(outcome).unwrap();
+        }
+        for away in [StoreError::NotSent(cause()), StoreError::Unavailable(cause())] {
+            tally.count(store(away)).unwrap_err();
+        }
+        let told = tally.told(None);
+        let refused: Vec<_> = told.refused.iter().map(|refused| (refused.reason.as_str(), refused.sagas)).collect();
+        let expected = [
+            ("another transaction holds the saga's row", 1),
+            ("internal error: the server's log has its cause", 1),
+            ("it has ended", 2),
+            ("the saga runs by trip v9, which this release does not know", 1),
+            ("the saga was removed", 1),
+        ];
+        assert_eq!((told.done, &refused[..]), (1, &expected[..]));
+    }
+}
