@@ -15,6 +15,7 @@ use sagactl::dlq::Mailbox;
 use sagactl::dlq::look::{list, show};
 use sagactl::dlq::redrive::{Outcome, Sending};
 use sagactl::flow::{self, FlowCommand};
+use sagactl::many::{self, MassAct, OneOrMany};
 use sagactl::paint::{Color, Paint};
 use sagactl::participant::{self, ParticipantCommand};
 use sagactl::sagas::{self, Wanted};
@@ -83,28 +84,28 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Undo a saga that has not been confirmed
+    /// Undo a saga that has not been confirmed, or those that fit
+    ///
+    /// With filters instead of a saga's id: all that fit and have not turned back. They are counted and shown first.
+    ///
+    /// Exit codes: 0 done; 1 some were refused, or you did not agree; 2 it could not be done.
     Cancel {
-        saga: Uuid,
         #[command(flatten)]
-        act: Act,
-        /// As its owner, who is named by --by: where the flow says so
-        #[arg(long)]
+        on: OneOrMany,
+        /// One saga, as its owner, who is named by --by: where the flow says so
+        #[arg(long, requires = "saga")]
         as_owner: bool,
-        /// Print the answer's JSON
-        #[arg(long)]
-        json: bool,
     },
-    /// Have what is pending asked for now
-    Retry {
-        saga: Uuid,
-        #[command(flatten)]
-        act: Act,
-        /// Print the answer's JSON
-        #[arg(long)]
-        json: bool,
-    },
+    /// Have what is pending asked for now, by a saga or by those that fit
+    ///
+    /// With filters instead of a saga's id: all that fit and have had no answer in time, such as after an outage of a
+    /// participant. They are counted and shown first, and asked for no faster than RESEND_PER_SECOND.
+    ///
+    /// Exit codes: 0 done; 1 some were refused, or you did not agree; 2 it could not be done.
+    Retry(OneOrMany),
     /// Count a compensation that is refused for good as settled by hand
+    ///
+    /// One saga at a time: a person has to see that it is settled, and what proves it differs.
     Resolve {
         saga: Uuid,
         #[command(flatten)]
@@ -291,12 +292,10 @@ async fn ask(orchestrator: &OrchestratorAddress, paint: Paint, command: Command)
         Command::Show { id, json } => show_saga(&api, id, json, paint, out).await.map(|()| 0),
         Command::Watch { saga, json } => sagas::watch(&api, saga, json, paint, out).await.map(|()| 0),
         Command::Stats { minutes, json } => sagas::stats(&api, minutes, json, paint, out).await.map(|()| 0),
-        Command::Cancel { saga, act, as_owner, json } => {
-            acts::step_in(&api, saga, &StepIn::Cancel { as_owner }, &act, json, paint, out).await.map(code)
+        Command::Cancel { on, as_owner } => {
+            many::step_in(&api, MassAct::Cancel, &StepIn::Cancel { as_owner }, &on, paint, out).await.map(code)
         }
-        Command::Retry { saga, act, json } => {
-            acts::step_in(&api, saga, &StepIn::Retry, &act, json, paint, out).await.map(code)
-        }
+        Command::Retry(on) => many::step_in(&api, MassAct::Retry, &StepIn::Retry, &on, paint, out).await.map(code),
         Command::Resolve { saga, act, step, evidence, json } => {
             acts::step_in(&api, saga, &StepIn::Resolve { step, evidence }, &act, json, paint, out).await.map(code)
         }

@@ -16,9 +16,9 @@ use crate::paint::{Paint, duration, harmless, table};
 /// How many sagas one request asks for.
 const PAGE: usize = 500;
 
-/// Which sagas are wanted.
-#[derive(Debug, Clone, Args)]
-pub struct Wanted {
+/// A filter of sagas: what is given must all hold.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Filter {
     /// RUNNING, WAITING, COMPENSATING, COMPLETED, FAILED; several with commas between
     #[arg(long)]
     pub status: Option<String>,
@@ -41,6 +41,13 @@ pub struct Wanted {
     /// Begun before
     #[arg(long, value_parser = moment)]
     pub until: Option<Timestamp>,
+}
+
+/// Which sagas are wanted.
+#[derive(Debug, Clone, Args)]
+pub struct Wanted {
+    #[command(flatten)]
+    pub filter: Filter,
     /// At most so many, the newest
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: u32,
@@ -59,9 +66,22 @@ pub fn moment(text: &str) -> Result<Timestamp, String> {
     ago.ok_or_else(|| "must be a time (2026-01-31T12:00:00Z) or how long ago it was (15m, 2h)".to_owned())
 }
 
-impl Wanted {
-    fn query(&self, limit: usize, before: Option<&str>) -> String {
+impl Filter {
+    /// Whether nothing is given: all sagas fit.
+    pub fn is_empty(&self) -> bool {
+        self.pairs().is_empty()
+    }
+
+    /// As a query of the orchestrator: at most `limit` sagas that fit, from the one behind `before` on.
+    pub fn query(&self, limit: usize, before: Option<&str>) -> String {
         let mut pairs = vec![format!("limit={limit}")];
+        pairs.extend(self.pairs());
+        pairs.extend(before.map(|before| format!("before={}", percent_encoded(before))));
+        pairs.join("&")
+    }
+
+    fn pairs(&self) -> Vec<String> {
+        let mut pairs = Vec::new();
         let mut pair = |name: &str, value: Option<String>| {
             pairs.extend(value.map(|value| format!("{name}={}", percent_encoded(&value))));
         };
@@ -73,8 +93,7 @@ impl Wanted {
         pair("orderId", self.order.map(|order| order.to_string()));
         pair("since", self.since.map(|at| at.to_rfc3339()));
         pair("until", self.until.map(|at| at.to_rfc3339()));
-        pair("before", before.map(str::to_owned));
-        format!("/sagas?{}", pairs.join("&"))
+        pairs
     }
 }
 
@@ -87,8 +106,8 @@ pub async fn list(api: &Api, wanted: &Wanted, json: bool, paint: Paint, out: &mu
     let mut sagas: Vec<Value> = Vec::new();
     let mut before: Option<String> = None;
     while sagas.len() < most {
-        let query = wanted.query(PAGE.min(most - sagas.len()), before.as_deref());
-        let page: Value = api.get(&query).await?.ok()?;
+        let query = wanted.filter.query(PAGE.min(most - sagas.len()), before.as_deref());
+        let page: Value = api.get(&format!("/sagas?{query}")).await?.ok()?;
         sagas.extend(page["sagas"].as_array().cloned().unwrap_or_default());
         before = page["next"].as_str().map(str::to_owned);
         if before.is_none() {
@@ -98,6 +117,11 @@ pub async fn list(api: &Api, wanted: &Wanted, json: bool, paint: Paint, out: &mu
     if json {
         return sagas.iter().try_for_each(|saga| print(out, &saga.to_string()));
     }
+    print(out, &listed(&sagas, paint))
+}
+
+/// Sagas of a list as a table.
+pub(crate) fn listed(sagas: &[Value], paint: Paint) -> String {
     let text = |saga: &Value, field: &str| harmless(saga[field].as_str().unwrap_or_default());
     let rows: Vec<Vec<String>> = sagas
         .iter()
@@ -124,7 +148,7 @@ pub async fn list(api: &Api, wanted: &Wanted, json: bool, paint: Paint, out: &mu
         1 | 2 => paint.state(&rows[row][1], &cell),
         _ => cell,
     };
-    print(out, &table(&titles, &rows, painted))
+    table(&titles, &rows, painted)
 }
 
 /// How long it took to its end; for one that runs, how long it is running.
@@ -254,21 +278,17 @@ mod tests {
 
     #[test]
     fn a_query_holds_what_was_given_and_nothing_else() {
-        let wanted = Wanted {
+        let filter = Filter {
             status: Some("FAILED".to_owned()),
-            step: None,
             flow: Some("trip".to_owned()),
             needs_attention: true,
             user: Some("a&b".to_owned()),
-            order: None,
-            since: None,
-            until: None,
-            limit: 10,
-            all: false,
+            ..Filter::default()
         };
         assert_eq!(
-            wanted.query(10, Some("x")),
-            "/sagas?limit=10&status=FAILED&flow=trip&needsAttention=true&userId=a%26b&before=x"
+            filter.query(10, Some("x")),
+            "limit=10&status=FAILED&flow=trip&needsAttention=true&userId=a%26b&before=x"
         );
+        assert!(!filter.is_empty() && Filter::default().is_empty());
     }
 }

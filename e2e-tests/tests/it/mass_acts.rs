@@ -1,4 +1,4 @@
-//! An operator's act on all sagas that fit a filter: its preview, and its pages.
+//! An operator's act on all sagas that fit a filter: its preview, its pages, and `sagactl` on top.
 
 use std::time::{Duration, Instant};
 
@@ -156,8 +156,10 @@ async fn a_saga_that_its_flow_does_not_let_go_is_refused_with_the_rule_and_the_o
     }
     assert_eq!(by_hand(&client, confirmed).await?.len(), 0);
     // One that turns back is not cancelled again.
-    let page = act(&client, "cancel", "flow=pay-first&limit=100").await?;
-    assert_eq!(page, json!({"done": 0, "refused": [{"reason": rule, "sagas": 1}], "next": null}));
+    let cancel = ["cancel", "--flow", "pay-first", "--since", "1h", "--by", "ann", "--reason", "x", "--yes"];
+    let refused =
+        ["Sagas that fit and have not turned back: 1, of which 0 can be cancelled", "0 cancelled", "1 refused:", rule];
+    client.sagactl(&cancel).await?.says(1, &refused)?;
 
     services.start_again(Service::Order).await?;
     assert_eq!(client.end_of(&format!("/sagas/{confirmed}"), SOON).await?["status"], json!("COMPLETED"));
@@ -255,4 +257,35 @@ async fn an_act_on_many_that_says_not_which_or_why_is_refused_by_name() -> Resul
         answer.is_problem(422, &[field])?;
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn sagactl_shows_which_they_are_asks_keeps_to_its_limit_and_goes_on_with_the_rest() -> Result<()> {
+    let client = shared().await?;
+    let guest = stranger();
+    let sagas = bookings(&client, &guest, 3).await?;
+    let filter = ["cancel", "--flow", "booking", "--user", &guest, "--since", "1h"];
+    let by = ["--by", "ann", "--reason", "the hotel has closed"];
+    let ran = async |more: &[&str]| client.sagactl(&[&filter[..], &by, more].concat()).await;
+
+    // Its input is no terminal here.
+    let newest = sagas[2].to_string();
+    ran(&[])
+        .await?
+        .says(2, &["Sagas that fit and have not turned back: 3\n", "booking v1", "ACCEPT", &newest, "--yes"])?;
+    assert_eq!(by_hand(&client, sagas[0]).await?.len(), 0);
+    let limited = ran(&["--yes", "--limit", "2"]).await?;
+    limited.says(0, &["2 cancelled", "the limit is reached, and others may fit"])?;
+    assert_eq!(ran(&["--yes", "--json"]).await?.json()?, json!({"done": 1, "refused": [], "more": false}));
+    ran(&["--yes"]).await?.says(0, &["not turned back: 0", "0 cancelled"])?;
+    for saga_id in &sagas {
+        let entry = ["operator.cancelled", "ann", "the hotel has closed"].map(str::to_owned);
+        assert_eq!(by_hand(&client, *saga_id).await?, [entry]);
+    }
+
+    client.sagactl(&[&["retry"][..], &by].concat()).await?.says(2, &["--flow", "--all"])?;
+    let both = [&["retry", &newest, "--flow", "booking"][..], &by].concat();
+    client.sagactl(&both).await?.says(2, &["cannot be used with"])?;
+    let unknown = [&["retry", "--flow", "cruise"][..], &by].concat();
+    client.sagactl(&unknown).await?.says(2, &["400", "`flow` must be one of"])
 }

@@ -1,0 +1,308 @@
+//! `retry` and `cancel` of all sagas that fit a filter: what they are, a question, and then page by page until none is left.
+//! What people read meanwhile goes to standard error.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write};
+
+use clap::Args;
+use indicatif::{HumanCount, ProgressBar};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use service_runtime::Fatal;
+use uuid::Uuid;
+
+use crate::acts::{self, Act, StepIn};
+use crate::api::Api;
+use crate::paint::{Paint, harmless, table};
+use crate::sagas::{Filter, listed, print};
+
+/// On how many sagas one request acts.
+const PAGE: usize = 500;
+
+/// One saga, or those that fit.
+#[derive(Debug, Args)]
+pub struct OneOrMany {
+    /// One saga. Without it, those that fit the filters
+    #[arg(conflicts_with_all = ["status", "step", "flow", "needs_attention", "user", "order", "since", "until", "all", "limit", "yes"])]
+    saga: Option<Uuid>,
+    #[command(flatten)]
+    filter: Filter,
+    /// Without a filter: all sagas
+    #[arg(long)]
+    all: bool,
+    /// On so many at most, the newest first
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    limit: u32,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    act: Act,
+    /// Print the answer, or the sums, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is done to many.
+#[derive(Debug, Clone, Copy)]
+pub enum MassAct {
+    Retry,
+    Cancel,
+}
+
+impl MassAct {
+    /// As the API's path has it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Cancel => "cancel",
+        }
+    }
+
+    const fn done(self) -> &'static str {
+        match self {
+            Self::Retry => "retried",
+            Self::Cancel => "cancelled",
+        }
+    }
+
+    /// Why one fits.
+    const fn whose(self) -> &'static str {
+        match self {
+            Self::Retry => "have had no answer in time",
+            Self::Cancel => "have not turned back",
+        }
+    }
+}
+
+/// What `GET /sagas/retry` answers.
+#[derive(Debug, Deserialize)]
+struct Preview {
+    sagas: u64,
+    permitted: u64,
+    more: bool,
+    places: Vec<PlaceOf>,
+    first: Vec<Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PlaceOf {
+    definition: String,
+    status: String,
+    step: String,
+    sagas: u64,
+    refused: Option<String>,
+}
+
+/// What `POST /sagas/retry` answers.
+#[derive(Debug, Deserialize)]
+struct Acted {
+    done: usize,
+    refused: Vec<Refused>,
+    next: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Refused {
+    reason: String,
+    sagas: usize,
+}
+
+/// What has become of all pages.
+#[derive(Debug, Default)]
+struct Sums {
+    done: usize,
+    refused: BTreeMap<String, usize>,
+    /// The limit was reached, and others may fit.
+    more: bool,
+}
+
+/// Does `one` to the saga that is named, or `act` to those that fit. Whether nothing was refused.
+///
+/// # Errors
+/// When the orchestrator can't be reached or refuses the request, and when nobody can be asked.
+pub async fn step_in(
+    api: &Api,
+    act: MassAct,
+    one: &StepIn,
+    on: &OneOrMany,
+    paint: Paint,
+    out: &mut dyn Write,
+) -> Result<bool, Fatal> {
+    if let Some(saga) = on.saga {
+        return acts::step_in(api, saga, one, &on.act, on.json, paint, out).await;
+    }
+    if on.filter.is_empty() && !on.all {
+        let which = "a saga's id, a filter such as --flow, or --all for all sagas";
+        return Err(Fatal::new(format!("which sagas are to be {}? Name {which}", act.done())));
+    }
+    let preview = format!("/sagas/{}?{}", act.name(), on.filter.query(PAGE, None));
+    let preview: Preview = api.get(&preview).await?.ok()?;
+    eprintln!("{}", shown(&preview, act, paint));
+    let wanted = preview.permitted.min(on.limit.into());
+    let sums = if wanted == 0 {
+        Sums { refused: refused_of(&preview), ..Sums::default() }
+    } else {
+        if !on.yes && !agreed(act, wanted)? {
+            eprintln!("sagactl: nothing was done");
+            return Ok(false);
+        }
+        all_pages(api, act, on, wanted).await?
+    };
+    print(out, &if on.json { sums.json().to_string() } else { sums.text(act) })?;
+    Ok(sums.refused.is_empty())
+}
+
+/// Whether a person agrees.
+fn agreed(act: MassAct, sagas: u64) -> Result<bool, Fatal> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Err(Fatal::new("nothing was done, since nobody can be asked here: --yes does it without a question"));
+    }
+    eprint!("{} {}? [y/N] ", act.name(), HumanCount(sagas));
+    let mut answer = String::new();
+    let read = stdin.read_line(&mut answer);
+    read.map_err(|error| Fatal::new(format!("the answer can't be read: {error}")))?;
+    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+}
+
+/// Acts page by page, until none is left or the limit is reached.
+async fn all_pages(api: &Api, act: MassAct, on: &OneOrMany, wanted: u64) -> Result<Sums, Fatal> {
+    // Hidden where standard error is no terminal.
+    let bar = ProgressBar::new(wanted);
+    let (limit, mut sums, mut before) = (on.limit as usize, Sums::default(), None::<String>);
+    let body = json!({"by": on.act.by, "reason": on.act.reason, "all": on.all});
+    while sums.done < limit {
+        let query = on.filter.query(PAGE.min(limit - sums.done), before.as_deref());
+        let answer = api.post(&format!("/sagas/{}?{query}", act.name()), &body, &[]).await;
+        let acted: Acted = answer.and_then(|told| told.ok()).map_err(|error| {
+            bar.abandon();
+            let goes_on = "the same command goes on with those that still fit";
+            Fatal::new(format!("{error}. {} or more were {}: {goes_on}", sums.done, act.done()))
+        })?;
+        sums.add(&acted);
+        bar.set_position(sums.done as u64);
+        before = acted.next;
+        if before.is_none() {
+            break;
+        }
+    }
+    bar.finish_and_clear();
+    sums.more = before.is_some();
+    Ok(sums)
+}
+
+fn refused_of(preview: &Preview) -> BTreeMap<String, usize> {
+    let refused = preview.places.iter().filter_map(|place| Some((place.refused.clone()?, place.sagas)));
+    let mut sums = Sums::default();
+    refused.for_each(|(reason, sagas)| sums.refuse(&reason, usize::try_from(sagas).unwrap_or(usize::MAX)));
+    sums.refused
+}
+
+impl Sums {
+    fn add(&mut self, acted: &Acted) {
+        self.done += acted.done;
+        acted.refused.iter().for_each(|refused| self.refuse(&refused.reason, refused.sagas));
+    }
+
+    fn refuse(&mut self, reason: &str, sagas: usize) {
+        *self.refused.entry(reason.to_owned()).or_default() += sagas;
+    }
+
+    fn json(&self) -> Value {
+        let refused = self.refused.iter().map(|(reason, sagas)| json!({"reason": reason, "sagas": sagas}));
+        json!({"done": self.done, "refused": refused.collect::<Vec<_>>(), "more": self.more})
+    }
+
+    fn text(&self, act: MassAct) -> String {
+        let mut lines = vec![format!("{} {}", HumanCount(self.done as u64), act.done())];
+        let refused = self.refused.iter();
+        lines.extend(
+            refused.map(|(reason, sagas)| format!("{} refused: {}", HumanCount(*sagas as u64), harmless(reason))),
+        );
+        if self.more {
+            lines.push("the limit is reached, and others may fit".to_owned());
+        }
+        lines.join("\n")
+    }
+}
+
+/// What is going to be done, for a person.
+fn shown(preview: &Preview, act: MassAct, paint: Paint) -> String {
+    let Preview { sagas, permitted, more, places, first } = preview;
+    let or_more = if *more { " or more" } else { "" };
+    let mut text = format!("Sagas that fit and {}: {}{or_more}", act.whose(), HumanCount(*sagas));
+    if permitted != sagas {
+        text += &format!(", of which {} can be {}", HumanCount(*permitted), act.done());
+    }
+    if places.is_empty() {
+        return text;
+    }
+    let row = |place: &PlaceOf| {
+        let refused = place.refused.as_deref().map(|why| format!("refused: {}", harmless(why)));
+        vec![
+            HumanCount(place.sagas).to_string(),
+            harmless(&place.definition),
+            place.status.clone(),
+            place.step.clone(),
+            refused.unwrap_or_default(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = places.iter().map(row).collect();
+    let painted = |row: usize, column: usize, cell: String| match column {
+        2 | 3 => paint.state(&rows[row][2], &cell),
+        _ => cell,
+    };
+    let places = table(&["SAGAS", "FLOW", "STATUS", "STEP", ""], &rows, painted);
+    format!("{text}\n\n{places}\n\nThe newest:\n{}\n", listed(first, paint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::paint::Color;
+
+    fn preview() -> Preview {
+        let rule = "the saga is RUNNING/ORDER_CONFIRM: only a saga that has not reached ORDER_CONFIRM can be cancelled";
+        let place = |step: &str, sagas: u64, refused: Option<&str>| json!({"definition": "pay-first v1", "status": "RUNNING", "step": step, "sagas": sagas, "refused": refused});
+        let preview = json!({
+            "sagas": 1250, "permitted": 1200, "more": false, "first": [],
+            "places": [place("PAYMENT_CHARGE", 1200, None), place("ORDER_CONFIRM", 50, Some(rule))],
+        });
+        serde_json::from_value(preview).unwrap()
+    }
+
+    #[test]
+    fn a_preview_says_how_many_there_are_where_they_stand_and_which_are_refused() {
+        let text = shown(&preview(), MassAct::Cancel, Paint::new(Color::Never));
+        for words in [
+            "Sagas that fit and have not turned back: 1,250, of which 1,200 can be cancelled",
+            "1,200  pay-first v1  RUNNING  PAYMENT_CHARGE",
+            "50     pay-first v1  RUNNING  ORDER_CONFIRM   refused: the saga is RUNNING/ORDER_CONFIRM",
+        ] {
+            assert!(text.contains(words), "no {words:?} in\n{text}");
+        }
+        let none = Preview { sagas: 0, permitted: 0, more: false, places: Vec::new(), first: Vec::new() };
+        assert_eq!(
+            shown(&none, MassAct::Retry, Paint::new(Color::Never)),
+            "Sagas that fit and have had no answer in time: 0"
+        );
+    }
+
+    #[test]
+    fn pages_are_added_up_with_one_line_for_each_reason() {
+        let page = |done: usize, reason: &str| Acted {
+            done,
+            refused: vec![Refused { reason: reason.to_owned(), sagas: 2 }],
+            next: None,
+        };
+        let mut sums = Sums { more: true, ..Sums::default() };
+        for (done, reason) in [(100, "it has ended"), (7, "it has ended"), (0, "another")] {
+            sums.add(&page(done, reason));
+        }
+        let text = "107 retried\n2 refused: another\n4 refused: it has ended\nthe limit is reached, and others may fit";
+        assert_eq!(sums.text(MassAct::Retry), text);
+        let refused = json!([{"reason": "another", "sagas": 2}, {"reason": "it has ended", "sagas": 4}]);
+        assert_eq!(sums.json(), json!({"done": 107, "refused": refused, "more": true}));
+    }
+}
