@@ -5,6 +5,7 @@
 mod browser;
 mod hostile;
 mod intake;
+mod mass_acts;
 mod pictures;
 mod reading;
 mod saga_page;

@@ -1,4 +1,4 @@
-//! An operator's act on all sagas that fit a filter: its preview, its pages, and `sagactl` on top.
+//! An operator's act on all sagas that fit a filter: its preview, its pages, and `sagactl` and the dashboard on top.
 
 use std::time::{Duration, Instant};
 
@@ -288,4 +288,34 @@ async fn sagactl_shows_which_they_are_asks_keeps_to_its_limit_and_goes_on_with_t
     client.sagactl(&both).await?.says(2, &["cannot be used with"])?;
     let unknown = [&["retry", "--flow", "cruise"][..], &by].concat();
     client.sagactl(&unknown).await?.says(2, &["400", "`flow` must be one of"])
+}
+
+#[tokio::test]
+async fn the_dashboard_offers_an_act_where_a_filter_is_set_and_shows_which_sagas_it_is_for() -> Result<()> {
+    let client = shared().await?;
+    let guest = stranger();
+    let sagas = bookings(&client, &guest, 2).await?;
+    let query = format!("flow=booking&userId={guest}");
+    let list = get(&client, &format!("/?{query}")).await?;
+    let escaped = query.replace('&', "&amp;");
+    for act in ["retry", "cancel"] {
+        ensure!(list.text.contains(&format!("href=\"/dashboard/{act}?{escaped}\"")), "no {act} in\n{}", list.text);
+    }
+    for without in ["/", "/?status=FAILED"] {
+        let list = get(&client, without).await?;
+        ensure!(!list.text.contains("/dashboard/cancel"), "{without} offers an act");
+    }
+
+    let page = get(&client, &format!("/dashboard/cancel?{query}&status=&step=")).await?;
+    assert_eq!(page.status, 200, "{}", page.text);
+    let sent = format!("data-acts=\"/sagas/cancel?{escaped}&amp;\"");
+    for words in ["2 sagas", "booking v1", "ACCEPT", &sent, &format!("/dashboard/sagas/{}", sagas[0])] {
+        ensure!(page.text.contains(words), "no {words:?} in\n{}", page.text);
+    }
+    ensure!(!page.text.contains(" style=") && !page.text.contains("onclick"), "the policy forbids what stands in it");
+    let none = get(&client, &format!("/dashboard/retry?{query}")).await?;
+    ensure!(none.status == 200 && none.text.contains("0 sagas") && !none.text.contains("data-acts"), "{}", none.text);
+    let all = get(&client, "/dashboard/retry?status=").await?;
+    ensure!(all.status == 400 && all.text.contains("choose a filter"), "{}", all.text);
+    Ok(())
 }

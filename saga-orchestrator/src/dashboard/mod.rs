@@ -9,6 +9,7 @@ mod flow_page;
 mod flows;
 mod format;
 mod layout;
+mod mass_act;
 mod new_checkout;
 mod overview;
 mod saga_page;
@@ -54,6 +55,8 @@ pub fn router(dashboard: Dashboard) -> Router {
         .route("/", get(overview::show))
         .route("/dashboard/sagas/{id}", get(saga_page::show))
         .route("/dashboard/find", get(saga_page::find))
+        .route("/dashboard/retry", get(mass_act::retry))
+        .route("/dashboard/cancel", get(mass_act::cancel))
         .route("/dashboard/new", get(new_checkout::show))
         .route("/dashboard/flows", get(flows::show))
         .route("/dashboard/flows/{name}", get(flow_page::newest))

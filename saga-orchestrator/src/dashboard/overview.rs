@@ -14,8 +14,9 @@ use uuid::Uuid;
 
 use super::format::{badge, date_time, duration, short_id};
 use super::layout::{Place, page};
-use super::{Dashboard, Page, charts};
-use crate::registry::is_built_in;
+use super::{Dashboard, Page, charts, mass_act};
+use crate::mass_acts::MassAct;
+use crate::registry::{Flows, is_built_in};
 use crate::views::list::{self, ListBody, ListQuery, ListedBody, known_steps};
 use crate::views::stats::StatsBody;
 
@@ -35,6 +36,7 @@ pub async fn show(State(dashboard): State<Dashboard>, RawQuery(query): RawQuery)
             p { "Their compensation or confirmation does not succeed and is still repeated, or they have waited for longer than their limit. A person should look why." }
         }
         (filters(&query, &flows))
+        (acts(&query, &dashboard.views.flows))
         (table(&sagas, &query, stats.at.0, has_users(&flows)))
     };
     // Pages further back do not change under the reader.
@@ -44,12 +46,24 @@ pub async fn show(State(dashboard): State<Dashboard>, RawQuery(query): RawQuery)
 }
 
 /// The query without the fields of the form that were left blank.
-fn filled_in(query: &str) -> Result<ListQuery, Problem> {
+pub fn filled_in(query: &str) -> Result<ListQuery, Problem> {
     let pairs: Vec<&str> = query.split('&').filter(|pair| !pair.ends_with('=')).collect();
     let wrong = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
     let uri = format!("/?{}", pairs.join("&")).parse().map_err(|_| wrong("the query is not one".to_owned()))?;
     let Query(query) = Query::try_from_uri(&uri).map_err(|error| wrong(error.body_text()))?;
     Ok(query)
+}
+
+/// Links to what an operator may do to all that fit.
+fn acts(query: &ListQuery, flows: &Flows) -> Markup {
+    let acts: Vec<MassAct> = MassAct::ALL.into_iter().filter(|act| act.is_for(query, flows)).collect();
+    html! {
+        @if !acts.is_empty() {
+            nav.pages aria-label="What can be done to all that fit" {
+                @for act in acts { a.button href=(mass_act::address(act, query)) { (mass_act::title(act)) } }
+            }
+        }
+    }
 }
 
 fn figures(stats: &StatsBody) -> Markup {
@@ -156,17 +170,22 @@ fn table(page: &ListBody, query: &ListQuery, now: Timestamp, with_flow: bool) ->
         div id="list" data-fresh {
             @if page.sagas.is_empty() {
                 p.empty { "No saga fits. " a href="/dashboard/new" { "Send a checkout" } }
-            } @else {
-                div.scroll { table {
-                    thead { tr { th { "Saga" } th { "State" } @if with_flow { th { "Flow" } } th { "User" } th.right { "Amount" } th { "Began (UTC)" } th.right { "Took" } th { "Why" } } }
-                    tbody { @for saga in &page.sagas { (row(saga, now, with_flow)) } }
-                } }
-            }
+            } @else { (rows(&page.sagas, now, with_flow)) }
             nav.pages aria-label="Pages of the list" {
                 @if query.before.is_some() { a.button href=(link(query, None)) { "Newest" } }
                 @if let Some(next) = page.next { a.button href=(link(query, Some(next))) { "Older" } }
             }
         }
+    }
+}
+
+/// Sagas, a row each.
+pub fn rows(sagas: &[ListedBody], now: Timestamp, with_flow: bool) -> Markup {
+    html! {
+        div.scroll { table {
+            thead { tr { th { "Saga" } th { "State" } @if with_flow { th { "Flow" } } th { "User" } th.right { "Amount" } th { "Began (UTC)" } th.right { "Took" } th { "Why" } } }
+            tbody { @for saga in sagas { (row(saga, now, with_flow)) } }
+        } }
     }
 }
 
@@ -191,6 +210,12 @@ fn row(saga: &ListedBody, now: Timestamp, with_flow: bool) -> Markup {
 
 /// The same list, from another saga on.
 fn link(query: &ListQuery, before: Option<Uuid>) -> String {
+    let pairs = pairs(query, before);
+    if pairs.is_empty() { "/".to_owned() } else { format!("/?{pairs}") }
+}
+
+/// A query, from another saga on.
+pub fn pairs(query: &ListQuery, before: Option<Uuid>) -> String {
     let mut pairs = Vec::new();
     let mut pair = |name: &str, value: Option<String>| {
         pairs.extend(value.map(|value| format!("{name}={}", percent_encoded(&value))))
@@ -205,7 +230,7 @@ fn link(query: &ListQuery, before: Option<Uuid>) -> String {
     pair("until", query.until.map(text));
     pair("limit", query.limit.map(|limit| limit.to_string()));
     pair("before", before.map(|id| id.to_string()));
-    if pairs.is_empty() { "/".to_owned() } else { format!("/?{}", pairs.join("&")) }
+    pairs.join("&")
 }
 
 #[cfg(test)]

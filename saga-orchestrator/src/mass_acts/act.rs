@@ -19,12 +19,27 @@ pub enum MassAct {
 }
 
 impl MassAct {
+    pub const ALL: [Self; 2] = [Self::Retry, Self::Cancel];
+
+    /// As paths have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Cancel => "cancel",
+        }
+    }
+
     /// As it stands in a saga's history.
     pub const fn of_operator(self) -> OperatorAct {
         match self {
             Self::Retry => OperatorAct::Retry,
             Self::Cancel => OperatorAct::Cancel(Role::Operator),
         }
+    }
+
+    /// Whether the act may be for sagas that this query asks for, and not for all sagas.
+    pub fn is_for(self, query: &ListQuery, flows: &Flows) -> bool {
+        query.has_filter() && self.filter(query, flows).is_ok()
     }
 
     /// The sagas of a query that this is for.

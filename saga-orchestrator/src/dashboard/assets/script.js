@@ -148,6 +148,10 @@ function request(form) {
     const query = new URLSearchParams(activate ? { by, reason } : { by, reason, activate: "false" });
     return { path: `/flows?${query}`, headers: { "Content-Type": "application/yaml" }, text: file };
   }
+  if (form.hasAttribute("data-acts")) {
+    const { limit, ...body } = fields;
+    return { path: `${form.dataset.acts}limit=${Math.min(PAGE, limit)}`, headers: { "Content-Type": "application/json" }, body };
+  }
   return { path: form.dataset.post, headers: { "Content-Type": "application/json" }, body: fields };
 }
 
@@ -156,7 +160,10 @@ function json(text) {
   try { return JSON.parse(text); } catch { return text; }
 }
 
-const SENT = "[data-post], [data-checkout], [data-start], [data-publish]";
+const SENT = "[data-post], [data-checkout], [data-start], [data-publish], [data-acts]";
+
+// On how many sagas one request acts.
+const PAGE = 500;
 
 function show(within) {
   const form = within?.matches?.("form") ? within : $(`form:is(${SENT})`, within || document);
@@ -168,7 +175,7 @@ function show(within) {
 }
 
 document.addEventListener("input", (event) => { const form = event.target.closest("form"); if (form) show(form); });
-$$("form:is([data-checkout], [data-start], [data-publish])").forEach(show);
+$$("form:is([data-checkout], [data-start], [data-publish], [data-acts])").forEach(show);
 
 // A file that was chosen is put where it can be read and mended.
 document.addEventListener("change", async (event) => {
@@ -193,6 +200,42 @@ function showFindings(form, text, findings) {
   $(".wrong", list)?.scrollIntoView({ block: "center" });
 }
 
+// What an answer says that is no success.
+function refusal(answer, told) {
+  const id = told.errorId ? ` (errorId ${told.errorId})` : "";
+  return new Error(`${answer.status}: ${told.detail || told.title}${id}`);
+}
+
+let stopped = false;
+document.addEventListener("click", (event) => { if (event.target.closest("[data-stop]")) stopped = true; });
+
+// Acts page by page, until none is left, the limit is reached, or the reader stops it.
+async function actOnAll(form) {
+  const { headers, body } = request(form);
+  const limit = Number(form.elements.limit.value), bar = $("progress", form), sums = $("[data-sums]", form), stop = $("[data-stop]", form);
+  const refused = new Map();
+  let done = 0, before = null;
+  bar.max = Math.min(limit, form.dataset.permitted);
+  stopped = bar.hidden = stop.hidden = false;
+  try {
+    do {
+      const query = `limit=${Math.min(PAGE, limit - done)}${before ? `&before=${before}` : ""}`;
+      const answer = await fetch(form.dataset.acts + query, { method: "POST", headers, body: JSON.stringify(body) });
+      const told = await answer.json();
+      if (!answer.ok) throw refusal(answer, told);
+      done += told.done;
+      before = told.next;
+      for (const { reason, sagas } of told.refused) refused.set(reason, (refused.get(reason) || 0) + sagas);
+      bar.value = done;
+      const lines = [...refused].map(([reason, sagas]) => `, ${sagas} refused: ${reason}`);
+      sums.textContent = `${done} done${lines.join("")}`;
+    } while (before && done < limit && !stopped);
+    sums.textContent += stopped && before ? "; stopped" : before ? "; the limit is reached, and others may fit" : "; no more fit";
+  } finally {
+    bar.hidden = stop.hidden = true;
+  }
+}
+
 document.addEventListener("submit", async (event) => {
   const form = event.target;
   if (!form.matches(SENT)) return;
@@ -204,12 +247,12 @@ document.addEventListener("submit", async (event) => {
   const send = $("button[type=submit]", form);
   send.disabled = true;
   try {
+    if (form.hasAttribute("data-acts")) return await actOnAll(form);
     const answer = await fetch(path, { method: "POST", headers, body: text ?? JSON.stringify(body) });
     const told = await answer.json();
     if (form.hasAttribute("data-publish")) showFindings(form, text, told.findings || []);
     if (!answer.ok && !(startsSaga && told.sagaId)) {
-      const id = told.errorId ? ` (errorId ${told.errorId})` : "";
-      throw new Error(`${answer.status}: ${told.detail || told.title}${id}`);
+      throw refusal(answer, told);
     }
     if (startsSaga || form.hasAttribute("data-publish")) {
       location.href = startsSaga ? `/dashboard/sagas/${told.sagaId}` : `/dashboard/flows/${told.name}/${told.version}`;
