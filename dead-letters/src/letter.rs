@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use messages::object::Object;
-use messages::{EventId, OrderId, SagaId, TimestampText, dead_letter_topic};
+use messages::{EventId, OrderId, SIGNALS, SagaId, TimestampText, dead_letter_topic};
 use serde::Deserialize;
 use service_runtime::kafka::{Headers, Record};
 
@@ -110,6 +110,10 @@ impl Letter {
         struct Body {
             #[serde(rename = "sagaId")]
             saga_id: SagaId,
+        }
+        if self.topic == SIGNALS {
+            // Its key is what it names, and may look like any id.
+            return Belongs::Unknown;
         }
         let in_body = serde_json::from_slice(&self.record.body).ok().map(|Object(Body { saga_id })| saga_id);
         let key = self.record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());

@@ -7,7 +7,7 @@ use messages::{SagaId, dead_letter_topic};
 use service_runtime::Fatal;
 use service_runtime::kafka::{KafkaSettings, TopicReader};
 
-use super::topics::is_platforms;
+use super::topics::is_always_there;
 use super::{Belongs, Letter, Marker, Place, Topics};
 
 /// Which letters are meant. Without a condition all are.
@@ -138,11 +138,11 @@ pub async fn find(
     Ok(found.map(|letter| (letter, marked)))
 }
 
-/// A reader of the last `most` records of each partition of a topic's dead-letter topic. `None` where a flow's is
-/// missing: it is created soon, and the letters of other topics are read all the same.
+/// A reader of the last `most` records of each partition of a topic's dead-letter topic. `None` where one is
+/// missing that need not be there yet: the letters of other topics are read all the same.
 async fn open(kafka: &KafkaSettings, client: &str, topic: &str, most: i64) -> Result<Option<TopicReader>, Fatal> {
     let letters = dead_letter_topic(topic);
-    match is_platforms(topic) {
+    match is_always_there(topic) {
         true => TopicReader::open_tail(kafka, client, &letters, most).await.map(Some),
         false => TopicReader::open_if_there(kafka, client, &letters, most).await,
     }

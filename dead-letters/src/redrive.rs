@@ -8,11 +8,10 @@
 //! the money back twice.
 
 use flow::{Asked, Origin, State, check};
-use messages::{Event, EventId, OrderId, SagaId, dead_letter_topic};
+use messages::{Event, EventId, MESSAGE_TOPICS, OrderId, SIGNALS, SagaId, dead_letter_topic};
 use service_runtime::kafka::Producer;
 use sqlx::{FromRow, PgPool};
 
-use super::topics::is_platforms;
 use super::{Belongs, Letter, Marker};
 
 /// What may be sent besides the ordinary.
@@ -98,6 +97,10 @@ impl Rules {
         if let Some(bytes) = letter.cut_from() {
             return Verdict::Refuse(format!("it was cut: its record had {bytes} bytes, more than a topic takes"));
         }
+        if letter.topic == SIGNALS {
+            // It is of no saga, and has an id of its own: sent back twice it is one signal.
+            return Verdict::Send;
+        }
         match (letter.belongs(), is_command(letter)) {
             (Belongs::To(saga_id), true) => match standing {
                 Some(standing) => match standing.objection_to(letter) {
@@ -179,7 +182,8 @@ impl Standing {
 
 /// Whether its saga asks by it. What comes from a flow's topic is a reply.
 fn is_command(letter: &Letter) -> bool {
-    is_platforms(&letter.topic) && !Event::TOPICS.contains(&letter.topic.as_str())
+    let topic = letter.topic.as_str();
+    MESSAGE_TOPICS.contains(&topic) && !Event::TOPICS.contains(&topic)
 }
 
 async fn standing(
@@ -264,7 +268,7 @@ mod tests {
             ("RUNNING", "PAYMENT_REFUND", None),
             ("COMPENSATING", "PAYMENT_CHARGE", None),
         ];
-        let commands: Vec<&str> = messages::TOPICS.into_iter().filter(|topic| !Event::TOPICS.contains(topic)).collect();
+        let commands: Vec<&str> = MESSAGE_TOPICS.into_iter().filter(|topic| !Event::TOPICS.contains(topic)).collect();
         assert_eq!(
             commands,
             ["payment.charge", "payment.refund", "inventory.reserve", "inventory.release"]
@@ -316,6 +320,18 @@ mod tests {
         assert!(matches!(ORDINARY.verdict(&of_none, None, None), Verdict::Refuse(_)));
         let asked = Rules { even_without_saga: true, ..ORDINARY };
         assert_eq!(asked.verdict(&of_none, None, None), Verdict::Send);
+    }
+
+    #[test]
+    fn a_signal_goes_back_whatever_it_holds_and_belongs_to_no_saga() {
+        for (key, body) in [(None, "not JSON"), (Some(SAGA), &*format!(r#"{{"sagaId":"{SAGA}"}}"#))] {
+            let signal = of(SIGNALS, key, body);
+            assert_eq!(signal.belongs(), Belongs::Unknown, "{key:?} is what it names");
+            assert_eq!(ORDINARY.verdict(&signal, None, None), Verdict::Send);
+        }
+        let signal = of(SIGNALS, None, "{}");
+        let marker = Marker::now(signal.place, "ada", "mended");
+        assert!(matches!(ORDINARY.verdict(&signal, Some(&marker), None), Verdict::Skip(_)));
     }
 
     #[test]

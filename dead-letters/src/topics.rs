@@ -2,7 +2,7 @@
 //! published flows reply on.
 
 use flow::reply_topic;
-use messages::TOPICS;
+use messages::{MESSAGE_TOPICS, TOPICS};
 use sqlx::PgPool;
 
 /// Postgres has no such table.
@@ -51,9 +51,10 @@ impl Topics {
     }
 }
 
-/// Whether a topic is one of the platform's own. Those of a flow may be missing: they come with its publication.
-pub fn is_platforms(topic: &str) -> bool {
-    TOPICS.contains(&topic)
+/// Whether a topic is always there. Those of a flow come with its publication, and that of signals may be missing where an
+/// earlier release has made the topics.
+pub fn is_always_there(topic: &str) -> bool {
+    MESSAGE_TOPICS.contains(&topic)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use messages::{TOPICS, dead_letter_topic};
+use messages::{MESSAGE_TOPICS, SIGNALS, TOPICS, dead_letter_topic};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use service_runtime::kafka::{KafkaSettings, TopicCreation};
@@ -95,6 +95,10 @@ fn topic_names(prefix: &str) -> Vec<String> {
     names.map(|name| format!("{prefix}{name}")).collect()
 }
 
+fn signal_topics() -> [String; 2] {
+    [SIGNALS.to_owned(), dead_letter_topic(SIGNALS)]
+}
+
 /// When a topic of ours was made; `None` for anyone else's.
 fn made_at(topic: &str) -> Option<SystemTime> {
     let id: Uuid = topic.strip_prefix(PREFIX)?.get(..32)?.parse().ok()?;
@@ -124,6 +128,36 @@ impl Broker {
         }
     }
 
+    /// A broker whose topics were made by a release that had none for signals.
+    pub async fn without_signals() -> Result<Self> {
+        if real_kafka().is_some() {
+            let broker = Self::start().await?;
+            broker.delete(&signal_topics().map(|name| format!("{}{name}", broker.prefix))).await?;
+            return Ok(broker);
+        }
+        let prefix = new_prefix();
+        let names = MESSAGE_TOPICS.iter().flat_map(|topic| [(*topic).to_owned(), dead_letter_topic(topic)]);
+        let names: Vec<String> = names.map(|name| format!("{prefix}{name}")).collect();
+        let broker = EmbeddedBroker::start(&names, PARTITIONS)?;
+        Ok(Self { address: broker.bootstrap_servers().to_owned(), prefix, embedded: Some(broker) })
+    }
+
+    /// Has this release's `kafka-init` make what is missing on it.
+    pub async fn upgrade(&self) -> Result<()> {
+        if self.embedded.is_none() {
+            return self.create_topics().await;
+        }
+        self.create(&signal_topics()).await
+    }
+
+    /// Creates topics beside those of the contract. Separate services can't do so on an embedded broker.
+    pub async fn create(&self, topics: &[impl AsRef<str>]) -> Result<()> {
+        let topics: Vec<String> = topics.iter().map(|topic| topic.as_ref().to_owned()).collect();
+        let settings = self.settings("")?;
+        self.topic_creation().create(&settings, "e2e-tests", &topics, MESSAGE_TOPICS[0]).await?;
+        Ok(())
+    }
+
     /// Whether a topic takes records. Where it does not, an embedded broker says that its partitions have no leader,
     /// a real one that each record is too large.
     pub async fn set_taking(&self, topic: &str, taking: bool) -> Result<()> {
@@ -143,8 +177,11 @@ impl Broker {
 
     /// Deletes the topics, of a real Kafka, and sees them gone.
     pub async fn delete_topics(&self) -> Result<()> {
+        self.delete(&topic_names(&self.prefix)).await
+    }
+
+    async fn delete(&self, names: &[String]) -> Result<()> {
         let admin: AdminClient<_> = client(&self.address)?.create()?;
-        let names = topic_names(&self.prefix);
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         for deleted in admin.delete_topics(&names, &AdminOptions::new().operation_timeout(Some(LIMIT))).await? {
             deleted.map_err(|(topic, error)| anyhow!("{topic} can't be deleted: {error}"))?;

@@ -70,6 +70,11 @@ impl KafkaClient {
         self.send(FutureRecord::to(&self.name(topic)).key(key).payload(body)).await
     }
 
+    /// The same, as a producer does whose clock says so, in ms since 1970.
+    pub async fn publish_at(&self, timestamp_ms: i64, topic: &str, key: &str, body: &[u8]) -> Result<(i32, i64)> {
+        self.send(FutureRecord::to(&self.name(topic)).key(key).payload(body).timestamp(timestamp_ms)).await
+    }
+
     /// Publishes once more what was found: its key, body and headers. Answers its partition and offset.
     pub async fn publish_again(&self, topic: &str, seen: &Seen) -> Result<(i32, i64)> {
         let add = |headers: OwnedHeaders, (key, value): (&String, &String)| {

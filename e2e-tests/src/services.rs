@@ -99,6 +99,11 @@ impl Services {
 
     /// What that many services need, without the services.
     pub async fn lay_out(layout: Layout, settings: &[(&str, &str)]) -> Result<Self> {
+        Self::on(Broker::with_partitions(layout.partitions).await?, layout, settings).await
+    }
+
+    /// The same, on this broker.
+    pub async fn on(broker: Broker, layout: Layout, settings: &[(&str, &str)]) -> Result<Self> {
         let place = PLACES.acquire().await?;
         let scratch = Scratch::new()?;
         postgres::copy_initialised(&scratch.data()).await?;
@@ -112,7 +117,6 @@ impl Services {
         }
         let data_dir = DataDir::open(&scratch.data())?;
         let servers = Arc::new(Servers::start(&data_dir, ports.databases(), |_| ()).await?);
-        let broker = Broker::with_partitions(layout.partitions).await?;
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let processes = BTreeMap::new();
         let (failpoints, _data_dir, _place) = (BTreeMap::new(), data_dir, place);

@@ -33,7 +33,7 @@ mod value;
 mod walk;
 mod yaml;
 
-pub use check::{MOST_MATCHED, Origin, check};
+pub use check::{Origin, check};
 pub use event::RawEvent;
 pub use file::{Late, Repeat};
 pub use finding::{Finding, Position};

@@ -5,12 +5,12 @@
 
 use libfuzzer_sys::fuzz_target;
 use messages::{
-    Envelope, Event, InventoryCommand, MAX_AMOUNT, Message, Money, PaymentCommand, TOPICS, TraceContext,
+    Envelope, Event, InventoryCommand, MAX_AMOUNT, MESSAGE_TOPICS, Message, Money, PaymentCommand, TraceContext,
 };
 
 fuzz_target!(|data: &[u8]| {
     let Some((number, rest)) = data.split_first() else { return };
-    let topic = TOPICS[usize::from(*number) % TOPICS.len()];
+    let topic = MESSAGE_TOPICS[usize::from(*number) % MESSAGE_TOPICS.len()];
     let at = rest.iter().position(|byte| *byte == 0).unwrap_or(rest.len());
     let (header, body) = (&rest[..at], rest.get(at + 1..).unwrap_or_default());
 

@@ -5,7 +5,7 @@ mod wanted;
 
 use std::time::Duration;
 
-use messages::{Event, InventoryCommand, PaymentCommand, TOPICS, dead_letter_topic};
+use messages::{Event, InventoryCommand, PaymentCommand, SIGNALS, TOPICS, dead_letter_topic};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
@@ -37,10 +37,11 @@ const FLOWS_READER: &str = "saga-orchestrator.flows";
 const REPLIES: &str = ".replies";
 
 /// Who reads which topics: a service's group carries its name.
-const READERS: [(&str, &[&str]); 3] = [
+const READERS: [(&str, &[&str]); 4] = [
     ("payment-service", &PaymentCommand::TOPICS),
     ("inventory-service", &InventoryCommand::TOPICS),
     ("saga-orchestrator", &Event::TOPICS),
+    ("saga-orchestrator.signals", &[SIGNALS]),
 ];
 
 /// What is wanted, and where.

@@ -12,6 +12,7 @@ mod money;
 pub mod object;
 mod record;
 pub mod schema;
+mod signal;
 pub mod text;
 mod timestamp;
 mod topics;
@@ -28,8 +29,9 @@ pub use events::{
 pub use ids::{EventId, OrderId, SagaId};
 pub use money::{AmountText, Currency, MAX_AMOUNT, Money, MoneyError};
 pub use record::OutgoingRecord;
+pub use signal::{MAX_SIGNAL_ID, MAX_SIGNAL_MATCH, MAX_SIGNAL_PAYLOAD, SignalRecord};
 pub use timestamp::{Timestamp, TimestampText};
-pub use topics::{Message, TOPICS, Topic, dead_letter_topic, partition_for_key};
+pub use topics::{MESSAGE_TOPICS, Message, SIGNALS, TOPICS, Topic, dead_letter_topic, partition_for_key};
 pub use trace_context::{NotATraceContext, TRACEPARENT, TraceContext};
 pub use user::UserId;
 

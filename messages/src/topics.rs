@@ -29,8 +29,11 @@ pub trait Message: Serialize + DeserializeOwned {
     const TOPIC: Topic<Self>;
 }
 
-/// All topics, commands first. Each also has a dead-letter topic.
-pub const TOPICS: [&str; 10] = [
+/// Where signals come, beside `POST /signals/{kind}`: what happened outside and sagas wait for.
+pub const SIGNALS: &str = "saga.signals";
+
+/// The topics of the messages that drive sagas, commands first.
+pub const MESSAGE_TOPICS: [&str; 10] = [
     c::ChargePayment::TOPIC.name,
     c::RefundPayment::TOPIC.name,
     c::ReserveInventory::TOPIC.name,
@@ -42,6 +45,14 @@ pub const TOPICS: [&str; 10] = [
     e::InventoryFailed::TOPIC.name,
     e::InventoryReleased::TOPIC.name,
 ];
+
+/// All topics of the platform: those of messages, then [`SIGNALS`]. Each also has a dead-letter topic.
+pub const TOPICS: [&str; 11] = {
+    let mut all = [SIGNALS; 11];
+    let (of_messages, _) = all.split_at_mut(MESSAGE_TOPICS.len());
+    of_messages.copy_from_slice(&MESSAGE_TOPICS);
+    all
+};
 
 /// Where records of `topic` go that can't be handled.
 pub fn dead_letter_topic(topic: &str) -> String {

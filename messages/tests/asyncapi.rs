@@ -7,9 +7,9 @@ use std::path::Path;
 
 use chrono::{TimeZone, Utc};
 use messages::{
-    ChargePayment, Currency, Envelope, EventId, InventoryFailed, InventoryReleased, InventoryReserved, Message, Money,
-    PaymentCharged, PaymentFailed, PaymentRefunded, RefundPayment, ReleaseInventory, ReserveInventory, SagaId, TOPICS,
-    dead_letter_topic,
+    ChargePayment, Currency, Envelope, EventId, InventoryFailed, InventoryReleased, InventoryReserved, MESSAGE_TOPICS,
+    Message, Money, PaymentCharged, PaymentFailed, PaymentRefunded, RefundPayment, ReleaseInventory, ReserveInventory,
+    SIGNALS, SagaId, SignalRecord, TOPICS, dead_letter_topic,
 };
 use serde_json::{Map, Value, json};
 use utoipa::{PartialSchema, ToSchema};
@@ -29,6 +29,7 @@ struct Document {
 /// Who sends and who reads a message.
 #[derive(Clone, Copy)]
 struct Way {
+    /// Empty: programs of others.
     from: &'static str,
     to: &'static str,
 }
@@ -75,8 +76,34 @@ impl Document {
                 "examples": [{"name": "one", "headers": headers, "payload": payload}],
             }),
         );
+        self.topic(topic, &name, summary, way);
+    }
+
+    /// A signal, which comes from outside and has no envelope.
+    fn add_signal(&mut self) {
+        let (name, summary) = ("Signal", "Something happened outside that a saga waits for, or will wait for");
+        self.schemas.insert(name.to_owned(), serde_json::to_value(SignalRecord::schema()).unwrap());
+        let example =
+            json!({"kind": "carrier.scanned", "match": "1Z999", "id": "scan-4711", "payload": {"depot": "LIS"}});
+        assert!(SignalRecord::decode(example.to_string().as_bytes()).is_ok(), "what is shown can be read");
+        self.messages.insert(
+            name.to_owned(),
+            json!({
+                "name": name, "title": SIGNALS, "summary": summary,
+                "description": "Any program sends it, as `POST /signals/{kind}` does over HTTP. It may be sent more than once, with the same `id`. No header is needed; a `traceparent` is taken up.",
+                "contentType": "application/json",
+                "payload": {"$ref": "#/components/schemas/Signal"},
+                "bindings": {"kafka": {"key": {"type": "string", "description": "Not read. What the signal names is a good key: signals of one key are in one partition."}, "bindingVersion": "0.5.0"}},
+                "examples": [{"name": "one", "payload": example}],
+            }),
+        );
+        self.topic(SIGNALS, name, summary, Way { from: "", to: "saga-orchestrator" });
+    }
+
+    /// A topic and its dead-letter topic, who sends and who reads there.
+    fn topic(&mut self, topic: &str, name: &str, summary: &str, way: Way) {
         let message = |channel: &str| json!({"$ref": format!("#/channels/{channel}/messages/{name}")});
-        let of_message = json!({name.clone(): {"$ref": format!("#/components/messages/{name}")}});
+        let of_message = json!({name: {"$ref": format!("#/components/messages/{name}")}});
         let dlq = dead_letter_topic(topic);
         self.channels.insert(
             topic.to_owned(),
@@ -96,6 +123,9 @@ impl Document {
             ("receive", way.to, topic, message(topic)),
             ("send", way.to, &*dlq, json!({"$ref": format!("#/channels/{dlq}/messages/DeadLetter")})),
         ] {
+            if who.is_empty() {
+                continue;
+            }
             let operation = json!({
                 "action": action, "channel": {"$ref": format!("#/channels/{channel}")}, "messages": [reference],
                 "summary": format!("{who} {action}s"), "tags": [{"name": who}],
@@ -114,7 +144,7 @@ impl Document {
                 "content-type": {"const": "application/json"},
                 "ce_specversion": {"const": "1.0"},
                 "ce_id": {"type": "string", "format": "uuid", "description": "The message's `eventId`."},
-                "ce_type": {"type": "string", "description": "The topic.", "enum": TOPICS},
+                "ce_type": {"type": "string", "description": "The topic.", "enum": MESSAGE_TOPICS},
                 "ce_source": {"type": "string", "description": "The service that sent it, as `/payment-service`."},
                 "ce_time": {"type": "string", "format": "date-time"},
                 "traceparent": {"type": "string", "description": "W3C Trace Context. To be passed on with the reply.", "pattern": "^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"},
@@ -145,7 +175,7 @@ impl Document {
             "info": {
                 "title": "Order checkout",
                 "version": env!("CARGO_PKG_VERSION"),
-                "description": "The commands and events by which a saga is driven. A record's key is its saga's id, so all of a saga is in one partition. Whoever reads may get a record more than once, and ignores fields that it does not know.",
+                "description": "The commands and events by which a saga is driven, and the signals that sagas wait for. The key of a command or an event is its saga's id, so all of a saga is in one partition. Whoever reads may get a record more than once, and ignores fields that it does not know.",
                 "license": {"name": "MIT OR Apache-2.0"},
             },
             "defaultContentType": "application/json",
@@ -192,6 +222,7 @@ fn document() -> Value {
     let refused = InventoryFailed { reason: "out of stock".into() };
     all.add(FROM_INVENTORY, "The goods were not set aside, and never will be for this order", refused);
     all.add(FROM_INVENTORY, "No goods are held for the order, for good", InventoryReleased {});
+    all.add_signal();
     all.whole()
 }
 

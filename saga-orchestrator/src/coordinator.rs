@@ -28,7 +28,7 @@ use crate::orders::OrderService;
 use crate::registry::Flows;
 use crate::saga::{Attention, Effect, Ignored, Input, NoMove, OrderCall, Saga, State, advance};
 use crate::signals;
-use crate::store::{Identity, IgnoredInputs, NewSaga, NewSagas, Sagas, Stored};
+use crate::store::{Identity, IgnoredInputs, NewSaga, NewSagas, Sagas, SignalStore, Stored};
 use crate::waiters::Waiters;
 
 /// Sagas kept in the cache at most, about 0.5 kB each. When it is full it starts anew.
@@ -55,7 +55,7 @@ pub struct Coordinator {
     pub clock: DatabaseClock,
     pub counts: SagaMetrics,
     /// For signals: see [`crate::signals`].
-    pub signals: Session,
+    pub signals: SignalStore,
     tracer: Tracer,
     pub tasks: TaskTracker,
 }
@@ -118,7 +118,7 @@ impl Coordinator {
             waiters: Arc::new(Waiters::new(metrics)),
             clock,
             counts: SagaMetrics::new(metrics, flows.clone()),
-            signals: session(),
+            signals: SignalStore::open(pool, metrics),
             tracer: tracer.clone(),
             tasks: TaskTracker::new(),
         }

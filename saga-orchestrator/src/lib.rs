@@ -8,7 +8,7 @@
 //!   clients, people;
 //! - `registry`, `publishing`, `publishable`, `supported`: the flows that sagas run by, and what of a flow file this release does;
 //! - [`rehearsal`]: tries a flow with the core and modelled participants;
-//! - `signals`: what happens outside and sagas wait for;
+//! - `signals`, `signal_topic`: what happens outside and sagas wait for, over HTTP and by a topic;
 //! - `retention`: removes what has long ended, in every service;
 //! - `mass_acts`: an operator's act on many sagas;
 //! - `views`: what people and programs may see of all this;
@@ -46,6 +46,7 @@ mod rehearsals;
 mod replies;
 mod retention;
 pub mod saga;
+mod signal_topic;
 mod signals;
 mod store;
 mod supported;
@@ -56,6 +57,7 @@ mod waiters;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use messages::SIGNALS;
 use serde::Deserialize;
 use service_runtime::database::{self, DatabaseClock, DatabaseSettings, Session};
 use service_runtime::http::{Check, Health, HttpServer, HttpSettings, client};
@@ -68,6 +70,7 @@ use service_runtime::settings::{
 };
 use service_runtime::trace::{TraceSettings, Tracer};
 use service_runtime::{CancellationToken, Fatal};
+use tokio::sync::watch;
 
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -83,6 +86,9 @@ const NAME: &str = "saga-orchestrator";
 
 /// The consumer group of replies to sagas of users' flows: what becomes of it hinders no checkout.
 const FLOWS_GROUP: &str = "saga-orchestrator.flows";
+
+/// The consumer group of signals, likewise.
+const SIGNALS_GROUP: &str = "saga-orchestrator.signals";
 
 /// How long a stop waits for calls and sends under way, after the records in hand are finished.
 const FINISH_LIMIT: Duration = Duration::from_millis(1000);
@@ -207,13 +213,18 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let flows = Arc::new(registry::Flows::new(Session::beside(&pool), &config.saga));
     flows.open().await?;
     publishable::check_running(&pool, &flows, &config.retention).await?;
-    require_topics(&config.kafka, NAME, &messages::TOPICS.map(str::to_owned)).await?;
+    // That of signals may be missing: `kafka-init` of the release before has not made it.
+    require_topics(&config.kafka, NAME, &messages::MESSAGE_TOPICS.map(str::to_owned)).await?;
     let consumer = Consumer::open(&config.kafka, NAME, &messages::Event::TOPICS, &metrics, &tracer).await?;
     let producer = Producer::open(&config.kafka, NAME, &metrics)?;
     let group = consumer.state();
     let flow_consumer =
         Consumer::open_growing(&config.kafka, NAME, FLOWS_GROUP, flows.reply_topics(), &metrics, &tracer);
     let flow_group = flow_consumer.state();
+    let (_, signal_topics) = watch::channel(vec![SIGNALS.to_owned()]);
+    let unhurried = config.kafka.unhurried();
+    let signal_consumer = Consumer::open_growing(&unhurried, NAME, SIGNALS_GROUP, signal_topics, &metrics, &tracer);
+    let signal_group = signal_consumer.state();
     metrics::standing::show(&metrics, pool.clone(), flows.clone());
 
     let gate = gate::Gate::at(Session::beside(&pool), config.saga.checkout_max_unfinished, &metrics).await;
@@ -242,6 +253,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         })
         .with("flows", move || {
             let check = watched_flows.trouble().map_or(Check::Ok, Check::Degraded);
+            Box::pin(std::future::ready(check))
+        })
+        .with("signals", move || {
+            let check = signal_group.trouble().map_or(Check::Ok, Check::Degraded);
             Box::pin(std::future::ready(check))
         })
         .with("intake", move || Box::pin(std::future::ready(watched_gate.check())))
@@ -298,9 +313,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         .merge(retention::router(pool.clone()));
     let replies = Arc::new(replies::Replies::new(coordinator.clone(), passed_over));
     let retention = config.saga.idempotency_retention;
-    let (consumed, flows_consumed, served, (), (), (), (), (), (), (), (), ()) = tokio::join!(
+    let signal_topic = signal_topic::SignalTopic(coordinator.clone());
+    let (consumed, flows_consumed, signals_consumed, served, (), (), (), (), (), (), (), (), ()) = tokio::join!(
         stop_when_done(&stop, consumer.run(replies::PlatformReplies(replies.clone()), producer.clone(), stop.clone())),
         stop_when_done(&stop, flow_consumer.run(replies::FlowReplies(replies), producer.clone(), stop.clone())),
+        stop_when_done(&stop, signal_consumer.run(signal_topic, producer.clone(), stop.clone())),
         stop_when_done(&stop, server.serve(routes, openapi, health, metrics, tracer.clone(), stop.clone())),
         stop_when_done(&stop, sweeper::run(coordinator.clone(), Session::beside(&pool), &config.saga, stop.clone())),
         stop_when_done(&stop, Box::pin(look_at_rows)),
@@ -317,5 +334,5 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     producer.flush(FINISH_LIMIT).await;
     database::close(pool).await;
     tracer.close().await;
-    consumed.and(flows_consumed).and(served)
+    consumed.and(flows_consumed).and(signals_consumed).and(served)
 }

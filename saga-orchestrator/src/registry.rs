@@ -32,6 +32,7 @@ pub struct Flows {
     session: Session,
     overrides: Overrides,
     known: RwLock<Known>,
+    /// When the last look began, and how many changes it saw.
     looked: tokio::sync::Mutex<Option<(Instant, i64)>>,
     /// The topics that participants of users' flows reply on.
     reply_topics: watch::Sender<Vec<String>>,
@@ -139,13 +140,27 @@ impl Flows {
 
     /// Reads what was published or changed since the last look.
     pub async fn refresh(&self) -> Result<(), StoreError> {
+        self.seen_since(Instant::now()).await
+    }
+
+    /// The same, unless a look has begun since the time `at`: what was published by then is known afterwards.
+    pub async fn seen_since(&self, at: Instant) -> Result<(), StoreError> {
         let mut looked = self.looked.lock().await;
+        if looked.is_some_and(|(began, _)| began >= at) {
+            return Ok(());
+        }
+        let began = Instant::now();
         let changes = rows::change_count(&self.session).await?;
         if looked.is_none_or(|(_, seen)| seen != changes) {
             self.load().await?;
         }
-        *looked = Some((Instant::now(), changes));
+        *looked = Some((began, changes));
         Ok(())
+    }
+
+    /// Whether there are flows that this release can't run: a newer one has published them, say.
+    pub fn has_unreadable(&self) -> bool {
+        !self.known().unreadable.is_empty()
     }
 
     /// Whether this flow is known, if need be by a look at what is stored.

@@ -1,17 +1,22 @@
-//! Signals: what happens outside and sagas wait for: a webhook, a scan, a person's decision. A signal is stored first. Then
-//! it is offered to the sagas that wait for it, and a saga that begins to wait looks for one that came before. A process that
-//! dies in between leaves both apart: they are looked for together, each minute. A saga takes a signal in the statement that moves it, so a signal moves one saga, once.
+//! Signals: what happens outside and sagas wait for: a webhook, a scan, a person's decision. They come over HTTP (here) and
+//! by a topic ([`crate::signal_topic`]); either way [`accept`] stores them first. Then a signal is [offered](offer) to the
+//! sagas that wait for it, and a saga that begins to wait looks for one that came before. A process that dies in between
+//! leaves both apart: they are looked for together, each minute. A saga takes a signal in the statement that moves it, so a
+//! signal moves one saga, once.
 
+use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use flow::Misfit;
 use messages::text::{check_name, check_prose};
-use messages::{SagaId, TimestampText, schema};
+use messages::{MAX_SIGNAL_ID, MAX_SIGNAL_MATCH, MAX_SIGNAL_PAYLOAD, SagaId, TimestampText, schema};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use service_runtime::batch::Backoff;
@@ -29,10 +34,10 @@ use uuid::Uuid;
 use crate::coordinator::{Applied, ApplyError, Coordinator};
 use crate::registry::Flows;
 use crate::saga::{Awaited, Input, Saga, Signal};
-use crate::store::signals::{self as rows, StoredSignal};
+use crate::store::{NewSignal, StoredSignal, forget_signals};
 
 /// How long a signal is kept, taken or not. One that comes longer before its saga waits for it is not found.
-const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+pub const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// How often those are removed that came longer ago.
 const FORGET: Duration = Duration::from_secs(60);
@@ -40,15 +45,6 @@ const FORGET: Duration = Duration::from_secs(60);
 /// How often sagas are looked for whose signal is there, and how many at a time.
 const MEET: Duration = Duration::from_secs(60);
 const APART: i64 = 1_000;
-
-/// The most characters of a signal's own id; of what it names: [`flow::MOST_MATCHED`].
-const MOST_ID: usize = 200;
-
-/// The most bytes of a payload.
-const MAX_PAYLOAD: usize = 16 * 1024;
-
-/// So many sagas are offered a signal, and so many signals are looked at for a saga: all but the first do not fit.
-const CANDIDATES: i64 = 100;
 
 /// So often a match is tried that the database can't do.
 const TRIES: usize = 5;
@@ -81,11 +77,11 @@ struct Sent {
 }
 
 fn matched() -> ObjectBuilder {
-    schema::prose(flow::MOST_MATCHED)
+    schema::prose(MAX_SIGNAL_MATCH)
 }
 
 fn own_id() -> ObjectBuilder {
-    schema::name(MOST_ID)
+    schema::name(MAX_SIGNAL_ID)
 }
 
 /// A stored signal, and the saga that has taken it.
@@ -144,31 +140,21 @@ async fn send(
     JsonBody(sent): JsonBody<Sent>,
 ) -> Result<Response, Problem> {
     let Sent { matched, id, payload } = sent;
-    check_prose(&matched, flow::MOST_MATCHED).map_err(|error| Problem::invalid_field("match", error))?;
-    id.as_deref().map_or(Ok(()), |id| check_name(id, MOST_ID)).map_err(|error| Problem::invalid_field("id", error))?;
-    let payload = payload.as_deref().map_or("{}", RawValue::get);
-    fits(&coordinator.flows, &kind, payload)?;
     let id = id.unwrap_or_else(|| Uuid::now_v7().to_string());
-    let store = || rows::store(&coordinator.signals, (&kind, &id), &matched, payload);
-    // Stored twice it is stored once.
-    let (signal, is_new) = again_if_lost(|| within_limit(store())).await?;
-    let is_same = signal.matched == matched && same(&signal.payload, payload);
-    if !is_new && !is_same {
-        let detail = format!("another {kind} has the id {id:?}: a signal that is sent again is the same");
-        return Err(Problem::new(StatusCode::CONFLICT, detail));
-    }
+    let (signal, is_new) = accept(&coordinator, Arrived { kind, id, matched, payload }, Instant::now()).await?;
+    let (kind, id) = (signal.kind.clone(), signal.id.clone());
     let signal = match signal.saga_id {
         Some(_) => signal,
         None => {
-            // In a task of its own: a client that hangs up now must not leave its saga waiting for the sweeper.
+            // In a task of its own: a client that hangs up now must not leave its saga waiting for the next look.
             let (offering, offered) = (coordinator.clone(), signal.clone());
             let _ = coordinator.tasks.spawn(async move { offer(&offering, &offered).await }).await;
-            let now = again_if_lost(|| within_limit(rows::find(&coordinator.signals, &kind, &id))).await;
+            let now = again_if_lost(|| within_limit(coordinator.signals.find(&kind, &id))).await;
             now.ok().flatten().unwrap_or(signal)
         }
     };
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-    let location = [(header::LOCATION, format!("/signals/{kind}/{}", percent_encoded(&id)))];
+    let location = [(header::LOCATION, format!("/signals/{}/{}", percent_encoded(&kind), percent_encoded(&id)))];
     Ok((status, location, Json(SignalBody::from(signal))).into_response())
 }
 
@@ -187,44 +173,120 @@ async fn read(
     State(coordinator): State<Arc<Coordinator>>,
     PathText((kind, id)): PathText<(String, String)>,
 ) -> Result<Json<SignalBody>, Problem> {
-    let found = again_if_lost(|| within_limit(rows::find(&coordinator.signals, &kind, &id))).await?;
+    let found = again_if_lost(|| within_limit(coordinator.signals.find(&kind, &id))).await?;
     let none = || Problem::new(StatusCode::NOT_FOUND, "no such signal came within the last seven days");
     Ok(Json(found.ok_or_else(none)?.into()))
 }
 
-/// Whether a flow waits for such a signal.
+/// A signal as it has come, whichever way.
+#[derive(Debug)]
+pub struct Arrived {
+    pub kind: String,
+    pub id: String,
+    pub matched: String,
+    pub payload: Option<Box<RawValue>>,
+}
+
+/// Why a signal is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// No flow waits for its kind; in words, with the kinds that are waited for.
+    #[error("{0}")]
+    UnknownKind(String),
+    /// A field breaks a rule, or no flow can read it.
+    #[error(transparent)]
+    Unfit(#[from] Misfit),
+    /// Another signal of its kind has its id.
+    #[error("another {kind} has the id {id:?}: a signal that is sent again is the same")]
+    Another { kind: String, id: String },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::UnknownKind(why) => Self::new(StatusCode::NOT_FOUND, why),
+            Refused::Unfit(Misfit { field, why }) => Self::invalid_field(&field, why),
+            Refused::Another { .. } => Self::new(StatusCode::CONFLICT, refused.to_string()),
+            Refused::Store(error) => error.into(),
+        }
+    }
+}
+
+/// Checks a signal and stores it, once: the row as it stands, and whether it is new.
 ///
 /// # Errors
-/// 404 naming the kinds that are waited for; 422 naming the field that no flow can read.
-fn fits(flows: &Flows, kind: &str, payload: &str) -> Result<(), Problem> {
-    let flows = flows.all();
-    let waits = || flows.iter().flat_map(|flow| flow.waits()).map(|(_, wait)| wait);
-    if !waits().any(|wait| wait.signal == kind) {
-        let mut kinds: Vec<&str> = waits().map(|wait| wait.signal.as_str()).collect();
-        kinds.sort_unstable();
-        kinds.dedup();
-        let known = if kinds.is_empty() { "no flow waits for any".to_owned() } else { kinds.join(", ") };
-        let kind: String = kind.chars().take(80).collect();
-        let detail = format!("no flow waits for signals of the kind {kind:?}; known: {known}");
-        return Err(Problem::new(StatusCode::NOT_FOUND, detail));
+/// See [`Refused`]. Nothing is stored then, unless the database's answer was lost: it may be sent again.
+pub async fn accept(coordinator: &Coordinator, arrived: Arrived, at: Instant) -> Result<(StoredSignal, bool), Refused> {
+    let Arrived { kind, id, matched, payload } = arrived;
+    check_prose(&matched, MAX_SIGNAL_MATCH).map_err(|error| unfit("match", error))?;
+    check_name(&id, MAX_SIGNAL_ID).map_err(|error| unfit("id", error))?;
+    let payload = payload.as_deref().map_or("{}", RawValue::get);
+    fits(&coordinator.flows, &kind, payload, at).await?;
+    let new = NewSignal { signal_id: Uuid::now_v7(), kind, id, matched, payload: payload.to_owned() };
+    let (signal, is_new) = coordinator.signals.store(&new).await?;
+    let is_same = signal.matched == new.matched && same(&signal.payload, &new.payload);
+    if !is_new && !is_same {
+        return Err(Refused::Another { kind: new.kind, id: new.id });
     }
+    Ok((signal, is_new))
+}
+
+fn unfit(field: &str, why: impl Display) -> Misfit {
+    Misfit { field: field.to_owned(), why: why.to_string() }
+}
+
+/// Whether a flow waits for such a signal, by the flows that are published at the time `at` or later.
+async fn fits(flows: &Flows, kind: &str, payload: &str, at: Instant) -> Result<(), Refused> {
     if !payload.starts_with('{') {
-        return Err(Problem::invalid_field("payload", "must be a JSON object"));
+        return Err(unfit("payload", "must be a JSON object").into());
     }
-    if payload.len() > MAX_PAYLOAD {
-        let why = format!("has {} bytes; at most {MAX_PAYLOAD} are stored", payload.len());
-        return Err(Problem::invalid_field("payload", why));
+    if payload.len() > MAX_SIGNAL_PAYLOAD {
+        let why = format!("has {} bytes; at most {MAX_SIGNAL_PAYLOAD} are stored", payload.len());
+        return Err(unfit("payload", why).into());
+    }
+    if !waits_for(flows, kind) {
+        // A flow that waits for it may have been published on another instance a moment ago.
+        within_limit(flows.seen_since(at)).await?;
+        if !waits_for(flows, kind) {
+            // A flow of a newer release may wait for it. That release brings both together.
+            return match flows.has_unreadable() {
+                true => Ok(check_name(kind, MAX_SIGNAL_ID).map_err(|error| unfit("kind", error))?),
+                false => Err(unknown_kind(flows, kind)),
+            };
+        }
     }
     let mut first_misfit = None;
-    for wait in waits().filter(|wait| wait.signal == kind) {
-        match wait.read(payload) {
-            Ok(_) => return Ok(()),
-            Err(misfit) => {
-                first_misfit.get_or_insert(misfit);
+    for flow in flows.all() {
+        for (_, wait) in flow.waits().filter(|(_, wait)| wait.signal == kind) {
+            match wait.read(payload) {
+                Ok(_) => return Ok(()),
+                Err(misfit) => drop(first_misfit.get_or_insert(misfit)),
             }
         }
     }
-    first_misfit.map_or(Ok(()), |misfit| Err(Problem::invalid_field(&format!("payload.{}", misfit.field), misfit.why)))
+    let within = |Misfit { field, why }| match field.is_empty() {
+        true => unfit("payload", why),
+        false => unfit(&format!("payload.{field}"), why),
+    };
+    first_misfit.map_or(Ok(()), |misfit| Err(within(misfit).into()))
+}
+
+fn waits_for(flows: &Flows, kind: &str) -> bool {
+    flows.all().iter().any(|flow| flow.waits().any(|(_, wait)| wait.signal == kind))
+}
+
+fn unknown_kind(flows: &Flows, kind: &str) -> Refused {
+    let flows = flows.all();
+    let kinds: BTreeSet<&str> =
+        flows.iter().flat_map(|flow| flow.waits()).map(|(_, wait)| wait.signal.as_str()).collect();
+    let known = match kinds.is_empty() {
+        true => "no flow waits for any".to_owned(),
+        false => kinds.into_iter().collect::<Vec<_>>().join(", "),
+    };
+    let kind: String = kind.chars().take(80).collect();
+    Refused::UnknownKind(format!("no flow waits for signals of the kind {kind:?}; known: {known}"))
 }
 
 /// Whether two texts are the same JSON.
@@ -234,13 +296,13 @@ fn same(one: &str, other: &str) -> bool {
 }
 
 /// Offers a signal to the sagas that wait for it, until one takes it.
-async fn offer(coordinator: &Arc<Coordinator>, signal: &StoredSignal) {
+pub async fn offer(coordinator: &Arc<Coordinator>, signal: &StoredSignal) {
     patiently(|| offer_once(coordinator, signal)).await;
 }
 
 async fn offer_once(coordinator: &Arc<Coordinator>, signal: &StoredSignal) -> Result<(), StoreError> {
     let key = Awaited { kind: &signal.kind, matched: signal.matched.clone() }.key();
-    for saga_id in within_limit(rows::waiting_for(&coordinator.signals, &key, CANDIDATES)).await? {
+    for saga_id in coordinator.signals.waiting_for(key).await? {
         if take(coordinator, saga_id, signal).await? {
             break;
         }
@@ -258,7 +320,7 @@ pub async fn look(coordinator: &Arc<Coordinator>, saga: &Saga) {
 }
 
 async fn look_once(coordinator: &Arc<Coordinator>, saga_id: SagaId, awaited: &Awaited<'_>) -> Result<(), StoreError> {
-    let found = rows::unmatched(&coordinator.signals, awaited.kind, &awaited.matched, CANDIDATES);
+    let found = coordinator.signals.unmatched(awaited.kind, &awaited.matched);
     for signal in &within_limit(found).await? {
         if take(coordinator, saga_id, signal).await? {
             break;
@@ -311,7 +373,7 @@ pub async fn meet(coordinator: Arc<Coordinator>, stop: CancellationToken) {
         let coordinator = coordinator.clone();
         // Boxed: it is large, and would be a part of what runs all the time.
         Box::pin(async move {
-            for saga_id in rows::apart(&coordinator.signals, APART).await? {
+            for saga_id in coordinator.signals.apart(APART).await? {
                 // One of a flow that this release does not know is left to the release that does.
                 if let Ok(saga) = coordinator.stored(saga_id).await {
                     look(&coordinator, &saga).await;
@@ -328,7 +390,7 @@ pub async fn meet(coordinator: Arc<Coordinator>, stop: CancellationToken) {
 /// Removes signals that came longer than [`KEPT`] ago, until `stop`.
 pub async fn forget_old(pool: PgPool, stop: CancellationToken) {
     crate::looking::keep_looking(FORGET, "old signals", stop, || async {
-        while rows::forget(&pool, KEPT, AT_ONCE).await? == AT_ONCE.unsigned_abs() {}
+        while forget_signals(&pool, KEPT, AT_ONCE).await? == AT_ONCE.unsigned_abs() {}
         Ok(())
     })
     .await;

@@ -11,7 +11,7 @@ pub mod history;
 pub mod lists;
 mod new_sagas;
 pub mod old_sagas;
-pub mod signals;
+mod signals;
 mod unfinished;
 
 use flow::{Flow, Kept, Request};
@@ -27,6 +27,7 @@ use uuid::Uuid;
 
 pub use self::claim::{Due, Sweep, claim_due};
 pub use self::new_sagas::{Identity, NewSaga, NewSagas, forget_keys};
+pub use self::signals::{NewSignal, SignalStore, StoredSignal, forget_signals};
 pub use self::unfinished::{Unfinished, unfinished, waiting_that_need_attention};
 use crate::registry::Flows;
 use crate::saga::{Answered, Attention, Checkout, Ignored, Marked, Saga, State, Transition};

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use flow::{Asked, Flow, Step};
-use messages::TOPICS;
+use messages::MESSAGE_TOPICS;
 
 /// Something in a flow that this release does not do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct NotYet {
 /// of users' flows are created when they are published.
 pub fn obstacles(flow: &Flow, built_in: bool) -> Vec<String> {
     let not_yet = unsupported(flow).into_iter().map(|NotYet { place, what }| format!("{place}: {what}"));
-    let missing = flow.command_topics().filter(|topic| built_in && !TOPICS.contains(topic));
+    let missing = flow.command_topics().filter(|topic| built_in && !MESSAGE_TOPICS.contains(topic));
     not_yet.chain(missing.map(|topic| format!("there is no topic {topic}"))).collect()
 }
 

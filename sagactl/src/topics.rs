@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use clap::Args;
-use messages::{Event, InventoryCommand, PaymentCommand, dead_letter_topic};
+use messages::{Event, InventoryCommand, PaymentCommand, SIGNALS, dead_letter_topic};
 use serde_json::json;
 use service_runtime::Fatal;
 use service_runtime::kafka::{KafkaSettings, PartitionMarks, watermarks};
@@ -42,10 +42,11 @@ impl KafkaAddress {
 }
 
 /// Who reads which topics: a service's group carries its name.
-const READERS: [(&str, &[&str]); 3] = [
+const READERS: [(&str, &[&str]); 4] = [
     ("payment-service", &PaymentCommand::TOPICS),
     ("inventory-service", &InventoryCommand::TOPICS),
     ("saga-orchestrator", &Event::TOPICS),
+    ("saga-orchestrator.signals", &[SIGNALS]),
 ];
 
 /// A topic, its one group of readers, and its dead letters.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use messages::{OutgoingRecord, TOPICS, partition_for_key};
+use messages::{MESSAGE_TOPICS, OutgoingRecord, partition_for_key};
 
 use crate::coverage::Seen;
 use crate::pending::Event;
@@ -40,12 +40,12 @@ pub struct Taken {
 }
 
 pub fn logs() -> Vec<Log> {
-    (0..TOPICS.len() * PARTITIONS).map(|_| Log::default()).collect()
+    (0..MESSAGE_TOPICS.len() * PARTITIONS).map(|_| Log::default()).collect()
 }
 
-/// Who consumes a log: by its topic's place in [`TOPICS`].
+/// Who consumes a log: by its topic's place in [`MESSAGE_TOPICS`].
 fn consumer_of(log: usize) -> Service {
-    match TOPICS[log / PARTITIONS] {
+    match MESSAGE_TOPICS[log / PARTITIONS] {
         "payment.charge.command" | "payment.refund.command" => Service::Payment,
         "inventory.reserve.command" | "inventory.release.command" => Service::Inventory,
         _ => Service::Orchestrator,
@@ -59,7 +59,7 @@ impl World {
 
     /// The broker takes a record.
     pub fn append(&mut self, record: OutgoingRecord) {
-        let topic = TOPICS.iter().position(|topic| *topic == record.topic).expect("all topics are listed");
+        let topic = MESSAGE_TOPICS.iter().position(|topic| *topic == record.topic).expect("all topics are listed");
         let log = topic * PARTITIONS + partition_for_key(record.key.as_bytes(), PARTITIONS as u32) as usize;
         self.trace(|| format!("kafka takes {} {}", record.topic, String::from_utf8_lossy(&record.body)));
         self.check_command_bytes(&record);

@@ -37,6 +37,7 @@ mod sagactl;
 mod sagactl_flows;
 mod scenarios;
 mod shutdown;
+mod signal_topic;
 mod signals;
 mod slow_gateway;
 mod startup_errors;

@@ -8,11 +8,11 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-const PERMIT: &str = include_str!("permit.v1.yaml");
-const LIMIT: Duration = Duration::from_secs(30);
+pub const PERMIT: &str = include_str!("permit.v1.yaml");
+pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// Starts a platform that runs permits by this file.
-async fn platform(flow: &str) -> Result<(Standalone, Client)> {
+pub async fn platform(flow: &str) -> Result<(Standalone, Client)> {
     let standalone = Standalone::start(&[("CHECKOUT_WAIT_MS", "60000")]).await?;
     let client = standalone.client()?;
     let published = client.publish_flow(flow).await?;
@@ -21,7 +21,7 @@ async fn platform(flow: &str) -> Result<(Standalone, Client)> {
 }
 
 /// Starts a permit, and answers its saga's id.
-async fn begin(client: &Client, applicant: &str) -> Result<Uuid> {
+pub async fn begin(client: &Client, applicant: &str) -> Result<Uuid> {
     let request = client.request(Service::Orchestrator, Method::POST, "/flows/permit");
     let request = request.header("Prefer", "respond-async").json(&json!({"applicant": applicant, "fee": 30}));
     let answer = Answer::read(request.send().await?).await?;
@@ -34,7 +34,7 @@ async fn saga(client: &Client, saga_id: Uuid) -> Result<Value> {
 }
 
 /// The saga, once it stands there.
-async fn until_at(client: &Client, saga_id: Uuid, status: &str, step: &str) -> Result<Value> {
+pub async fn until_at(client: &Client, saga_id: Uuid, status: &str, step: &str) -> Result<Value> {
     eventually(&format!("{saga_id} is {status} at {step}"), LIMIT, async || {
         let saga = saga(client, saga_id).await?;
         Ok((saga["status"] == status && saga["step"] == step).then_some(saga))
@@ -43,7 +43,7 @@ async fn until_at(client: &Client, saga_id: Uuid, status: &str, step: &str) -> R
 }
 
 /// Replies to the saga's pending command, as its participant does; answers the event's id.
-async fn reply(client: &Client, saga_id: Uuid, step: &str, event: &str, payload: Value) -> Result<Uuid> {
+pub async fn reply(client: &Client, saga_id: Uuid, step: &str, event: &str, payload: Value) -> Result<Uuid> {
     let event_id = Uuid::now_v7();
     reply_with_id(client, event_id, saga_id, step, event, payload).await?;
     Ok(event_id)
@@ -76,7 +76,7 @@ async fn signal(client: &Client, kind: &str, body: &Value) -> Result<Answer> {
 }
 
 /// A signal's answer, which has this status.
-async fn sent(client: &Client, kind: &str, body: &Value, status: u16) -> Result<Value> {
+pub async fn sent(client: &Client, kind: &str, body: &Value, status: u16) -> Result<Value> {
     let answer = signal(client, kind, body).await?;
     ensure!(answer.status == status, "{} {}", answer.status, answer.text);
     answer.json()

@@ -11,7 +11,6 @@ mod steps;
 use std::sync::Arc;
 
 pub(crate) use answers::causes;
-pub use slots::MOST_MATCHED;
 
 use crate::file::FlowFile;
 use crate::finding::{Finding, Findings};

@@ -1,14 +1,12 @@
 //! Slots: each is filled when its payload is sent, or says by `?` that it may be null.
 
+use messages::MAX_SIGNAL_MATCH;
+
 use crate::file::{At, FlowFile, Late, Step, Undo};
 use crate::finding::Findings;
-use crate::read::MAX_TEXT;
 use crate::rule::Rule;
 use crate::shape::{Shape, ShapeKind};
 use crate::slot::{Slot, Source};
-
-/// The most characters of what a signal names.
-pub const MOST_MATCHED: usize = MAX_TEXT;
 
 pub fn check(file: &FlowFile, findings: &mut Findings) {
     start(file, findings);
@@ -60,7 +58,7 @@ fn start(file: &FlowFile, findings: &mut Findings) {
 /// A signal names a short text: it stands in an index.
 fn matched(file: &FlowFile, slot: &At<Slot>, findings: &mut Findings) {
     let is_short = |shape: &Shape| match shape.kind {
-        ShapeKind::Text => shape.max.is_none_or(|max| max <= MOST_MATCHED),
+        ShapeKind::Text => shape.max.is_none_or(|max| max <= MAX_SIGNAL_MATCH),
         ShapeKind::UserId | ShapeKind::Email | ShapeKind::Sku => true,
         _ => false,
     };
@@ -77,7 +75,7 @@ fn matched(file: &FlowFile, slot: &At<Slot>, findings: &mut Findings) {
     };
     if !is_text || slot.is_optional {
         let message =
-            format!("what a signal names is a text of at most {MOST_MATCHED} characters that is never missing");
+            format!("what a signal names is a text of at most {MAX_SIGNAL_MATCH} characters that is never missing");
         findings.report(slot.at, Rule::Slot, message);
     }
 }

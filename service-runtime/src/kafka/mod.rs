@@ -48,6 +48,9 @@ pub use reader::TopicReader;
 pub use topics::{existing_topics, require_topics};
 pub use watermarks::{PartitionMarks, watermarks};
 
+/// See [`KafkaSettings::unhurried`].
+const UNHURRIED_MS: u32 = 100;
+
 /// How to reach Kafka. See `defaults/kafka.toml` for what each setting means.
 #[derive(Debug, Clone, Deserialize)]
 pub struct KafkaSettings {
@@ -98,6 +101,13 @@ impl KafkaSettings {
         let settings = Settings::load(&[SERVICE_DEFAULTS, KAFKA_DEFAULTS], None, environment())?;
         let settings = settings.with("kafka_bootstrap_servers", bootstrap_servers)?;
         Self::try_from(&settings.with("kafka_topic_prefix", topic_prefix)?)
+    }
+
+    /// The same for a consumer whose records may be a tenth of a second late. The embedded broker does not answer a waiting
+    /// fetch before its time, so its other consumers ask all the time, which costs processor time.
+    #[must_use]
+    pub fn unhurried(&self) -> Self {
+        Self { kafka_fetch_wait_max_ms: self.kafka_fetch_wait_max_ms.max(UNHURRIED_MS), ..self.clone() }
     }
 
     /// The name on Kafka of a topic or a group.

@@ -194,7 +194,8 @@ impl Watch {
     fn lacks(&self, found: &[(&str, FoundTopic)]) -> Option<String> {
         let missing: Vec<&str> =
             found.iter().filter(|(_, found)| matches!(found, Ok(None))).map(|(topic, _)| *topic).collect();
-        let by = if self.grows { "kafka-init --topic NAME" } else { "kafka-init" };
+        let is_platforms = |topic: &&str| !self.grows || messages::TOPICS.contains(&self.contract_name(topic));
+        let by = if missing.iter().all(is_platforms) { "kafka-init" } else { "kafka-init --topic NAME" };
         (!missing.is_empty()).then(|| format!("Kafka has no topic {}; `{by}` creates it", missing.join(", ")))
     }
 
