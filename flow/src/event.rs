@@ -26,18 +26,12 @@ impl<'a> RawEvent<'a> {
     /// # Errors
     /// The field that is missing or wrong.
     pub fn read(body: &'a [u8]) -> Result<Self, Misfit> {
-        let whole = |why: String| Misfit { field: String::new(), why };
-        let text = std::str::from_utf8(body).map_err(|error| whole(error.to_string()))?;
-        let Members(members) = serde_json::from_str(text).map_err(|error| whole(error.to_string()))?;
-        let payload = member(&members, "payload").ok_or_else(|| wrong("payload", "is missing"))?;
-        if !payload.get().starts_with('{') {
-            return Err(wrong("payload", "must be a JSON object"));
-        }
+        let members = members(body)?;
         Ok(Self {
+            payload: payload(&members)?,
             event_id: required(&members, "eventId")?,
             causation_id: id(&members, "causationId")?,
             saga_id: required(&members, "sagaId")?,
-            payload: payload.get(),
             members,
         })
     }
@@ -49,6 +43,41 @@ impl<'a> RawEvent<'a> {
     pub fn subject(&self, field: &str) -> Result<OrderId, Misfit> {
         required(&self.members, field)
     }
+}
+
+/// The body of an event that starts a saga. Fields that are not known are ignored.
+pub struct StartEvent<'a> {
+    /// What its saga is about. There is one saga for it, however often the event comes.
+    pub subject: OrderId,
+    /// A JSON object.
+    pub payload: &'a str,
+}
+
+impl<'a> StartEvent<'a> {
+    /// Reads a record's body. `subject` is the name that the flow gives its subject.
+    ///
+    /// # Errors
+    /// The field that is missing or wrong.
+    pub fn read(body: &'a [u8], subject: &str) -> Result<Self, Misfit> {
+        let members = members(body)?;
+        let event = Self { subject: required(&members, subject)?, payload: payload(&members)? };
+        match event.subject.as_uuid().get_version_num() {
+            7 => Ok(event),
+            other => Err(wrong(subject, format_args!("must be a UUID of version 7, and is of version {other}"))),
+        }
+    }
+}
+
+fn members(body: &[u8]) -> Result<Vec<(Cow<'_, str>, &RawValue)>, Misfit> {
+    let whole = |why: String| Misfit { field: String::new(), why };
+    let text = std::str::from_utf8(body).map_err(|error| whole(error.to_string()))?;
+    let Members(members) = serde_json::from_str(text).map_err(|error| whole(error.to_string()))?;
+    Ok(members)
+}
+
+fn payload<'a>(members: &[(Cow<'a, str>, &'a RawValue)]) -> Result<&'a str, Misfit> {
+    let payload = member(members, "payload").ok_or_else(|| wrong("payload", "is missing"))?.get();
+    if payload.starts_with('{') { Ok(payload) } else { Err(wrong("payload", "must be a JSON object")) }
 }
 
 fn member<'a>(members: &[(Cow<'a, str>, &'a RawValue)], field: &str) -> Option<&'a RawValue> {
@@ -85,6 +114,27 @@ mod tests {
         assert_eq!(event.payload, r#"{"bookingRef":"H1"}"#);
         assert_eq!(event.subject("tripId").unwrap().to_string(), "01a1fcfc-71e1-7774-8bfb-88a030f9fbb9");
         assert_eq!(event.subject("orderId").unwrap_err().to_string(), "`orderId` is missing");
+    }
+
+    #[test]
+    fn an_event_that_starts_a_saga_names_its_subject_and_has_a_payload() {
+        let placed = r#"{"orderId":"01a1fcfc-71e1-7774-8bfb-88a030f9fbb9","at":7,"payload":{"userId":"u1"}}"#;
+        let event = StartEvent::read(placed.as_bytes(), "orderId").unwrap();
+        assert_eq!(event.subject.to_string(), "01a1fcfc-71e1-7774-8bfb-88a030f9fbb9");
+        assert_eq!(event.payload, r#"{"userId":"u1"}"#);
+        for (from, to, why) in [
+            ("orderId", "tripId", "`orderId` is missing"),
+            ("01a1fcfc", "no", "`orderId` is no id"),
+            ("71e1-7774", "71e1-4774", "`orderId` must be a UUID of version 7, and is of version 4"),
+            (r#""01a1fcfc-71e1-7774-8bfb-88a030f9fbb9""#, "7", "`orderId` must be a text"),
+            ("payload", "data", "`payload` is missing"),
+            (r#"{"userId":"u1"}"#, "null", "`payload` must be a JSON object"),
+            ("{\"orderId", "[\"orderId", "invalid type: sequence"),
+        ] {
+            let event = placed.replacen(from, to, 1);
+            let error = StartEvent::read(event.as_bytes(), "orderId").map(|_| ()).unwrap_err().to_string();
+            assert!(error.contains(why), "{why}: {error}");
+        }
     }
 
     #[test]

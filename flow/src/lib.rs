@@ -4,7 +4,7 @@
 //! - [`State`]: every legal move, in one `match`;
 //! - [`Flow::answered_by`], [`Meaning`]: what an event means to a flow, and what is read of it;
 //! - [`Flow::read_start`], [`read()`]: JSON, read by shapes into exact values;
-//! - [`RawEvent`]: a reply, whatever its flow;
+//! - [`RawEvent`], [`StartEvent`]: a reply, and an event that starts a saga, whatever its flow;
 //! - [`Kept`]: what a saga keeps of its replies;
 //! - [`payload::Payload::fill`]: the bytes of a message;
 //! - [`sample::Samples`]: values that fit a flow, to try it with.
@@ -34,7 +34,7 @@ mod walk;
 mod yaml;
 
 pub use check::{Origin, check};
-pub use event::RawEvent;
+pub use event::{RawEvent, StartEvent};
 pub use file::{Late, Repeat};
 pub use finding::{Finding, Position};
 pub use flow::*;

@@ -21,6 +21,8 @@ const MAX_JSON: usize = 2 * 1024;
 pub enum Reading {
     /// A client's: an unknown field is refused, and so is what only earlier releases took.
     Request,
+    /// An event's that starts a saga: by the rules of a request, but an unknown field is ignored.
+    Event,
     /// A participant's: an unknown field is ignored.
     Reply,
 }
@@ -97,7 +99,7 @@ impl Shape {
     /// # Errors
     /// What of it does not fit.
     pub fn read(&self, json: &str, reading: Reading) -> Result<Value, Misfit> {
-        let is_new = reading == Reading::Request;
+        let is_new = reading != Reading::Reply;
         Ok(match self.kind {
             ShapeKind::Text => {
                 let text = text(json)?;

@@ -26,6 +26,14 @@ impl Flow {
         self.request(json, Reading::Request)
     }
 
+    /// Reads the payload of an event that starts a saga. Its sender may add fields.
+    ///
+    /// # Errors
+    /// The field that is missing or breaks a rule.
+    pub fn read_event(&self, payload: &str) -> Result<Request, Misfit> {
+        self.request(payload, Reading::Event)
+    }
+
     /// Reads a request as it was stored: by the rules of all releases.
     ///
     /// # Errors
@@ -39,7 +47,7 @@ impl Flow {
         let wrong = |field: &str, why: String| Misfit { field: field.to_owned(), why };
         let owner = field(&self.start.owner);
         let text = input.text(owner).unwrap_or_default().to_owned();
-        let user_id = if reading == Reading::Request { UserId::new(text) } else { UserId::try_from(text) };
+        let user_id = if reading == Reading::Reply { UserId::try_from(text) } else { UserId::new(text) };
         let owner = user_id.map_err(|error| wrong(owner, error.to_string()))?;
         let mut money = None;
         if let Some((amount, currency)) = &self.start.money {

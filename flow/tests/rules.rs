@@ -43,6 +43,19 @@ fn keys_and_types() {
 }
 
 #[test]
+fn events_that_start_sagas_have_a_topic_of_the_flows_own() {
+    let start = |topic: &str| format!("start:\n  topic: {topic}\n");
+    assert!(check(&TRIP.replacen("start:\n", &start("trip.asked"), 1), Origin::User).is_ok());
+    for topic in
+        ["order.created", "payment.charged", "tour.asked", "trip.replies", "trip.asked.dlq", "trip.car.rent.command"]
+    {
+        breaks(Rule::Reserved, "start:\n", &start(topic), topic);
+        let built_in = check(&TRIP.replacen("start:\n", &start(topic), 1), Origin::BuiltIn);
+        assert!(built_in.is_ok(), "{topic}: {built_in:?}");
+    }
+}
+
+#[test]
 fn what_a_signal_names_is_a_short_text() {
     let talk = |matched: &str| {
         let step = format!(

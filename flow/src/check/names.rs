@@ -37,6 +37,10 @@ const ACTIONS: [&str; 5] = [CREATES_ORDER, "order.confirm", "order.cancel", "ord
 /// What stands in `sagas.step` besides steps.
 const ENDS: [&str; 3] = ["COMPLETED", "TIMED_OUT", "CANCELLED"];
 
+/// What the names of topics of replies, and of dead letters, end with.
+const REPLIES: &str = ".replies";
+const LETTERS: &str = ".dlq";
+
 /// What stands in a saga's history for what is neither an event nor a signal: `deadline.passed`, `operator.cancelled`.
 const INPUTS: [&str; 3] = ["started", "deadline", "operator"];
 
@@ -138,14 +142,31 @@ fn reserved(file: &FlowFile, findings: &mut Findings) {
         let message = format!("only built-in flows have a route of their own; this one starts by `POST /flows/{flow}`");
         findings.report(route.at, Rule::Reserved, message);
     }
+    if let Some(topic) = &file.start.topic {
+        start_topic(topic, file, findings);
+    }
     let may_ask = |topic: &str| first_word(topic) == flow || OUR_PARTICIPANTS.contains(&first_word(topic));
-    let topics = file.start.topic.iter().chain(asks(file).filter_map(|ask| ask.topic.as_ref()));
+    let topics = asks(file).filter_map(|ask| ask.topic.as_ref());
     for topic in topics.filter(|topic| !may_ask(topic)) {
         let message = format!(
             "`{}` is another flow's topic: a topic of this flow begins with `{flow}.`, one of the platform's participants with {}",
             topic.value,
             OUR_PARTICIPANTS.map(|name| format!("`{name}.`")).join(", ")
         );
+        findings.report(topic.at, Rule::Reserved, message);
+    }
+}
+
+/// The topic of events that start sagas is the flow's own, and nothing else is on it.
+fn start_topic(topic: &At<String>, file: &FlowFile, findings: &mut Findings) {
+    let (flow, name) = (file.flow.as_str(), topic.as_str());
+    if first_word(name) != flow {
+        let message = format!("`{name}` is not this flow's: a topic that starts its sagas begins with `{flow}.`");
+        findings.report(topic.at, Rule::Reserved, message);
+    }
+    let is_asked = asks(file).filter_map(|ask| ask.topic.as_ref()).any(|asked| asked.as_str() == name);
+    if is_asked || name.ends_with(REPLIES) || name.ends_with(LETTERS) {
+        let message = format!("`{name}` has other records: those that start sagas need a topic of their own");
         findings.report(topic.at, Rule::Reserved, message);
     }
 }

@@ -109,11 +109,11 @@ pub static START: Record = Record {
             "A route of its own besides `POST /flows/<flow>`. Only built-in flows have one.",
             "/checkout",
         ),
-        optional("topic", Kind::Name(&TOPIC), "An event that starts a saga, one for each subject.", "order.created"),
+        optional("topic", Kind::Name(&TOPIC), "Where events come that start a saga each.", "parcel.ordered"),
         required(
             "subject",
             Kind::Name(&FIELD),
-            "What a saga is about: a UUIDv7 that is made with the saga and stands in every message.",
+            "What a saga is about: a UUIDv7 that stands in every message. It is made with the saga, or brought by the event that starts it.",
             "orderId",
         ),
         required(
