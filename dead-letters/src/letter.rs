@@ -3,9 +3,11 @@
 
 use chrono::{DateTime, Utc};
 use messages::object::Object;
-use messages::{EventId, OrderId, SIGNALS, SagaId, TimestampText, dead_letter_topic};
+use messages::{EventId, OrderId, SagaId, TimestampText, dead_letter_topic};
 use serde::Deserialize;
 use service_runtime::kafka::{Headers, Record};
+
+use super::topics::belongs_to_none;
 
 /// What the services, and we, write into a letter's headers.
 const OURS: &[u8] = b"dlq_";
@@ -111,8 +113,8 @@ impl Letter {
             #[serde(rename = "sagaId")]
             saga_id: SagaId,
         }
-        if self.topic == SIGNALS {
-            // Its key is what it names, and may look like any id.
+        if belongs_to_none(&self.topic) {
+            // Its key may look like any id.
             return Belongs::Unknown;
         }
         let in_body = serde_json::from_slice(&self.record.body).ok().map(|Object(Body { saga_id })| saga_id);

@@ -8,10 +8,11 @@
 //! the money back twice.
 
 use flow::{Asked, Origin, State, check};
-use messages::{Event, EventId, MESSAGE_TOPICS, OrderId, SIGNALS, SagaId, dead_letter_topic};
+use messages::{Event, EventId, MESSAGE_TOPICS, OrderId, SagaId, dead_letter_topic};
 use service_runtime::kafka::Producer;
 use sqlx::{FromRow, PgPool};
 
+use super::topics::belongs_to_none;
 use super::{Belongs, Letter, Marker};
 
 /// What may be sent besides the ordinary.
@@ -97,8 +98,7 @@ impl Rules {
         if let Some(bytes) = letter.cut_from() {
             return Verdict::Refuse(format!("it was cut: its record had {bytes} bytes, more than a topic takes"));
         }
-        if letter.topic == SIGNALS {
-            // It is of no saga, and has an id of its own: sent back twice it is one signal.
+        if belongs_to_none(&letter.topic) {
             return Verdict::Send;
         }
         match (letter.belongs(), is_command(letter)) {
@@ -204,6 +204,8 @@ async fn standing(
 
 #[cfg(test)]
 mod tests {
+    use messages::SIGNALS;
+
     use crate::letter::tests::{SAGA, letter};
 
     use super::*;
@@ -323,9 +325,12 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_goes_back_whatever_it_holds_and_belongs_to_no_saga() {
-        for (key, body) in [(None, "not JSON"), (Some(SAGA), &*format!(r#"{{"sagaId":"{SAGA}"}}"#))] {
-            let signal = of(SIGNALS, key, body);
+    fn a_signal_or_an_event_that_starts_a_saga_goes_back_whatever_it_holds_and_belongs_to_no_saga() {
+        let of_saga = format!(r#"{{"sagaId":"{SAGA}"}}"#);
+        for (topic, key, body) in
+            [(SIGNALS, None, "not JSON"), (SIGNALS, Some(SAGA), &*of_saga), ("trip.asked", Some(SAGA), &*of_saga)]
+        {
+            let signal = of(topic, key, body);
             assert_eq!(signal.belongs(), Belongs::Unknown, "{key:?} is what it names");
             assert_eq!(ORDINARY.verdict(&signal, None, None), Verdict::Send);
         }

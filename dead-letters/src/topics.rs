@@ -1,7 +1,9 @@
 //! The topics whose records are set aside where they can't be handled: the platform's, and those that participants of
 //! published flows reply on.
 
-use flow::reply_topic;
+use std::collections::BTreeSet;
+
+use flow::{Origin, check, reply_topic};
 use messages::{MESSAGE_TOPICS, TOPICS};
 use sqlx::PgPool;
 
@@ -12,32 +14,38 @@ const UNDEFINED_TABLE: &str = "42P01";
 #[derive(Debug, Clone)]
 pub struct Topics {
     /// Of published flows.
-    replies: Vec<String>,
+    of_flows: Vec<String>,
 }
 
 impl Topics {
-    /// The platform's, and these reply topics of published flows.
-    pub const fn with(replies: Vec<String>) -> Self {
-        Self { replies }
+    /// The platform's, and these of published flows.
+    pub const fn with(of_flows: Vec<String>) -> Self {
+        Self { of_flows }
     }
 
-    /// The platform's, and the reply topics of the flows that are published in the orchestrator's database.
+    /// The platform's, and those that are read of the flows that are published in the orchestrator's database: of replies,
+    /// and of the events that start sagas. Of a flow that this program can't read: of replies.
     ///
     /// # Errors
     /// When that can't be read.
     pub async fn read(orchestrator: &PgPool) -> Result<Self, sqlx::Error> {
-        let names = sqlx::query_scalar("SELECT DISTINCT name FROM flows WHERE NOT built_in ORDER BY name");
-        let names: Vec<String> = match names.fetch_all(orchestrator).await {
+        let published = sqlx::query_as("SELECT name, source FROM flows WHERE NOT built_in");
+        let published: Vec<(String, String)> = match published.fetch_all(orchestrator).await {
             // No release that has flows of users has started on it yet.
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(UNDEFINED_TABLE) => Vec::new(),
-            names => names?,
+            published => published?,
         };
-        Ok(Self::with(names.iter().map(|name| reply_topic(name)).collect()))
+        let read = published.iter().flat_map(|(name, source)| {
+            // Names that were not reserved when it was published are no fault.
+            let start = check(source, Origin::BuiltIn).ok().and_then(|flow| flow.start.topic.clone());
+            [reply_topic(name)].into_iter().chain(start)
+        });
+        Ok(Self::with(read.collect::<BTreeSet<String>>().into_iter().collect()))
     }
 
     /// All of them, the platform's first.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        TOPICS.into_iter().chain(self.replies.iter().map(String::as_str))
+        TOPICS.into_iter().chain(self.of_flows.iter().map(String::as_str))
     }
 
     /// One of the topics, by its name or its dead-letter topic's.
@@ -55,6 +63,12 @@ impl Topics {
 /// earlier release has made the topics.
 pub fn is_always_there(topic: &str) -> bool {
     MESSAGE_TOPICS.contains(&topic)
+}
+
+/// Whether its records belong to no saga yet: they are signals, or events that start sagas. Each has an id of its own, and
+/// is one however often it comes.
+pub fn belongs_to_none(topic: &str) -> bool {
+    !MESSAGE_TOPICS.contains(&topic) && !topic.ends_with(".replies")
 }
 
 #[cfg(test)]

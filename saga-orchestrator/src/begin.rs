@@ -1,5 +1,5 @@
 //! A new saga by a request over HTTP: stores it, waits for its end, or until its flow answers, and answers with the outcome.
-//! The steps don't run in here: a client that hangs up changes nothing.
+//! The steps don't run in here: a client that hangs up changes nothing. Those that events start: [`crate::start_topic`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use axum::Json;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use flow::{Flow, Request};
-use messages::{OrderId, SagaId, TRACEPARENT, TraceContext};
+use messages::{OrderId, SagaId, TRACEPARENT, Timestamp, TraceContext};
 use service_runtime::batch::Backoff;
 use service_runtime::database::{ANSWER_LIMIT, StoreError};
 use service_runtime::http::{Caller, INTERNAL, Problem};
@@ -22,8 +22,8 @@ use crate::intake::{Intake, NOT_STORED, Place};
 use crate::outcome::Outcome;
 use crate::prefer::Preferences;
 use crate::saga::flows::PAY_FIRST;
-use crate::saga::{FlowOutcome, Saga, State, start};
-use crate::store::NewSaga;
+use crate::saga::{FlowOutcome, Saga, State, Transition, start};
+use crate::store::{KnownBy, NewSaga};
 use crate::waiters::{OFTEN, Waiter};
 
 /// How long the row is waited for that says how far a saga is whose client is answered before its end.
@@ -51,6 +51,19 @@ pub struct Wanted {
     pub idempotency_key: Option<IdempotencyKey>,
     /// Whether it may be a new one. One that was begun before, under the request's key, is answered all the same.
     pub permitted: Result<(), Problem>,
+}
+
+/// A saga that begins now, however it was asked for. It is about `subject`.
+pub fn new_saga(
+    flow: &Arc<Flow>,
+    saga_id: SagaId,
+    subject: OrderId,
+    request: Arc<Request>,
+    traceparent: String,
+    now: Timestamp,
+) -> Transition {
+    let expires_at = now + flow.limit().unwrap_or(NO_LIMIT);
+    start(flow.clone(), saga_id, subject, request, expires_at, Some(traceparent), now)
 }
 
 /// Begins the saga, or finds the one that the request's key belongs to, and answers as the flow and the client's
@@ -97,15 +110,15 @@ pub async fn begin(intake: &Intake, caller: &Caller, headers: &HeaderMap, wanted
     }
     let now = intake.coordinator.clock.now();
     let (saga_id, trace) = (intake.mint(&flow, now), traceparent(headers));
-    let expires_at = now + flow.limit().unwrap_or(NO_LIMIT);
-    let transition = start(flow.clone(), saga_id, OrderId::new_at(now), request.clone(), expires_at, Some(trace), now);
+    let transition = new_saga(&flow, saga_id, OrderId::new_at(now), request.clone(), trace, now);
     let started = transition.saga.clone();
     trace::set("saga.id", || saga_id.to_string().into());
     let waiter = intake.coordinator.waiters.register(&started);
 
+    let known_by = idempotency_key.map_or(KnownBy::Id, KnownBy::Key);
     // In a task of its own: a client that hangs up now must not leave the effect undone. It keeps the place.
-    let (coordinator, new) = (intake.coordinator.clone(), NewSaga { transition, idempotency_key });
-    let has_key = new.idempotency_key.is_some();
+    let (coordinator, new) = (intake.coordinator.clone(), NewSaga { transition, known_by });
+    let has_key = new.known_by.key().is_some();
     let stored = async move { store(coordinator, new, until).await.map(|begun| (begun, place)) };
     let stopping = async {
         intake.stop.cancelled().await;
@@ -184,7 +197,7 @@ async fn store(coordinator: Arc<Coordinator>, new: NewSaga, until: Instant) -> R
             Err(error) => return Err(not_known(error)),
         }
         if Instant::now() >= until {
-            return Err(unknown(saga_id, new.idempotency_key.is_some()));
+            return Err(unknown(saga_id, new.known_by.key().is_some()));
         }
         tokio::time::sleep(backoff.delay()).await;
     }

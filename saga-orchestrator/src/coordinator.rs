@@ -64,7 +64,7 @@ pub struct Coordinator {
 #[derive(Debug)]
 pub enum Begun {
     Started,
-    /// It is not new: this saga has its idempotency key.
+    /// It is not new: this saga has its idempotency key, or its subject.
     Joined(Box<Saga>),
 }
 

@@ -136,7 +136,8 @@ pub struct SentBody {
 #[openapi(paths(list, redrive))]
 pub struct Described;
 
-/// The topics that a letter may come from: the platform's, and `<flow>.replies` of each published flow.
+/// The topics that a letter may come from: the platform's, and of each published flow `<flow>.replies` and the topic of the
+/// events that start its sagas.
 fn topics() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String).examples(["payment.charge.command", "trip.replies"])
 }
@@ -152,7 +153,7 @@ impl DeadLetters {
 
     /// The topics that a letter may come from.
     fn topics(&self) -> Topics {
-        Topics::with(self.flows.reply_topics().borrow().clone())
+        Topics::with(self.flows.read_topics())
     }
 
     /// The letters that `query` asks for.

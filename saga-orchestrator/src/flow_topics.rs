@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flow::Flow;
+use messages::dead_letter_topic;
 use service_runtime::CancellationToken;
 use service_runtime::kafka::{CreationError, KafkaSettings, TopicCreation};
 use tracing::{info, warn};
@@ -44,15 +45,15 @@ impl Topics {
     }
 }
 
-/// The topics that a flow needs beside the platform's: of its commands, its replies, and the dead letters of those.
+/// The topics that a flow needs beside the platform's: of its commands, its replies, the events that start it, and the dead
+/// letters of the latter two.
 pub fn topics(flow: &Flow) -> Vec<String> {
     if is_built_in(flow) {
         return Vec::new();
     }
-    let replies = flow.reply_topic();
-    let letters = messages::dead_letter_topic(&replies);
     let commands = flow.own_command_topics().into_iter().map(str::to_owned);
-    commands.chain([replies, letters]).collect()
+    let read = [flow.reply_topic()].into_iter().chain(flow.start.topic.clone());
+    commands.chain(read.flat_map(|topic| [dead_letter_topic(&topic), topic])).collect()
 }
 
 /// Sees until `stop` that the topics of published flows are there: an embedded Kafka is empty after a start, and a real

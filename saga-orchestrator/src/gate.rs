@@ -51,6 +51,19 @@ pub struct Seen {
     needing_attention: i64,
 }
 
+impl Seen {
+    fn refusal(&self) -> Option<String> {
+        if self.open && self.unfinished < self.max_unfinished {
+            return None;
+        }
+        Some(match (self.open, &self.reason) {
+            (false, Some(reason)) => format!("new checkouts are paused ({reason})"),
+            (false, None) => "new checkouts are paused".to_owned(),
+            (true, _) => format!("{} checkouts are unfinished", self.unfinished),
+        })
+    }
+}
+
 impl Gate {
     /// The gate as it stands in the database.
     pub async fn at(session: Session, max_unfinished: u32, metrics: &Metrics) -> Result<Self, StoreError> {
@@ -86,15 +99,22 @@ impl Gate {
 
     /// Why a new checkout is not taken now, if it is not.
     pub fn refusal(&self) -> Option<String> {
-        let seen = self.seen();
-        if seen.open && seen.unfinished < seen.max_unfinished {
-            return None;
+        self.seen().refusal()
+    }
+
+    /// Lets in a saga that no client waits for. It counts at once: thousands of events may come between two looks.
+    ///
+    /// # Errors
+    /// Why it is not let in now.
+    pub fn admit(&self) -> Result<(), String> {
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        match seen.refusal() {
+            Some(why) => Err(why),
+            None => {
+                seen.unfinished += 1;
+                Ok(())
+            }
         }
-        Some(match (seen.open, seen.reason) {
-            (false, Some(reason)) => format!("new checkouts are paused ({reason})"),
-            (false, None) => "new checkouts are paused".to_owned(),
-            (true, _) => format!("{} checkouts are unfinished", seen.unfinished),
-        })
     }
 
     /// Whether an operator has closed it.

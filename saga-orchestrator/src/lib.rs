@@ -7,6 +7,7 @@
 //! - `replies`, `orders`, `sweeper`, `checkout`, `operator`: where inputs come from: Kafka, the order service, time,
 //!   clients, people;
 //! - `registry`, `publishing`, `publishable`, `supported`: the flows that sagas run by, and what of a flow file this release does;
+//! - `start_topic`: events that start sagas of users' flows;
 //! - [`rehearsal`]: tries a flow with the core and modelled participants;
 //! - `signals`, `signal_topic`: what happens outside and sagas wait for, over HTTP and by a topic;
 //! - `retention`: removes what has long ended, in every service;
@@ -48,6 +49,7 @@ mod retention;
 pub mod saga;
 mod signal_topic;
 mod signals;
+mod start_topic;
 mod store;
 mod supported;
 mod sweeper;
@@ -89,6 +91,9 @@ const FLOWS_GROUP: &str = "saga-orchestrator.flows";
 
 /// The consumer group of signals, likewise.
 const SIGNALS_GROUP: &str = "saga-orchestrator.signals";
+
+/// The consumer group of events that start sagas: they may have to wait, and nothing else must wait for them.
+const STARTS_GROUP: &str = "saga-orchestrator.starts";
 
 /// How long a stop waits for calls and sends under way, after the records in hand are finished.
 const FINISH_LIMIT: Duration = Duration::from_millis(1000);
@@ -225,6 +230,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let unhurried = config.kafka.unhurried();
     let signal_consumer = Consumer::open_growing(&unhurried, NAME, SIGNALS_GROUP, signal_topics, &metrics, &tracer);
     let signal_group = signal_consumer.state();
+    let start_consumer =
+        Consumer::open_growing(&config.kafka, NAME, STARTS_GROUP, flows.start_topics(), &metrics, &tracer);
+    let start_group = start_consumer.state();
     metrics::standing::show(&metrics, pool.clone(), flows.clone());
 
     let gate = gate::Gate::at(Session::beside(&pool), config.saga.checkout_max_unfinished, &metrics).await;
@@ -257,6 +265,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         })
         .with("signals", move || {
             let check = signal_group.trouble().map_or(Check::Ok, Check::Degraded);
+            Box::pin(std::future::ready(check))
+        })
+        .with("starts", move || {
+            let check = start_group.trouble().map_or(Check::Ok, Check::Degraded);
             Box::pin(std::future::ready(check))
         })
         .with("intake", move || Box::pin(std::future::ready(watched_gate.check())))
@@ -314,10 +326,17 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let replies = Arc::new(replies::Replies::new(coordinator.clone(), passed_over));
     let retention = config.saga.idempotency_retention;
     let signal_topic = signal_topic::SignalTopic(coordinator.clone());
-    let (consumed, flows_consumed, signals_consumed, served, (), (), (), (), (), (), (), (), ()) = tokio::join!(
+    let start_topics = start_topic::StartTopics {
+        coordinator: coordinator.clone(),
+        gate: gate.clone(),
+        pool: pool.clone(),
+        retention: config.retention,
+    };
+    let (consumed, flows_consumed, signals_consumed, starts_consumed, served, (), (), (), (), (), (), (), (), ()) = tokio::join!(
         stop_when_done(&stop, consumer.run(replies::PlatformReplies(replies.clone()), producer.clone(), stop.clone())),
         stop_when_done(&stop, flow_consumer.run(replies::FlowReplies(replies), producer.clone(), stop.clone())),
         stop_when_done(&stop, signal_consumer.run(signal_topic, producer.clone(), stop.clone())),
+        stop_when_done(&stop, start_consumer.run(start_topics, producer.clone(), stop.clone())),
         stop_when_done(&stop, server.serve(routes, openapi, health, metrics, tracer.clone(), stop.clone())),
         stop_when_done(&stop, sweeper::run(coordinator.clone(), Session::beside(&pool), &config.saga, stop.clone())),
         stop_when_done(&stop, Box::pin(look_at_rows)),
@@ -334,5 +353,5 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     producer.flush(FINISH_LIMIT).await;
     database::close(pool).await;
     tracer.close().await;
-    consumed.and(flows_consumed).and(signals_consumed).and(served)
+    consumed.and(flows_consumed).and(signals_consumed).and(starts_consumed).and(served)
 }

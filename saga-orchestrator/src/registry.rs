@@ -36,6 +36,8 @@ pub struct Flows {
     looked: tokio::sync::Mutex<Option<(Instant, i64)>>,
     /// The topics that participants of users' flows reply on.
     reply_topics: watch::Sender<Vec<String>>,
+    /// The topics of events that start sagas of users' flows.
+    start_topics: watch::Sender<Vec<String>>,
 }
 
 #[derive(Default)]
@@ -72,8 +74,9 @@ impl Flows {
                 false => drop(known.unreadable.insert((flow.name.clone(), flow.version))),
             }
         }
-        let (reply_topics, _) = watch::channel(Vec::new());
-        Self { session, overrides, known: RwLock::new(known), looked: tokio::sync::Mutex::default(), reply_topics }
+        let (known, looked) = (RwLock::new(known), tokio::sync::Mutex::default());
+        let [(reply_topics, _), (start_topics, _)] = [watch::channel(Vec::new()), watch::channel(Vec::new())];
+        Self { session, overrides, known, looked, reply_topics, start_topics }
     }
 
     /// The flow of this name and version, if this instance knows it.
@@ -110,6 +113,19 @@ impl Flows {
     /// The topics that users' participants reply on, as flows are published.
     pub fn reply_topics(&self) -> watch::Receiver<Vec<String>> {
         self.reply_topics.subscribe()
+    }
+
+    /// The topics of events that start sagas, as flows are activated.
+    pub fn start_topics(&self) -> watch::Receiver<Vec<String>> {
+        self.start_topics.subscribe()
+    }
+
+    /// The topics of users' flows that are read, and so have dead letters.
+    pub fn read_topics(&self) -> Vec<String> {
+        let users = self.all().into_iter().filter(|flow| !is_built_in(flow));
+        let topics: BTreeSet<String> =
+            users.flat_map(|flow| [flow.reply_topic()].into_iter().chain(flow.start.topic.clone())).collect();
+        topics.into_iter().collect()
     }
 
     /// Stores the flows of this release beside those that were published, and reads what is there.
@@ -193,14 +209,17 @@ impl Flows {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.active = active(&changes);
         let users = known.flows.values().flat_map(BTreeMap::values).filter(|flow| !is_built_in(flow));
-        let topics: BTreeSet<String> = users.map(|flow| flow.reply_topic()).collect();
+        let replies: BTreeSet<String> = users.map(|flow| flow.reply_topic()).collect();
+        let starts = known.start_topics(&changes);
         drop(known);
-        self.reply_topics.send_if_modified(|now| {
-            let wanted: Vec<String> = topics.into_iter().collect();
-            let differs = *now != wanted;
-            *now = wanted;
-            differs
-        });
+        for (topics, wanted) in [(&self.reply_topics, replies), (&self.start_topics, starts)] {
+            topics.send_if_modified(|now| {
+                let wanted: Vec<String> = wanted.into_iter().collect();
+                let differs = *now != wanted;
+                *now = wanted;
+                differs
+            });
+        }
         Ok(())
     }
 
@@ -234,6 +253,19 @@ impl Flows {
 impl Known {
     fn add(&mut self, flow: Arc<Flow>) {
         self.flows.entry(flow.name.clone()).or_default().insert(flow.version, flow);
+    }
+
+    /// The topics of events that start sagas: of every version that was ever active. (Before that its events wait, and once
+    /// none is active they are set aside.) Those of a flow whose active version this release can't run are left to one that can.
+    fn start_topics(&self, changes: &[Changed]) -> BTreeSet<String> {
+        let activated = changes.iter().filter(|change| change.change == "ACTIVATED");
+        let topic = |Changed { name, version, .. }: &Changed| {
+            let versions = self.flows.get(name)?;
+            let is_left = self.active.get(name).is_some_and(|active| !versions.contains_key(active));
+            let flow = versions.get(version).filter(|flow| !is_left && !is_built_in(flow))?;
+            flow.start.topic.clone()
+        };
+        activated.filter_map(topic).collect()
     }
 }
 

@@ -26,7 +26,7 @@ use sqlx::{PgExecutor, Postgres, Row as _};
 use uuid::Uuid;
 
 pub use self::claim::{Due, Sweep, claim_due};
-pub use self::new_sagas::{Identity, NewSaga, NewSagas, forget_keys};
+pub use self::new_sagas::{Identity, KnownBy, NewSaga, NewSagas, forget_keys};
 pub use self::signals::{NewSignal, SignalStore, StoredSignal, forget_signals};
 pub use self::unfinished::{Unfinished, unfinished, waiting_that_need_attention};
 use crate::registry::Flows;

@@ -58,12 +58,12 @@ async fn a_flow_is_published_once_and_what_is_wrong_with_a_file_is_named_with_it
     let findings = refused.json()?["findings"].clone();
     ensure!(findings[0]["line"] == 4 && findings[0]["rule"] == "type", "{findings}");
     let (not_yet, _) = TRIP.split_once("\ntests:").context("tests")?;
-    let not_yet = not_yet.replace("start:\n", "start:\n  topic: trip.wanted\n");
+    let not_yet = not_yet.replace("  - step: CAR_RENT\n", "  - step: CAR_RENT\n    order: RESERVED\n");
     let refused = client.publish_flow(&not_yet).await?;
     refused.is_problem(422, &["breaks 1 rules"])?;
     let finding = refused.json()?["findings"][0].clone();
     ensure!(
-        finding["rule"] == "not-yet" && finding["message"].to_string().contains("a start by an event"),
+        finding["rule"] == "not-yet" && finding["message"].to_string().contains("a status that travels"),
         "{finding}"
     );
     let reserved = client.publish_flow(include_str!("../../../flows/pay-first.v1.yaml")).await?;

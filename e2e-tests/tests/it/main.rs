@@ -40,6 +40,7 @@ mod shutdown;
 mod signal_topic;
 mod signals;
 mod slow_gateway;
+mod start_topic;
 mod startup_errors;
 mod structure;
 mod traces;

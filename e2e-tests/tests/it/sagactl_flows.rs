@@ -78,7 +78,7 @@ async fn findings_are_printed_as_the_check_prints_them_and_nothing_is_published(
 #[tokio::test]
 async fn what_this_release_can_not_run_is_refused_by_name() -> Result<()> {
     let client = shared().await?;
-    let stay = File::of("limited-stay", &[("start:\n", "start:\n  topic: limited-stay.wanted\n")])?;
+    let stay = File::of("limited-stay", &[("  - step: CAR_RENT\n", "  - step: CAR_RENT\n    order: RESERVED\n")])?;
 
     client.sagactl(&["flow", "check", &stay.path]).await?.says(0, &["ok"])?;
 

@@ -222,9 +222,10 @@ fn a_flow_about_no_money_keeps_the_rules() {
 
 #[test]
 fn what_this_release_does_not_run_is_named() {
-    let text = include_str!("../../../flow/tests/flows/reserve-first.v1.yaml");
+    let text = include_str!("../../../flow/tests/flows/order.v1.yaml");
     let script = Script::of(&check(text, Origin::BuiltIn).unwrap(), None).unwrap();
-    assert_eq!(script.not_run(), ["start: this release does not run a start by an event (`topic`)"]);
+    let left_out = "ORDER_CREATE: this release does not run `order`, a status that travels with the step";
+    assert!(script.not_run().iter().any(|one| one == left_out), "{:?}", script.not_run());
 }
 
 #[test]

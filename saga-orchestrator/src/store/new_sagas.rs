@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use messages::SagaId;
+use messages::{OrderId, SagaId};
 use rust_decimal::Decimal;
 use service_runtime::conditional::Table;
 use service_runtime::database::{Session, StoreError};
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row as _};
+use uuid::Uuid;
 
 use super::lists::NO_CURRENCY;
 use super::{Stored, first_repetition, from_row, ids, milliseconds, to_sagas, wanted};
@@ -19,11 +20,29 @@ use crate::saga::checkout::{FORCE_INVENTORY_FAIL, FORCE_PAYMENT_FAIL};
 use crate::saga::flows::PAY_FIRST;
 use crate::saga::{Saga, Transition};
 
-/// A saga to be stored, and the key under which its client may send it again.
+/// A saga to be stored, and by what it is known if it is asked for again.
 #[derive(Debug, Clone)]
 pub struct NewSaga {
     pub transition: Transition,
-    pub idempotency_key: Option<IdempotencyKey>,
+    pub known_by: KnownBy,
+}
+
+/// By what a new saga is the same as an earlier one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KnownBy {
+    /// Its own id: another request is another saga.
+    Id,
+    /// The key under which its client may send it again.
+    Key(IdempotencyKey),
+    /// What it is about: the event that started it may come again.
+    Subject,
+}
+
+impl KnownBy {
+    /// The key that is stored with it.
+    pub const fn key(&self) -> Option<&IdempotencyKey> {
+        if let Self::Key(key) = self { Some(key) } else { None }
+    }
 }
 
 /// What makes two new sagas the same.
@@ -32,6 +51,7 @@ pub enum Identity {
     Saga(SagaId),
     /// A key belongs to its user.
     Key(String, IdempotencyKey),
+    Subject(OrderId),
 }
 
 /// New sagas. One whose key is taken is not stored: the saga that has it is found instead.
@@ -48,9 +68,10 @@ impl Table for NewSagas {
 
     fn key(new: &NewSaga) -> Identity {
         let saga = &new.transition.saga;
-        match &new.idempotency_key {
-            Some(key) => Identity::Key(saga.request.owner.to_string(), key.clone()),
-            None => Identity::Saga(saga.saga_id),
+        match &new.known_by {
+            KnownBy::Id => Identity::Saga(saga.saga_id),
+            KnownBy::Key(key) => Identity::Key(saga.request.owner.to_string(), key.clone()),
+            KnownBy::Subject => Identity::Subject(saga.order_id),
         }
     }
 
@@ -79,7 +100,8 @@ impl Table for NewSagas {
                         LEAST(now() + resend_first, deadline_at), LEAST(now() + resend_first, deadline_at),
                         awaits
                  FROM new
-                 -- Its id: an earlier try of this very saga. Its key: another request of the same client.
+                 -- Its id: an earlier try of this very saga. Its key: another request of the same client. Its subject:
+                 -- the same event again.
                  ON CONFLICT DO NOTHING
                  RETURNING saga_id, version, status, step, created_at
              ), history AS (
@@ -105,7 +127,7 @@ impl Table for NewSagas {
         .bind(sagas().map(|s| s.traceparent.as_deref()).collect::<Vec<_>>())
         .bind(sagas().map(|s| s.created_at).collect::<Vec<_>>())
         .bind(sagas().map(|s| milliseconds(first_repetition(s))).collect::<Vec<_>>())
-        .bind(new.iter().map(|new| new.idempotency_key.as_ref().map(IdempotencyKey::as_str)).collect::<Vec<_>>())
+        .bind(new.iter().map(|new| new.known_by.key().map(IdempotencyKey::as_str)).collect::<Vec<_>>())
         .bind(sagas().map(input).collect::<Vec<_>>())
         .bind(sagas().map(|saga| Some(saga.awaited()?.key())).collect::<Vec<_>>());
         let stored = ids(&self.session.rows(insert).await?)?;
@@ -114,7 +136,7 @@ impl Table for NewSagas {
     }
 
     async fn read(&self, identities: Vec<Identity>) -> Result<HashMap<Identity, Stored>, StoreError> {
-        let (mut ids, mut users, mut keys) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ids, mut users, mut keys, mut subjects) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for identity in &identities {
             match identity {
                 Identity::Saga(id) => ids.push(*id),
@@ -122,6 +144,7 @@ impl Table for NewSagas {
                     users.push(user.as_str());
                     keys.push(key.as_str());
                 }
+                Identity::Subject(order_id) => subjects.push(order_id.as_uuid()),
             }
         }
         let mut found = HashMap::new();
@@ -135,11 +158,27 @@ impl Table for NewSagas {
         if !keys.is_empty() {
             found.extend(self.read_keyed(&users, &keys).await?);
         }
+        if !subjects.is_empty() {
+            found.extend(self.read_about(&subjects).await?);
+        }
         Ok(found)
     }
 }
 
 impl NewSagas {
+    /// Reads the sagas that are about these.
+    async fn read_about(&self, subjects: &[Uuid]) -> Result<HashMap<Identity, Stored>, StoreError> {
+        let wanted = sqlx::query("SELECT saga_id, order_id FROM sagas WHERE order_id = ANY($1)").bind(subjects);
+        let mut about = HashMap::new();
+        for row in &self.session.rows(wanted).await? {
+            let subject: Uuid = row.try_get("order_id")?;
+            about.insert(SagaId::from(row.try_get::<Uuid, _>("saga_id")?), OrderId::from(subject));
+        }
+        let sagas = self.session.rows(super::wanted(about.keys().copied().collect())).await?;
+        let sagas = to_sagas(&self.flows, &sagas)?.into_iter();
+        Ok(sagas.filter_map(|(id, saga)| Some((Identity::Subject(*about.get(&id)?), saga))).collect())
+    }
+
     /// Reads the sagas that have these users' keys.
     async fn read_keyed(&self, users: &[&str], keys: &[&str]) -> Result<HashMap<Identity, Stored>, StoreError> {
         let wanted = sqlx::query(

@@ -224,7 +224,7 @@ replay: sagactl flow simulate 'my trip.yaml' --input 'in/it'\''s.json' --seed 7"
         let (done, text) = output(&arguments(&order, 5, None, false));
         assert!(done && text.contains("order.v1.yaml: ok: order v1, 5 seeds with "), "{text}");
         assert!(
-            text.contains("\nnot published by this release: start: this release does not run a start by an event"),
+            text.contains("\nnot published by this release: ORDER_CREATE: this release does not run `order`, a status"),
             "{text}"
         );
     }

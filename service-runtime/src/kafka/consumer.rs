@@ -63,6 +63,10 @@ pub enum Retry {
     /// The store failed; whether the record is at fault, it tells.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It is not the time for it, for this reason. Records that are held so are limited by `kafka_max_in_flight`; what comes
+    /// behind them stays in Kafka.
+    #[error("{0}")]
+    NotNow(String),
 }
 
 /// What a service does with a record. Must be idempotent: a record may come more than once.
