@@ -5,7 +5,7 @@ use utoipa::OpenApi as _;
 use utoipa::openapi::schema::Type;
 use utoipa::openapi::{ObjectBuilder, OpenApi};
 
-use crate::saga::flows::built_in;
+use crate::saga::flows::{built_in, is_checkout};
 use crate::views::list::{STATUSES, known_steps};
 use crate::{checkout, dead_letters, flow_start, mass_acts, operator, publishing, retention, signals, views};
 
@@ -41,7 +41,8 @@ pub fn statuses() -> ObjectBuilder {
 
 /// What a checkout's step may be.
 pub fn steps() -> ObjectBuilder {
-    let flows: Vec<_> = built_in().iter().map(|built_in| built_in.flow.clone()).collect();
+    let flows = built_in().iter().map(|built_in| &built_in.flow).filter(|flow| is_checkout(flow));
+    let flows: Vec<_> = flows.cloned().collect();
     messages::schema::one_of(known_steps(&flows).iter().map(|(step, _)| step.as_str()))
 }
 

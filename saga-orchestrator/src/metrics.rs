@@ -19,7 +19,7 @@ use service_runtime::metrics::{Count, Histogram, Metrics};
 
 use self::flows::FlowSagas;
 use crate::registry::Flows;
-use crate::saga::flows::{PAY_FIRST, built_in};
+use crate::saga::flows::{built_in, is_checkout};
 use crate::saga::{Saga, State};
 
 /// The upper bounds of the buckets: from a few statements to what is past `SAGA_TIMEOUT_MS`.
@@ -82,11 +82,6 @@ impl SagaMetrics {
     pub fn repeated(&self, saga: &Saga) {
         if is_checkout(&saga.flow) { self.checkouts.repeated(saga) } else { self.others.repeated(saga) }
     }
-}
-
-/// Whether sagas of this flow are counted as checkouts.
-pub fn is_checkout(flow: &Flow) -> bool {
-    flow.name == PAY_FIRST
 }
 
 impl Checkouts {

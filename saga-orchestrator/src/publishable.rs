@@ -10,6 +10,7 @@ use service_runtime::retention::Retention;
 use sqlx::PgPool;
 
 use crate::registry::Flows;
+use crate::saga::flows::built_in;
 use crate::store::definitions::patiently;
 use crate::store::flows::running;
 use crate::supported::unsupported;
@@ -37,6 +38,10 @@ pub fn publishable<'a>(retention: &Retention, body: &'a [u8]) -> Result<(Arc<Flo
         refused(findings.into_iter().map(finding).collect())
     })?;
     let mut findings: Vec<Finding> = Vec::new();
+    if built_in().iter().any(|built_in| built_in.flow.name == flow.name) {
+        let message = format!("`{}` is a flow that comes with the platform: choose another name", flow.name);
+        findings.push(Finding { line: line_of(source, "flow"), column: 1, rule: "reserved", message });
+    }
     for not_yet in unsupported(&flow) {
         let line = line_of(source, &not_yet.place);
         findings.push(Finding { line, column: 1, rule: "not-yet", message: not_yet.to_string() });

@@ -16,7 +16,8 @@ use super::format::{badge, date_time, duration, short_id};
 use super::layout::{Place, page};
 use super::{Dashboard, Page, charts, mass_act};
 use crate::mass_acts::MassAct;
-use crate::registry::{Flows, is_built_in};
+use crate::registry::Flows;
+use crate::saga::flows::is_checkout;
 use crate::views::list::{self, ListBody, ListQuery, ListedBody, known_steps};
 use crate::views::stats::StatsBody;
 
@@ -37,7 +38,7 @@ pub async fn show(State(dashboard): State<Dashboard>, RawQuery(query): RawQuery)
         }
         (filters(&query, &flows))
         (acts(&query, &dashboard.views.flows))
-        (table(&sagas, &query, stats.at.0, has_users(&flows)))
+        (table(&sagas, &query, stats.at.0, has_more(&flows)))
     };
     // Pages further back do not change under the reader.
     let live = query.before.is_none().then_some("/events");
@@ -113,9 +114,9 @@ fn steps(stats: &StatsBody, status: &str) -> String {
     if steps.is_empty() { "nothing".to_owned() } else { steps.join(", ") }
 }
 
-/// Whether there are flows beside those of the release: without them a list says nothing of flows.
-fn has_users(flows: &[Arc<Flow>]) -> bool {
-    flows.iter().any(|flow| !is_built_in(flow))
+/// Whether there are flows beside that of the checkouts: without them a list says nothing of flows.
+fn has_more(flows: &[Arc<Flow>]) -> bool {
+    flows.iter().any(|flow| !is_checkout(flow))
 }
 
 fn filters(query: &ListQuery, flows: &[Arc<Flow>]) -> Markup {
@@ -141,7 +142,7 @@ fn filters(query: &ListQuery, flows: &[Arc<Flow>]) -> Markup {
             label { "Status" select name="status" {
                 @for (value, text) in statuses { option value=(value) selected[value.eq_ignore_ascii_case(status)] { (text) } }
             } }
-            @if has_users(flows) {
+            @if has_more(flows) {
                 label { "Flow" select name="flow" {
                     option value="" { "any flow" }
                     @for name in names { option value=(name) selected[name == wanted] { (name) } }

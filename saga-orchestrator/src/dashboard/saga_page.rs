@@ -17,7 +17,7 @@ use super::format::{badge, date_time, duration, time};
 use super::layout::{Place, dialog, page};
 use super::{Dashboard, Page, flows, timeline};
 use crate::outcome::parse_id;
-use crate::registry::is_built_in;
+use crate::saga::flows::is_checkout;
 use crate::store::lists::{self, Filter};
 use crate::views::saga::{self, HistoryBody, SagaBody};
 use crate::views::services::{RowsBody, Told};
@@ -31,13 +31,13 @@ pub async fn show(State(dashboard): State<Dashboard>, id: Result<PathText, Probl
         div id="saga" data-fresh data-step=(saga.step) data-ended[saga.pending.is_none()] {
             (head(&saga))
             (attention(&saga))
-            @if !is_built_in(&saga.flow) { (where_it_stands(&saga)) }
+            @if !is_checkout(&saga.flow) { (where_it_stands(&saga)) }
             section.card { h2 { "What happened" } ul.story { @for sentence in &saga.summary { li { (sentence) } } } }
             section.card { h2 { "Timeline" } div.scroll { (timeline::draw(&saga)) }
                 p.legend { span.key.ahead { "forward" } span.key.back { "being undone" } "Drawn to scale; the shortest are widened." }
             }
             (pending(&saga))
-            @if !is_built_in(&saga.flow) { (known(&saga)) }
+            @if !is_checkout(&saga.flow) { (known(&saga)) }
             (services(&rows))
             (history(&saga))
             (ignored(&saga))
@@ -94,10 +94,10 @@ fn head(saga: &SagaBody) -> Markup {
         }
         dl.facts {
             div { dt { "Saga" } dd.id { (saga.saga_id) } }
-            div { dt { @if is_built_in(&saga.flow) { "Order" } @else { (saga.subject) } } dd.id { (saga.order_id) } }
+            div { dt { @if is_checkout(&saga.flow) { "Order" } @else { (saga.subject) } } dd.id { (saga.order_id) } }
             div { dt { "Began (UTC)" } dd { (date_time(saga.created_at)) } }
             div { dt { @if saga.pending.is_some() { "Standing for" } @else { "Took" } } dd { (duration(saga.duration_ms)) } }
-            div { dt { "Definition" } dd { @if is_built_in(&saga.flow) { (saga.definition) } @else {
+            div { dt { "Definition" } dd { @if is_checkout(&saga.flow) { (saga.definition) } @else {
                 a href=(flows::address(&saga.flow.name, saga.flow.version)) { (saga.definition) }
             } } }
             @if let Some(trace) = &saga.trace_id {
@@ -114,7 +114,7 @@ fn attention(saga: &SagaBody) -> Markup {
                 @if waits_for_a_signal(saga) { "It goes on waiting." } @else { "It is still repeated." } }
         }
         @if saga.resolved_by_hand { p.alarm { "A compensation was settled by hand: "
-            @if is_built_in(&saga.flow) { "the rows below may still hold money or goods." } @else { "participants may still hold something." } } }
+            @if is_checkout(&saga.flow) { "the rows below may still hold money or goods." } @else { "participants may still hold something." } } }
     }
 }
 
@@ -270,7 +270,7 @@ fn ignored(saga: &SagaBody) -> Markup {
 /// Beside what is kept fresh: a dialog must not go away while somebody writes in it.
 fn dialogs(saga: &SagaBody) -> Markup {
     let path = |act: &str| format!("/sagas/{}/{act}", saga.saga_id);
-    let (cancel, what) = match is_built_in(&saga.flow) {
+    let (cancel, what) = match is_checkout(&saga.flow) {
         true => (
             "Cancel the checkout",
             "What was done is undone: money goes back, goods are released, the order is cancelled.",
@@ -278,7 +278,7 @@ fn dialogs(saga: &SagaBody) -> Markup {
         false => ("Cancel the saga", "What was done is undone, the last first."),
     };
     let what = format!("{what} It ends FAILED, CANCELLED. What is being undone already goes on, with its first cause.");
-    let settled = if is_built_in(&saga.flow) {
+    let settled = if is_checkout(&saga.flow) {
         "the money or the goods are really settled"
     } else {
         "what it would undo is really settled"

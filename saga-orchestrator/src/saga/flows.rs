@@ -33,6 +33,11 @@ pub fn built_in() -> &'static [BuiltIn] {
     &BUILT_IN
 }
 
+/// Whether the sagas of this flow are those of `POST /checkout`.
+pub fn is_checkout(flow: &Flow) -> bool {
+    flow.name == PAY_FIRST
+}
+
 /// The flow behind `POST /checkout`: charge, reserve, confirm.
 pub fn pay_first() -> Arc<Flow> {
     let is_it = |built_in: &&BuiltIn| built_in.flow.name == PAY_FIRST && built_in.flow.version == 1;
