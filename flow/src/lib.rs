@@ -7,7 +7,8 @@
 //! - [`RawEvent`], [`StartEvent`]: a reply, and an event that starts a saga, whatever its flow;
 //! - [`Kept`]: what a saga keeps of its replies;
 //! - [`payload::Payload::fill`]: the bytes of a message;
-//! - [`sample::Samples`]: values that fit a flow, to try it with.
+//! - [`sample::Samples`]: values that fit a flow, to try it with;
+//! - [`Flow::request_schema`], [`Flow::payload_schema`]: the same rules as a JSON Schema.
 //!
 //! Pure: no I/O, no clock, no async. Of this workspace it imports `messages`, whose rules of money and names stand once.
 
@@ -25,6 +26,7 @@ pub mod payload;
 mod read;
 mod rule;
 pub mod sample;
+mod schema;
 pub mod shape;
 mod slot;
 mod start;
@@ -43,6 +45,7 @@ pub use meaning::{Meaning, Question};
 pub use name::Name;
 pub use read::{Misfit, Reading, read};
 pub use rule::Rule;
+pub use schema::Carrier;
 pub use slot::{NotASlot, Slot, Source};
 pub use start::Request;
 pub use state::{Happened, State, UnknownState, WAITING};

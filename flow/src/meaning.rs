@@ -65,6 +65,14 @@ impl Step {
         self.question().into_iter().chain(self.undo.as_ref().map(UndoStep::question))
     }
 
+    /// The fields that are read of what moves it on: replies, reports of progress, a signal.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = &(String, Shape)> {
+        let by_reply = self.done.iter().flat_map(|done| &done.fields);
+        let by_progress = self.progress.iter().flat_map(|progress| &progress.fields);
+        let by_signal = self.wait().into_iter().flat_map(|wait| &wait.keep);
+        by_reply.chain(by_progress).chain(by_signal)
+    }
+
     /// What it waits for. `None` where it asks.
     pub fn wait(&self) -> Option<&Wait> {
         match &self.action {
@@ -170,7 +178,7 @@ impl<'a> Meaning<'a> {
         }
     }
 
-    fn fields(self) -> &'a [(String, Shape)] {
+    pub(crate) fn fields(self) -> &'a [(String, Shape)] {
         match self {
             Self::Done(done) => &done.fields,
             Self::Progress(progress) => &progress.fields,
@@ -178,11 +186,11 @@ impl<'a> Meaning<'a> {
         }
     }
 
-    fn money_agrees(self) -> bool {
+    pub(crate) fn money_agrees(self) -> bool {
         matches!(self, Self::Done(done) if done.money_agrees)
     }
 
-    fn reason_field(self) -> Option<&'a str> {
+    pub(crate) fn reason_field(self) -> Option<&'a str> {
         match self {
             Self::Refused(Refused { reason: Some(slot), .. }) => match &slot.source {
                 Source::Reply(field) => Some(field),

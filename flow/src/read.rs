@@ -14,7 +14,11 @@ use crate::value::{Record, Value};
 
 /// Characters of a text that has no `max`, and bytes of JSON.
 pub(crate) const MAX_TEXT: usize = 255;
-const MAX_JSON: usize = 2 * 1024;
+pub(crate) const MAX_JSON: usize = 2 * 1024;
+/// The greatest count, where there is no `most`.
+pub(crate) const MAX_COUNT: u64 = 1_000_000_000;
+/// Characters of an address of mail.
+pub(crate) const MAX_EMAIL: usize = 254;
 
 /// Whose JSON is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,7 +211,7 @@ fn checked(text: String, fits: fn(&str) -> bool, rule: &str) -> Result<String, M
 }
 
 fn count(json: &str, most: Option<u64>) -> Result<u64, Misfit> {
-    let most = most.unwrap_or(1_000_000_000);
+    let most = most.unwrap_or(MAX_COUNT);
     let count = json.parse().ok().filter(|count| *count <= most);
     count.ok_or_else(|| Misfit::new(format!("must be a whole number from 0 to {most}")))
 }
@@ -224,7 +228,7 @@ fn amount(json: &str) -> Result<Decimal, Misfit> {
 }
 
 fn is_email(text: &str) -> bool {
-    let is_plain = check_prose(text, 254).is_ok() && !text.contains(char::is_whitespace);
+    let is_plain = check_prose(text, MAX_EMAIL).is_ok() && !text.contains(char::is_whitespace);
     let parts = text.split_once('@').filter(|(name, host)| !name.is_empty() && !host.is_empty());
     is_plain && parts.is_some_and(|(_, host)| !host.contains('@'))
 }
@@ -254,7 +258,7 @@ fn is_date(text: &str) -> bool {
 }
 
 /// What an address is made of.
-fn address() -> Vec<(String, Shape)> {
+pub(crate) fn address() -> Vec<(String, Shape)> {
     let text = |name: &str, max, is_optional| {
         (name.to_owned(), Shape { max: Some(max), is_optional, ..Shape::of_kind(ShapeKind::Text) })
     };

@@ -41,15 +41,9 @@ impl<'a> Samples<'a> {
     /// When the given request does not fit the flow, or none can be made.
     pub fn of(flow: &'a Flow, input: Option<&str>) -> Result<Self, NoSample> {
         let started = |json: &str| flow.read_start(json).map_err(|misfit| NoSample(misfit.to_string()));
-        let of_a_test = flow.tests.iter().find_map(|test| {
-            let mut json = Vec::new();
-            test.input.fill(&mut json, &mut |_, _| false);
-            flow.read_start(&String::from_utf8(json).ok()?).ok()
-        });
-        let usual = match (input, of_a_test) {
-            (Some(json), _) => started(json)?,
-            (None, Some(usual)) => usual,
-            (None, None) => started(&request(flow, 0)?)?,
+        let usual = match input {
+            Some(json) => started(json)?,
+            None => started(&example(flow)?)?,
         };
         Ok(Self { flow, usual, other: started(&request(flow, 1)?)? })
     }
@@ -94,12 +88,22 @@ impl<'a> Samples<'a> {
     /// What an earlier step would have kept.
     fn earlier(&self, step: &str, field: &str) -> Option<Json> {
         let step = self.flow.steps.iter().find(|known| known.name == *step)?;
-        let by_reply = step.done.iter().flat_map(|done| &done.fields);
-        let by_progress = step.progress.iter().flat_map(|progress| &progress.fields);
-        let by_signal = step.wait().into_iter().flat_map(|wait| &wait.keep);
-        let (_, shape) = by_reply.chain(by_progress).chain(by_signal).find(|(name, _)| name == field)?;
+        let (_, shape) = step.fields().find(|(name, _)| name == field)?;
         sample(shape, 0).ok()
     }
+}
+
+/// A request that the flow takes: the input of the first test in its file that fits, else one that is made from the shapes.
+///
+/// # Errors
+/// When none can be made.
+pub fn example(flow: &Flow) -> Result<String, NoSample> {
+    let of_a_test = flow.tests.iter().find_map(|test| {
+        let mut json = Vec::new();
+        test.input.fill(&mut json, &mut |_, _| false);
+        String::from_utf8(json).ok().filter(|json| flow.read_start(json).is_ok())
+    });
+    of_a_test.map_or_else(|| request(flow, 0), Ok)
 }
 
 /// A request with all fields that a flow needs.

@@ -98,6 +98,21 @@ pub fn name(most_characters: usize) -> ObjectBuilder {
     text(most_characters, &refused(&[]))
 }
 
+/// A new user's id that has at most so many characters.
+pub fn user_id(most_characters: usize) -> ObjectBuilder {
+    name(most_characters.min(MAX_USER_ID))
+}
+
+/// An address of mail: two parts around an `@`, without blanks and what [`prose`] refuses.
+pub fn email(most_characters: usize) -> ObjectBuilder {
+    let part = format!("[^\\s@{}]+", refused(&PARTS_OF_WORDS));
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .max_length(Some(most_characters))
+        .pattern(Some(format!("^{part}@{part}$")))
+        .examples(["ann@example.com"])
+}
+
 /// What [`check_prose`](crate::text::check_prose) takes.
 pub fn prose(most_characters: usize) -> ObjectBuilder {
     text(most_characters, &refused(&PARTS_OF_WORDS))
