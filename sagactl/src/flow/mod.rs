@@ -1,11 +1,12 @@
-//! Flows: files, offline (`file`, `draw`, `simulate`), what two of them say differently (`diff`), and those that are
-//! published (`published`).
+//! Flows: files, offline (`file`, `draw`, `simulate`), what two of them say differently (`diff`), those that are
+//! published (`published`), and what travels by them (`schema`).
 
 mod diff;
 mod draw;
 mod facts;
 mod file;
 mod published;
+mod schema;
 mod simulate;
 
 use std::io::Write;
@@ -99,6 +100,17 @@ pub enum FlowCommand {
     Activate(VersionAct),
     /// Start no more sagas by a published version; those that run end by it
     Retire(VersionAct),
+    /// Print the JSON Schema of a flow's requests, or of what travels on one of its topics
+    ///
+    /// For those who write its clients and participants. Of a file, without a platform; or of a published flow.
+    Schema {
+        /// A file; or NAME (the active version, else the newest) or NAME/VERSION of a published flow
+        flow: PathBuf,
+        /// The payload of a command (its topic), of a reply (its event, or the topic of all replies) or of a signal (its
+        /// kind), instead of the request that starts a saga
+        #[arg(long)]
+        topic: Option<String>,
+    },
     /// Print the JSON Schema of flow files, for editors
     Format,
 }
@@ -142,10 +154,15 @@ pub async fn run(
         FlowCommand::List { json } => published::list(&api()?, json, paint, out).await.map(|()| true),
         FlowCommand::Activate(act) => published::change(&api()?, act, Becomes::Active, paint, out).await,
         FlowCommand::Retire(act) => published::change(&api()?, act, Becomes::Retired, paint, out).await,
-        FlowCommand::Format => {
-            let schema = serde_json::to_string_pretty(&flow::format::json_schema());
-            print(out, &schema.map_err(|error| Fatal::new(error.to_string()))?).map(|()| true)
+        FlowCommand::Schema { flow, topic } => {
+            let (flow, _) = compiled(&api()?, Wanted::of(flow)).await?;
+            let schema = match topic {
+                None => schema::of_request(&flow),
+                Some(topic) => schema::of_payload(&flow, &topic)?,
+            };
+            print(out, &format!("{schema:#}")).map(|()| true)
         }
+        FlowCommand::Format => print(out, &format!("{:#}", flow::format::json_schema())).map(|()| true),
     }
 }
 
