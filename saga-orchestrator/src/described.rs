@@ -1,13 +1,20 @@
 //! The description of the orchestrator's HTTP interface. The dashboard's pages are for people, and not in it.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use flow::Flow;
 use service_runtime::http::description::complete;
 use utoipa::OpenApi as _;
 use utoipa::openapi::schema::Type;
 use utoipa::openapi::{ObjectBuilder, OpenApi};
 
 use crate::saga::flows::{built_in, is_checkout};
+use crate::supported::obstacles;
 use crate::views::list::{STATUSES, known_steps};
-use crate::{checkout, dead_letters, flow_start, mass_acts, operator, publishing, retention, signals, views};
+use crate::{
+    checkout, dead_letters, flow_openapi, flow_start, mass_acts, operator, publishing, retention, signals, views,
+};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(info(
@@ -18,8 +25,19 @@ use crate::{checkout, dead_letters, flow_start, mass_acts, operator, publishing,
 ))]
 struct Described;
 
-/// The description of the service's HTTP interface.
+/// The description of the service's HTTP interface, as it is before anybody has published a flow.
 pub fn openapi() -> OpenApi {
+    let mut flows = BTreeMap::new();
+    let run = built_in().iter().map(|built_in| &built_in.flow).filter(|flow| obstacles(flow, true).is_empty());
+    for flow in run.filter(|flow| !is_checkout(flow)) {
+        // A start activates no version beside an active one.
+        flows.entry(&flow.name).or_insert_with(|| flow.clone());
+    }
+    openapi_of(&flows.into_values().collect::<Vec<_>>())
+}
+
+/// The same where these flows are active, besides the one behind `POST /checkout`.
+pub fn openapi_of(flows: &[Arc<Flow>]) -> OpenApi {
     let parts = [
         checkout::Described::openapi(),
         flow_start::Described::openapi(),
@@ -31,7 +49,9 @@ pub fn openapi() -> OpenApi {
         dead_letters::Described::openapi(),
         retention::Described::openapi(),
     ];
-    complete(parts.into_iter().fold(Described::openapi(), OpenApi::merge_from))
+    let mut document = complete(parts.into_iter().fold(Described::openapi(), OpenApi::merge_from));
+    flow_openapi::add(&mut document, flows);
+    document
 }
 
 /// What a saga's status may be.

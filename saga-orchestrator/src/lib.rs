@@ -16,7 +16,7 @@
 //! - `dead_letters`: what was set aside, and sending it back;
 //! - `forced_failures`: whether a checkout may ask for one;
 //! - `dashboard`: the same in a browser;
-//! - `described`: the HTTP interface, as OpenAPI;
+//! - `described`, `flow_openapi`: the HTTP interface, as OpenAPI;
 //! - `metrics`: what of it is counted.
 
 mod begin;
@@ -25,6 +25,7 @@ mod coordinator;
 mod dashboard;
 mod dead_letters;
 mod described;
+mod flow_openapi;
 mod flow_start;
 mod flow_topics;
 mod forced_failures;
@@ -62,6 +63,7 @@ use std::time::{Duration, Instant};
 use messages::SIGNALS;
 use serde::Deserialize;
 use service_runtime::database::{self, DatabaseClock, DatabaseSettings, Session};
+use service_runtime::http::description::Description;
 use service_runtime::http::{Check, Health, HttpServer, HttpSettings, client};
 use service_runtime::kafka::{Consumer, KafkaSettings, Producer, TopicCreation, require_topics};
 use service_runtime::metrics::Metrics;
@@ -323,6 +325,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         .merge(mass_acts::router(coordinator.clone(), pool.clone(), config.saga.resend_per_second))
         .merge(signals::router(coordinator.clone()))
         .merge(retention::router(pool.clone()));
+    let described = flows.clone();
+    let description = Description::from(move || described::openapi_of(&described.startable()));
+    let description = description.made_anew_after(flows.changes());
     let replies = Arc::new(replies::Replies::new(coordinator.clone(), passed_over));
     let retention = config.saga.idempotency_retention;
     let signal_topic = signal_topic::SignalTopic(coordinator.clone());
@@ -337,7 +342,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         stop_when_done(&stop, flow_consumer.run(replies::FlowReplies(replies), producer.clone(), stop.clone())),
         stop_when_done(&stop, signal_consumer.run(signal_topic, producer.clone(), stop.clone())),
         stop_when_done(&stop, start_consumer.run(start_topics, producer.clone(), stop.clone())),
-        stop_when_done(&stop, server.serve(routes, openapi, health, metrics, tracer.clone(), stop.clone())),
+        stop_when_done(&stop, server.serve(routes, description, health, metrics, tracer.clone(), stop.clone())),
         stop_when_done(&stop, sweeper::run(coordinator.clone(), Session::beside(&pool), &config.saga, stop.clone())),
         stop_when_done(&stop, Box::pin(look_at_rows)),
         stop_when_done(&stop, gate.watch(stop.clone())),

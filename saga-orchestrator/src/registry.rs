@@ -38,6 +38,8 @@ pub struct Flows {
     reply_topics: watch::Sender<Vec<String>>,
     /// The topics of events that start sagas of users' flows.
     start_topics: watch::Sender<Vec<String>>,
+    /// Flows were published, activated or retired.
+    changes: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -74,9 +76,15 @@ impl Flows {
                 false => drop(known.unreadable.insert((flow.name.clone(), flow.version))),
             }
         }
-        let (known, looked) = (RwLock::new(known), tokio::sync::Mutex::default());
-        let [(reply_topics, _), (start_topics, _)] = [watch::channel(Vec::new()), watch::channel(Vec::new())];
-        Self { session, overrides, known, looked, reply_topics, start_topics }
+        Self {
+            session,
+            overrides,
+            known: RwLock::new(known),
+            looked: tokio::sync::Mutex::default(),
+            reply_topics: watch::Sender::default(),
+            start_topics: watch::Sender::default(),
+            changes: watch::Sender::default(),
+        }
     }
 
     /// The flow of this name and version, if this instance knows it.
@@ -93,6 +101,13 @@ impl Flows {
     /// The names of all flows that sagas can be started by, and their versions.
     pub fn active_versions(&self) -> BTreeMap<String, i32> {
         self.known().active.clone()
+    }
+
+    /// The flows that `POST /flows/{name}` starts sagas by here.
+    pub fn startable(&self) -> Vec<Arc<Flow>> {
+        let known = self.known();
+        let active = known.active.iter().filter(|(name, _)| *name != PAY_FIRST);
+        active.filter_map(|(name, version)| known.flows.get(name)?.get(version).cloned()).collect()
     }
 
     /// The flow behind `POST /checkout`.
@@ -126,6 +141,11 @@ impl Flows {
         let topics: BTreeSet<String> =
             users.flat_map(|flow| [flow.reply_topic()].into_iter().chain(flow.start.topic.clone())).collect();
         topics.into_iter().collect()
+    }
+
+    /// Flows are published, activated or retired.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// Stores the flows of this release beside those that were published, and reads what is there.
@@ -212,6 +232,7 @@ impl Flows {
         let replies: BTreeSet<String> = users.map(|flow| flow.reply_topic()).collect();
         let starts = known.start_topics(&changes);
         drop(known);
+        self.changes.send_replace(());
         for (topics, wanted) in [(&self.reply_topics, replies), (&self.start_topics, starts)] {
             topics.send_if_modified(|now| {
                 let wanted: Vec<String> = wanted.into_iter().collect();

@@ -12,6 +12,7 @@ mod descriptions;
 mod duplicates;
 mod failover;
 mod flow_letters;
+mod flow_openapi;
 mod flow_views;
 mod flows;
 mod foreign;

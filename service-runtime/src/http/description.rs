@@ -2,13 +2,17 @@
 //! its own routes, here are those and the answers that all have in common.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
+use std::panic::resume_unwind;
+use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse as _;
 use axum::routing::get;
 use serde_json::json;
+use tokio::sync::{Mutex, watch};
+use tokio::task::spawn_blocking;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::Parameter;
 use utoipa::openapi::schema::{Schema, SchemaType};
@@ -52,18 +56,70 @@ fn without_null(parameter: &mut RefOr<Parameter>) {
     }
 }
 
-/// `/openapi.json` and `/docs`. Both are made when they are first asked for.
-pub(super) fn router(describe: fn() -> OpenApi) -> Router {
-    let made = Arc::new(LazyLock::new(move || {
-        let document = describe();
-        (document.to_json().unwrap_or_default(), reference::page(&document).into_string())
-    }));
-    let document = made.clone();
+/// What `/openapi.json` and `/docs` show: made when it is first asked for, and again when it is asked for after a change.
+pub struct Description {
+    describe: Arc<dyn Fn() -> OpenApi + Send + Sync>,
+    last: Mutex<Last>,
+}
+
+#[derive(Default)]
+struct Last {
+    made: Option<Made>,
+    changes: Option<watch::Receiver<()>>,
+}
+
+#[derive(Clone)]
+struct Made {
+    document: Bytes,
+    page: Bytes,
+}
+
+impl<F: Fn() -> OpenApi + Send + Sync + 'static> From<F> for Description {
+    fn from(describe: F) -> Self {
+        Self { describe: Arc::new(describe), last: Mutex::default() }
+    }
+}
+
+impl Description {
+    /// What it is made from changes at times.
+    #[must_use]
+    pub fn made_anew_after(self, changes: watch::Receiver<()>) -> Self {
+        Self { last: Mutex::new(Last { made: None, changes: Some(changes) }), ..self }
+    }
+
+    async fn made(&self) -> Made {
+        let Last { made, changes } = &mut *self.last.lock().await;
+        if let Some(changes) = changes.as_mut().filter(|changes| changes.has_changed().unwrap_or(false)) {
+            // First: what changes from here on is another change.
+            changes.mark_unchanged();
+            *made = None;
+        }
+        if let Some(made) = made {
+            return made.clone();
+        }
+        let describe = self.describe.clone();
+        // It takes milliseconds, in which the service's thread has other things to do.
+        let anew = spawn_blocking(move || Made::of(&describe())).await;
+        made.insert(anew.unwrap_or_else(|error| resume_unwind(error.into_panic()))).clone()
+    }
+}
+
+impl Made {
+    fn of(document: &OpenApi) -> Self {
+        let page = reference::page(document).into_string().into();
+        Self { document: document.to_json().unwrap_or_default().into(), page }
+    }
+}
+
+/// `/openapi.json` and `/docs`.
+pub(super) fn router(description: Description) -> Router {
+    let described = Arc::new(description);
+    let also = described.clone();
     let json = [(header::CONTENT_TYPE, "application/json")];
     let html = [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, POLICY)];
     Router::new()
-        .route("/openapi.json", get(async move || (json, document.0.clone()).into_response()))
-        .route("/docs", get(async move || (html, made.1.clone()).into_response()))
+        .route("/openapi.json", get(async move || (json, described.made().await.document).into_response()))
+        .route("/docs", get(async move || (html, also.made().await.page).into_response()))
 }
 
 #[utoipa::path(get, path = "/metrics", tag = "Watching", summary = "Metrics, for Prometheus", responses(
@@ -144,4 +200,30 @@ problems! {
     /// An id in the path that nobody knows, where there is a body as well.
     NotFound:
     (NOT_FOUND, "There is no such thing", "there is nothing with the id 01a1fcfc-71e1-7774-8bfb-889f9eb14880", false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_description_is_made_when_it_is_asked_for_and_again_only_after_a_change() {
+        let (changes, count) = (watch::Sender::new(()), Arc::new(AtomicUsize::new(0)));
+        let made = count.clone();
+        let description = Description::from(move || {
+            made.fetch_add(1, Ordering::Relaxed);
+            OpenApi::default()
+        });
+        let description = description.made_anew_after(changes.subscribe());
+        assert_eq!(count.load(Ordering::Relaxed), 0);
+        for times in 1..=3 {
+            description.made().await;
+            description.made().await;
+            assert_eq!(count.load(Ordering::Relaxed), times);
+            changes.send_replace(());
+            changes.send_replace(());
+        }
+    }
 }

@@ -35,7 +35,6 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{info, warn};
-use utoipa::openapi::OpenApi;
 
 use crate::metrics::{self, Metrics};
 use crate::settings::{HOUR_MS, Settings, SettingsError, require_within};
@@ -43,6 +42,7 @@ use crate::trace::{self, Tracer};
 use crate::{CancellationToken, Fatal};
 
 use self::connections::Connections;
+use self::description::Description;
 use self::limits::Limits;
 use self::origin::{AllowedHosts, Guard};
 
@@ -169,12 +169,12 @@ impl HttpServer {
         drained
     }
 
-    /// Serves `routes`, `/health/…`, `/metrics`, and what `describe` tells of them all ([`description::complete`]), until
+    /// Serves `routes`, `/health/…`, `/metrics`, and the description of them all ([`description::complete`]), until
     /// `shutdown`; then accepts no more connections, and finishes the requests in hand, within the limit.
     pub async fn serve(
         self,
         routes: Router,
-        describe: fn() -> OpenApi,
+        description: impl Into<Description>,
         health: Health,
         metrics: Metrics,
         tracer: Tracer,
@@ -189,7 +189,7 @@ impl HttpServer {
             .route("/health/live", get(health::live))
             .route("/health/ready", get(health::ready).with_state(health))
             .route("/metrics", get(show_metrics))
-            .merge(description::router(describe))
+            .merge(description::router(description.into()))
             .merge(routes)
             .fallback(|uri: axum::http::Uri| async move {
                 Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))

@@ -52,9 +52,13 @@ fn rules(schema: &Value) -> Markup {
     if let Some(name) = schema["$ref"].as_str().and_then(|target| target.rsplit('/').next()) {
         return html! { a href={ "#schema-" (name) } { (name) } };
     }
-    let choices = ["oneOf", "anyOf"].into_iter().find_map(|kind| schema[kind].as_array());
-    if let Some(choices) = choices {
-        return html! { @for (number, choice) in choices.iter().enumerate() { @if number > 0 { " or " } (rules(choice)) } };
+    let parts = [("oneOf", " or "), ("anyOf", " or "), ("allOf", " and ")];
+    let parts = parts.into_iter().find_map(|(kind, word)| Some((schema[kind].as_array()?, word)));
+    if let Some((parts, word)) = parts {
+        return html! {
+            @for (number, part) in parts.iter().enumerate() { @if number > 0 { (word) } (rules(part)) }
+            @if let Some(default) = schema.get("default") { span.dim { " (default " (default) ")" } }
+        };
     }
     let kind = match &schema["type"] {
         Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" or "),
