@@ -9,8 +9,9 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 
 /// The features of this crate that were asked for, and with which the programs are built too: so they share the build of
 /// all that both consist of. Not `browser`, which brings a driver that changes how everything is compiled.
-const FEATURES: [(&str, bool); 3] = [
+const FEATURES: [(&str, bool); 4] = [
     ("e2e-tests/failpoints", cfg!(feature = "failpoints")),
+    ("e2e-tests/more-flows", cfg!(feature = "more-flows")),
     ("e2e-tests/trip", cfg!(feature = "trip")),
     ("e2e-tests/kafka-tls", cfg!(feature = "kafka-tls")),
 ];
@@ -54,12 +55,15 @@ fn built() -> Result<PathBuf> {
     let profile_dir = profile_dir()?;
     let asked_for: Vec<&str> = FEATURES.iter().filter(|(_, is_on)| *is_on).map(|(name, _)| *name).collect();
     build(&asked_for)?;
-    if !cfg!(feature = "failpoints") {
-        return Ok(profile_dir);
-    }
+    // What the programs are not without these.
+    let own = match (cfg!(feature = "failpoints"), cfg!(feature = "more-flows")) {
+        (_, true) => "more-flows",
+        (true, false) => "faults",
+        (false, false) => return Ok(profile_dir),
+    };
     // Copied to a folder of their own, so that the next normal build leaves them alone. A build folder of their own
     // would compile every dependency once more.
-    let own = target_dir()?.join("faults");
+    let own = target_dir()?.join(own);
     std::fs::create_dir_all(&own)?;
     for name in PROGRAMS {
         // A file that runs can't be written over, but it can be replaced.
