@@ -274,6 +274,43 @@ fn a_reply_fits_the_schema_of_its_event_if_the_flow_reads_it() {
 }
 
 #[test]
+fn a_flows_asyncapi_has_what_its_own_participants_receive_and_send() {
+    let flow = check(include_str!("../../examples/trip/trip.v1.yaml"), Origin::User).unwrap();
+    let document = flow.asyncapi();
+    let mut topics: Vec<_> = flow.own_command_topics().into_iter().map(str::to_owned).collect();
+    topics.push(flow.reply_topic());
+    topics.sort();
+    assert_eq!(document["channels"].as_object().unwrap().keys().collect::<Vec<_>>(), topics.iter().collect::<Vec<_>>());
+    let replies = |operation: &str| {
+        let replies = document["operations"][operation]["reply"]["messages"].as_array().unwrap().iter();
+        replies.map(|reply| reply["$ref"].as_str().unwrap().rsplit('/').next().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(replies("HOTEL_BOOK"), ["trip.hotel.booked", "trip.hotel.full"]);
+    assert_eq!(replies("CAR_RETURN"), ["trip.car.returned"]);
+    // Each example fits.
+    let messages = document["components"]["messages"].as_object().unwrap();
+    let mut examples = 0;
+    for message in messages.values() {
+        for example in message["examples"].as_array().into_iter().flatten() {
+            assert_eq!(misfit(&document, &message["payload"], &example["payload"]), None);
+            examples += 1;
+        }
+    }
+    assert_eq!((messages.len(), examples), (13, 5));
+    // A step that waits, and one that asks the platform, are nothing to a participant of the flow's own.
+    let club = check(include_str!("flows/club.v1.yaml"), Origin::User).unwrap().asyncapi();
+    assert!(club["operations"]["APPROVE"].is_null() && club["operations"]["FEE_REFUND"].is_object());
+    let shop = check(include_str!("flows/shop.v1.yaml"), Origin::User).unwrap().asyncapi();
+    assert_eq!(shop["channels"].as_object().unwrap().keys().collect::<Vec<_>>(), ["shop.replies", "shop.wrap.command"]);
+    for document in [document, club, shop] {
+        let text = document.to_string();
+        for target in text.split("\"$ref\":\"#").skip(1).filter_map(|rest| rest.split('"').next()) {
+            assert!(document.pointer(target).is_some_and(Value::is_object), "{target}");
+        }
+    }
+}
+
+#[test]
 fn all_that_a_flow_sends_and_reads_has_a_schema() {
     let flow = check(include_str!("flows/club.v1.yaml"), Origin::User).unwrap();
     let carriers = flow.carriers();

@@ -13,7 +13,8 @@ use crate::saga::flows::{built_in, is_checkout};
 use crate::supported::obstacles;
 use crate::views::list::{STATUSES, known_steps};
 use crate::{
-    checkout, dead_letters, flow_openapi, flow_start, mass_acts, operator, publishing, retention, signals, views,
+    checkout, dead_letters, flow_asyncapi, flow_openapi, flow_start, mass_acts, operator, publishing, retention,
+    signals, views,
 };
 
 #[derive(utoipa::OpenApi)]
@@ -42,6 +43,7 @@ pub fn openapi_of(flows: &[Arc<Flow>]) -> OpenApi {
         checkout::Described::openapi(),
         flow_start::Described::openapi(),
         publishing::Described::openapi(),
+        flow_asyncapi::Described::openapi(),
         views::Described::openapi(),
         operator::Described::openapi(),
         mass_acts::Described::openapi(),

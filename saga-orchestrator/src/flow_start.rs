@@ -129,8 +129,8 @@ fn misfit(misfit: Misfit) -> Problem {
     if misfit.field.is_empty() { problem } else { problem.with_field(&misfit.field) }
 }
 
-/// Why no saga of a flow is started here.
-fn not_started(flows: &Flows, name: &str) -> Problem {
+/// Why no version of a flow is active here.
+pub fn not_started(flows: &Flows, name: &str) -> Problem {
     let active = flows.active_versions();
     if let Some(version) = active.get(name) {
         let detail = format!("{name} v{version} is active, and this release can't run it: one that can does");

@@ -16,7 +16,7 @@
 //! - `dead_letters`: what was set aside, and sending it back;
 //! - `forced_failures`: whether a checkout may ask for one;
 //! - `dashboard`: the same in a browser;
-//! - `described`, `flow_openapi`: the HTTP interface, as OpenAPI;
+//! - `described`, `flow_openapi`, `flow_asyncapi`: the HTTP interface as OpenAPI, and the topics of a flow as AsyncAPI;
 //! - `metrics`: what of it is counted.
 
 mod begin;
@@ -25,6 +25,7 @@ mod coordinator;
 mod dashboard;
 mod dead_letters;
 mod described;
+mod flow_asyncapi;
 mod flow_openapi;
 mod flow_start;
 mod flow_topics;
@@ -318,6 +319,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let routes = checkout::router(intake.clone())
         .merge(flow_start::router(intake))
         .merge(publishing::router(publisher))
+        .merge(flow_asyncapi::router(flows.clone()))
         .merge(views::router(views))
         .merge(dead_letters::router(letters))
         .merge(dashboard::router(dashboard))

@@ -121,6 +121,13 @@ async fn the_schemas_of_a_flow_are_printed_from_its_file_and_from_what_is_publis
         let title = of_file.json()?["title"].as_str().context("a title")?.to_owned();
         ensure!(title.starts_with("trip v1: "), "{title}");
     }
+    let document = client.get(Service::Orchestrator, "/flows/trip/asyncapi.json").await?;
+    ensure!(document.status == 200, "{} {}", document.status, document.text);
+    for flow in [file, "trip"] {
+        assert_eq!(client.sagactl(&["flow", "asyncapi", flow]).await?.json()?, document.json()?);
+    }
+    let of_nobody = client.get(Service::Orchestrator, "/flows/cruise/asyncapi.json").await?;
+    of_nobody.is_problem(404, &["\"cruise\"", "active: trip v1"])?;
     let none = client.sagactl(&["flow", "schema", "trip", "--topic", "trip.hotel"]).await?;
     none.says(2, &["trip v1 has no topic, event or signal \"trip.hotel\"", "trip.hotel.booked"])
 }

@@ -111,6 +111,13 @@ pub enum FlowCommand {
         #[arg(long)]
         topic: Option<String>,
     },
+    /// Print the commands and replies of a flow's own participants as an AsyncAPI document
+    ///
+    /// For those who write participants, and generate code for them. Of a file, without a platform; or of a published flow.
+    Asyncapi {
+        /// A file; or NAME (the active version, else the newest) or NAME/VERSION of a published flow
+        flow: PathBuf,
+    },
     /// Print the JSON Schema of flow files, for editors
     Format,
 }
@@ -161,6 +168,10 @@ pub async fn run(
                 Some(topic) => schema::of_payload(&flow, &topic)?,
             };
             print(out, &format!("{schema:#}")).map(|()| true)
+        }
+        FlowCommand::Asyncapi { flow } => {
+            let (flow, _) = compiled(&api()?, Wanted::of(flow)).await?;
+            print(out, &format!("{:#}", flow.asyncapi())).map(|()| true)
         }
         FlowCommand::Format => print(out, &format!("{:#}", flow::format::json_schema())).map(|()| true),
     }
