@@ -1,5 +1,7 @@
 //! The JSON Schemas of a flow's values against the code that reads and writes those values.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 mod json_schema;
 
 use std::sync::Arc;
