@@ -217,7 +217,8 @@ async fn healthy_within(client: &Client, limit: Duration) -> Result<()> {
 
 fn topics_of(service: Service) -> usize {
     match service {
-        Service::Orchestrator => messages::Event::TOPICS.len(),
+        // Replies, and signals.
+        Service::Orchestrator => messages::Event::TOPICS.len() + 1,
         Service::Payment => messages::PaymentCommand::TOPICS.len(),
         Service::Inventory => messages::InventoryCommand::TOPICS.len(),
         Service::Order => 0,
