@@ -399,7 +399,7 @@ async fn a_flow_need_not_be_about_money() -> Result<()> {
     let saga = client.get(Service::Orchestrator, &format!("/sagas/{saga_id}")).await?;
     let list = client.get(Service::Orchestrator, "/sagas?flow=visit").await?;
     let page = client.get(Service::Orchestrator, &format!("/dashboard/sagas/{saga_id}")).await?;
-    let pages = client.get(Service::Orchestrator, "/dashboard?flow=visit").await?;
+    let pages = client.get(Service::Orchestrator, "/?flow=visit").await?;
     for shown in [&saga, &list, &page, &pages] {
         ensure!(shown.status == 200 && shown.text.contains("visit v1"), "{}", shown.text);
         ensure!(!shown.text.contains("XXX"), "{}", shown.text);
