@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(15);
 
 /// The records of some topics: of each partition in order, of different partitions in any.
 pub struct TopicFollower {
-    consumer: ClosesOnThread<QuietContext>,
+    consumer: ClosesOnThread<StreamConsumer<QuietContext>>,
     topic_prefix: String,
 }
 

@@ -13,7 +13,7 @@ use super::topic_counts::TopicCounts;
 use crate::Fatal;
 use crate::metrics::Metrics;
 
-pub(super) type Member = ClosesOnThread<GroupContext>;
+pub(super) type Member = ClosesOnThread<StreamConsumer<GroupContext>>;
 
 /// What is asked of the loop over a consumer's records.
 #[derive(Debug)]

@@ -24,7 +24,7 @@ const YIELDS: usize = 64;
 
 /// The records of one topic: of each partition in order, of different partitions in any.
 pub struct TopicReader {
-    consumer: ClosesOnThread<QuietContext>,
+    consumer: ClosesOnThread<StreamConsumer<QuietContext>>,
     topic: String,
     topic_prefix: String,
     /// The offsets to stop before, of the partitions that are not read to their ends yet.

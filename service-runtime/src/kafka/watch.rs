@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, warn};
 
+use super::closing::ClosesOnThread;
 use super::heard::Heard;
 use super::member::{Change, Membership, Name, Renewal};
 use super::offsets::{Reached, TopicPartition};
@@ -38,6 +39,9 @@ pub(super) const LASTING: u32 = 4;
 
 /// So many standstills are named one by one.
 const NAMED: usize = 3;
+
+/// The client that the watch asks by. It is never waited for: a closing that hung would end the watch.
+pub(super) type Asking = ClosesOnThread<BaseConsumer<Heard>>;
 
 /// The watch over one consumer.
 pub(super) struct Watch {
@@ -101,7 +105,7 @@ impl Watch {
             let received = self.membership.offsets.reached();
             let (config, topics) = (self.config.clone(), self.membership.topics());
             if topics.is_empty() {
-                client = forget(client).await;
+                client = None;
                 continue;
             }
             let asked_for = topics.clone();
@@ -120,7 +124,7 @@ impl Watch {
             let renewal = self.judge(&found, &received);
             if self.membership.state.is_hindered() || renewal.is_some() {
                 // What it believes may be out of date too.
-                client = forget(client).await;
+                client = None;
             }
             if let Some(renewal) = renewal {
                 // It is taken within a second.
@@ -312,11 +316,12 @@ fn max_unjoined(session_timeout_ms: u32) -> u32 {
 
 /// Asks what Kafka has, by the client of the last time if there is one. It is given back while it gets answers.
 pub(super) fn ask(
-    client: Option<BaseConsumer<Heard>>,
+    client: Option<Asking>,
     config: &ClientConfig,
     topics: &[String],
-) -> (Option<BaseConsumer<Heard>>, Result<Vec<FoundTopic>, KafkaError>) {
-    let client = match client.map_or_else(|| config.create_with_context(Heard::default()), Ok) {
+) -> (Option<Asking>, Result<Vec<FoundTopic>, KafkaError>) {
+    let new = || config.create_with_context(Heard::default()).map(ClosesOnThread::new);
+    let client = match client.map_or_else(new, Ok) {
         Ok(client) => client,
         Err(error) => return (None, Err(error)),
     };
@@ -329,12 +334,6 @@ pub(super) fn ask(
         Ok(found) => (Some(client), Ok(found)),
         Err(error) => (None, Err(error)),
     }
-}
-
-/// Closes a client, which may wait for a broker.
-async fn forget(client: Option<BaseConsumer<Heard>>) -> Option<BaseConsumer<Heard>> {
-    let _ = tokio::task::spawn_blocking(move || drop(client)).await;
-    None
 }
 
 #[cfg(test)]
