@@ -73,6 +73,11 @@ pub enum Role {
     Operator,
 }
 
+impl Role {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Owner, Self::Operator];
+}
+
 impl Cancel {
     /// Whether who has this role may cancel.
     pub const fn permits(&self, role: Role) -> bool {

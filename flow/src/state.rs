@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::file::Late;
-use crate::flow::{Action, Flow, Step};
+use crate::flow::{Action, Flow, Role, Step};
 
 /// A place in a flow. Steps and causes are places in its lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,8 +49,8 @@ pub enum Happened<'a> {
     Signalled(&'a str),
     /// The pending step's limit has passed.
     Late,
-    /// Somebody who may do so has cancelled it.
-    Cancelled,
+    /// Somebody in this role has cancelled it.
+    Cancelled(Role),
 }
 
 impl State {
@@ -159,7 +159,9 @@ impl State {
                     }
                 }
             }
-            (Self::Running { step }, Happened::Cancelled) if flow.cancel.is_some_and(|cancel| step < cancel.until) => {
+            (Self::Running { step }, Happened::Cancelled(role)) => {
+                flow.cancel.filter(|cancel| cancel.permits(role) && step < cancel.until)?;
+                // The pending step may have had its effect.
                 Some(flow.unwind(step + 1, flow.cause("CANCELLED")?))
             }
             (Self::Compensating { step, cause }, Happened::Replied(event)) => {

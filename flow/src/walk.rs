@@ -2,7 +2,7 @@
 
 use crate::file::{At, Test};
 use crate::finding::Position;
-use crate::flow::Flow;
+use crate::flow::{Flow, Role};
 use crate::state::{Happened, State};
 
 /// Words among a test's `replies` that are no events.
@@ -47,7 +47,8 @@ fn next(flow: &Flow, state: State, happened: &At<String>) -> Result<State, Failu
     let word = happened.value.as_str();
     let moved = match word {
         LATE => state.next(flow, Happened::Late),
-        CANCEL => state.next(flow, Happened::Cancelled),
+        // Whoever may.
+        CANCEL => Role::ALL.into_iter().find_map(|role| state.next(flow, Happened::Cancelled(role))),
         _ => state.next(flow, Happened::Replied(word)).or_else(|| state.next(flow, Happened::Signalled(word))),
     };
     moved.ok_or_else(|| Failure { at: happened.at, why: format!("`{word}` does not count at {}", state.name(flow)) })

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use flow::{Flow, Happened, Origin, State, check};
+use flow::{Flow, Happened, Origin, Role, State, check};
 
 /// Every flow file of the repository.
 fn flows() -> Vec<Arc<Flow>> {
@@ -18,7 +18,8 @@ fn flows() -> Vec<Arc<Flow>> {
 
 /// All that may happen to any saga of a flow.
 fn all_that_happens(flow: &Flow) -> Vec<Happened<'_>> {
-    let mut all = vec![Happened::Late, Happened::Cancelled];
+    let mut all = vec![Happened::Late];
+    all.extend(Role::ALL.map(Happened::Cancelled));
     for step in &flow.steps {
         if let Some(wait) = step.wait() {
             all.push(Happened::Signalled(&wait.signal));
@@ -173,7 +174,7 @@ fn the_legal_moves_of_each_flow() {
                             Happened::Replied(event) => (*event).to_owned(),
                             Happened::Signalled(kind) => format!("signal {kind}"),
                             Happened::Late => "its limit passes".to_owned(),
-                            Happened::Cancelled => "cancelled".to_owned(),
+                            Happened::Cancelled(_) => "cancelled".to_owned(),
                         };
                         (
                             matches!(state, State::Compensating { .. }),

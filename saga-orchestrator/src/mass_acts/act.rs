@@ -80,11 +80,8 @@ impl MassAct {
     fn refused_by(self, flow: &Flow, status: &str, step: &str) -> Option<String> {
         let is_permitted = match self {
             Self::Retry => true,
-            Self::Cancel => {
-                let by_operator = flow.cancel.is_some_and(|cancel| cancel.permits(Role::Operator));
-                let state = State::parse(flow, status, step, None);
-                by_operator && state.is_ok_and(|state| state.next(flow, Happened::Cancelled).is_some())
-            }
+            Self::Cancel => State::parse(flow, status, step, None)
+                .is_ok_and(|state| state.next(flow, Happened::Cancelled(Role::Operator)).is_some()),
         };
         (!is_permitted).then(|| refusal(&format!("{status}/{step}"), &cancel_rule(flow, Role::Operator)))
     }

@@ -240,11 +240,7 @@ fn next(saga: &Saga, input: &Input, now: Timestamp) -> Option<State> {
         }
         Input::Operator(Operator { act, .. }) => match (act, state) {
             (_, State::Completed | State::Failed { .. }) => None,
-            // The pending step may have had its effect.
-            (OperatorAct::Cancel(role), State::Running { .. }) => {
-                let permitted = flow.cancel.filter(|cancel| cancel.permits(*role));
-                permitted.and_then(|_| state.next(flow, Happened::Cancelled))
-            }
+            (OperatorAct::Cancel(role), State::Running { .. }) => state.next(flow, Happened::Cancelled(*role)),
             // It stays, and does its effect again. A cancel of what goes back already: the first cause stays.
             (OperatorAct::Retry, _) | (OperatorAct::Cancel(Role::Operator), State::Compensating { .. }) => Some(state),
             // A customer who asks once more changes nothing, and fills no history.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use flow::{Flow, Role};
+use flow::{Flow, Happened, Role};
 use messages::schema::Amount;
 use messages::{Currency, EventId, OrderId, SagaId, Timestamp, TimestampText, UserId};
 use rust_decimal::Decimal;
@@ -272,9 +272,8 @@ pub async fn one(views: &Views, saga_id: SagaId) -> Result<SagaBody, Problem> {
 
 /// What goes back already is cancelled again without a change.
 fn may_be_cancelled(saga: &Saga) -> bool {
-    let permitted = saga.flow.cancel.filter(|cancel| cancel.permits(Role::Operator));
     match saga.state {
-        SagaState::Running { step } => permitted.is_some_and(|cancel| step < cancel.until),
+        SagaState::Running { .. } => saga.state.next(&saga.flow, Happened::Cancelled(Role::Operator)).is_some(),
         SagaState::Compensating { .. } => true,
         SagaState::Completed | SagaState::Failed { .. } => false,
     }

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use flow::{Flow, Meaning, Step, Value, WAITING};
 
 use super::saga::{HistoryBody, SagaBody};
-use super::summary::{by_operator, waits};
+use super::summary::{by_a_person, waits};
 use crate::saga::Saga;
 
 /// The sentences, oldest first; the last one says what happens next, or how it ended.
@@ -30,7 +30,7 @@ pub fn sentences(saga: &Saga, body: &SagaBody) -> Vec<String> {
 fn sentence(saga: &Saga, entry: &HistoryBody, before: Option<&HistoryBody>, earlier: &[HistoryBody]) -> Option<String> {
     let at = entry.at.0.format("%H:%M:%S%.3f");
     let Some(before) = before else { return Some(format!("Taken at {at}.")) };
-    if let Some(sentence) = by_operator(entry, &before.step) {
+    if let Some(sentence) = by_a_person(entry, &before.step) {
         return Some(sentence);
     }
     let why = entry.reason.as_deref().unwrap_or_default();

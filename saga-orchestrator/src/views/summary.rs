@@ -29,7 +29,7 @@ fn sentence(
     let at = entry.at.0.format("%H:%M:%S%.3f");
     let why = entry.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let step = before.map_or("", |before| &before.step);
-    if let Some(sentence) = by_operator(entry, step) {
+    if let Some(sentence) = by_a_person(entry, step) {
         return Some(sentence);
     }
     Some(match entry.input.as_str() {
@@ -57,7 +57,7 @@ fn sentence(
 }
 
 /// What a person did: an operator, or the owner. `step`: what was pending then.
-pub fn by_operator(entry: &HistoryBody, step: &str) -> Option<String> {
+pub fn by_a_person(entry: &HistoryBody, step: &str) -> Option<String> {
     let at = entry.at.0.format("%H:%M:%S%.3f");
     let why = entry.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let by = entry.by.as_deref().unwrap_or("an operator");
