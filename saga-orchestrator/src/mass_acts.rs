@@ -23,7 +23,9 @@ use service_runtime::trace;
 use sqlx::PgPool;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use utoipa::{OpenApi, ToSchema};
+use utoipa::openapi::schema::Type;
+use utoipa::openapi::{ObjectBuilder, RefOr, Required};
+use utoipa::{Modify, OpenApi, ToSchema, openapi};
 use uuid::Uuid;
 
 pub use self::act::MassAct;
@@ -47,8 +49,28 @@ const AT_WORK: Duration = Duration::from_secs(5);
 
 /// Describes these routes.
 #[derive(OpenApi)]
-#[openapi(paths(preview_retry, retry, preview_cancel, cancel))]
+#[openapi(paths(preview_retry, retry, preview_cancel, cancel), modifiers(&NeedsLimit))]
 pub struct Described;
+
+/// An act's `limit` has to be given, that of a list not.
+struct NeedsLimit;
+
+impl Modify for NeedsLimit {
+    fn modify(&self, document: &mut openapi::OpenApi) {
+        let acts = document.paths.paths.values_mut().filter_map(|path| path.post.as_mut());
+        let parameters = acts.filter_map(|act| act.parameters.as_mut()).flatten();
+        for parameter in parameters {
+            if let RefOr::T(limit) = parameter
+                && limit.name == "limit"
+            {
+                limit.required = Required::True;
+                limit.description = Some(format!("How many, 1 to {}.", list::MOST));
+                let number = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1));
+                limit.schema = Some(number.maximum(Some(list::MOST)).into());
+            }
+        }
+    }
+}
 
 /// The routes. The acts of all requests together ask other services for no more than `per_second` things a second.
 pub fn router(coordinator: Arc<Coordinator>, pool: PgPool, per_second: u32) -> Router {
@@ -202,6 +224,7 @@ async fn previewed(acts: &MassActs, act: MassAct, query: Asked) -> Result<Json<P
 /// 400 naming the parameter that is wrong; 503 or 500 for the database's.
 pub async fn preview(pool: &PgPool, flows: &Flows, act: MassAct, query: &ListQuery) -> Result<PreviewBody, Problem> {
     let filter = act.filter(query, flows)?;
+    list::limit(query)?;
     let places = again_if_lost(|| lists::places(pool, &filter, COUNTED)).await?;
     let first = again_if_lost(|| lists::list(pool, &filter, SHOWN)).await?;
     let sagas = places.iter().map(|place| place.sagas).sum();

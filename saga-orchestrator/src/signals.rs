@@ -72,7 +72,7 @@ struct Sent {
     id: Option<String>,
     /// A JSON object, of at most 16 KiB: what a flow keeps of it.
     #[serde(default)]
-    #[schema(value_type = Option<serde_json::Value>)]
+    #[schema(value_type = Option<Object>)]
     payload: Option<Box<RawValue>>,
 }
 
@@ -92,7 +92,7 @@ struct SignalBody {
     id: String,
     #[serde(rename = "match")]
     matched: String,
-    #[schema(value_type = serde_json::Value)]
+    #[schema(value_type = Object)]
     payload: Option<Box<RawValue>>,
     received_at: TimestampText,
     /// The saga that has taken it. Absent until one has.

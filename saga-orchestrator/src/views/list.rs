@@ -28,8 +28,11 @@ use crate::store::lists::{self, Filter, Listed, NO_CURRENCY};
 
 pub const STATUSES: [&str; 5] = ["RUNNING", WAITING, "COMPENSATING", "COMPLETED", "FAILED"];
 
-/// How many sagas a page has: unless asked otherwise, and at most.
-const PAGE: (i64, i64) = (50, 500);
+/// How many sagas a page has unless asked otherwise.
+const PAGE: i64 = 50;
+
+/// How many it has at most.
+pub const MOST: i64 = 500;
 
 /// The query of `GET /sagas`. All of it is optional; what is given must all hold.
 #[derive(Debug, Clone, Default, Deserialize, IntoParams)]
@@ -182,9 +185,9 @@ pub fn wrong(parameter: &str, rule: impl std::fmt::Display) -> Problem {
 /// # Errors
 /// 400 for too many, and for none.
 pub fn limit(query: &ListQuery) -> Result<i64, Problem> {
-    let limit = query.limit.unwrap_or(PAGE.0);
-    let permitted = (1..=PAGE.1).contains(&limit);
-    permitted.then_some(limit).ok_or_else(|| wrong("limit", format_args!("must be 1 to {}", PAGE.1)))
+    let limit = query.limit.unwrap_or(PAGE);
+    let permitted = (1..=MOST).contains(&limit);
+    permitted.then_some(limit).ok_or_else(|| wrong("limit", format_args!("must be 1 to {}", MOST)))
 }
 
 /// Which sagas a query asks for.
