@@ -1,6 +1,15 @@
 //! The end of a consumer.
 
 use std::ops::Deref;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Consumers whose closing goes on.
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+
+/// How many consumers are being closed.
+pub(super) fn under_way() -> usize {
+    UNDER_WAY.load(Ordering::Relaxed)
+}
 
 /// One of librdkafka's consumers. Closing it waits for a broker, and may wait for ever, so that is done by a thread of its own,
 /// whoever drops it: the services' one thread has signals and time limits to see to.
@@ -28,7 +37,12 @@ impl<C: Send + 'static> Deref for ClosesOnThread<C> {
 impl<C: Send + 'static> Drop for ClosesOnThread<C> {
     fn drop(&mut self) {
         if let Some(consumer) = self.0.take() {
-            let _ = std::thread::Builder::new().name("kafka-close".to_owned()).spawn(move || drop(consumer));
+            UNDER_WAY.fetch_add(1, Ordering::Relaxed);
+            let close = move || {
+                drop(consumer);
+                UNDER_WAY.fetch_sub(1, Ordering::Relaxed);
+            };
+            let _ = std::thread::Builder::new().name("kafka-close".to_owned()).spawn(close);
         }
     }
 }

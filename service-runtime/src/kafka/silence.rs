@@ -56,7 +56,7 @@ mod tests {
     use rdkafka::mocking::MockCluster;
     use rdkafka::types::RDKafkaRespErr;
 
-    use super::super::watch::ask;
+    use super::super::watermarks::ask;
     use super::*;
 
     #[tokio::test]

@@ -10,19 +10,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, warn};
 
-use super::closing::ClosesOnThread;
-use super::heard::Heard;
+use super::closing;
 use super::member::{Change, Membership, Name, Renewal};
 use super::offsets::{Reached, TopicPartition};
-use super::progress::{Progress, Renewals, Standing, Standstill};
+use super::progress::{Others, Progress, Renewals, Standing, Standstill};
 use super::silence::{FoundTopic, Silence};
-use super::watermarks::marks;
+use super::watermarks;
 use super::{KafkaSettings, PartitionMarks};
 use crate::CancellationToken;
 use crate::metrics::PartitionGauges;
@@ -37,11 +35,11 @@ const UNJOINED: Duration = Duration::from_secs(48);
 /// What is reported has been so for so many looks in a row.
 pub(super) const LASTING: u32 = 4;
 
+/// While so many consumers are being closed, the watch keeps its client: where a closing does not end, it makes no more.
+const MAX_CLOSING: usize = 4;
+
 /// So many standstills are named one by one.
 const NAMED: usize = 3;
-
-/// The client that the watch asks by. It is never waited for: a closing that hung would end the watch.
-pub(super) type Asking = ClosesOnThread<BaseConsumer<Heard>>;
 
 /// The watch over one consumer.
 pub(super) struct Watch {
@@ -53,8 +51,10 @@ pub(super) struct Watch {
     gauges: PartitionGauges,
     progress: Progress,
     renewals: Renewals,
-    /// The topics that were lacking at the last look.
+    /// The topics that were lacking when Kafka last said whether they are there.
     lacking: HashSet<String>,
+    /// Whether its group gets on, as long as no partition is its own.
+    others: Others,
     /// For so many looks in a row the partitions of one topic were others than those of another.
     uneven: u32,
     /// So many looks were answered since the consumer was in its group; and how many are too many.
@@ -86,6 +86,7 @@ impl Watch {
             progress: Progress::default(),
             renewals: Renewals::default(),
             lacking: HashSet::new(),
+            others: Others::default(),
             uneven: 0,
             unjoined: 0,
             max_unjoined: max_unjoined(settings.kafka_session_timeout_ms),
@@ -109,7 +110,7 @@ impl Watch {
                 continue;
             }
             let asked_for = topics.clone();
-            let asked = tokio::task::spawn_blocking(move || self::ask(client, &config, &asked_for));
+            let asked = tokio::task::spawn_blocking(move || watermarks::ask(client, &config, &asked_for));
             let Some(Ok((asked_by, found))) = stop.run_until_cancelled(asked).await else { break };
             client = asked_by;
             let found = match found {
@@ -122,7 +123,7 @@ impl Watch {
             };
             let found: Vec<(&str, FoundTopic)> = topics.iter().map(String::as_str).zip(found).collect();
             let renewal = self.judge(&found, &received);
-            if self.membership.state.is_hindered() || renewal.is_some() {
+            if (self.membership.state.is_hindered() || renewal.is_some()) && closing::under_way() < MAX_CLOSING {
                 // What it believes may be out of date too.
                 client = None;
             }
@@ -144,8 +145,15 @@ impl Watch {
                 Ok(None) | Err(_) => None,
             })
             .collect();
-        let lacking = found.iter().filter(|(_, found)| is_lacking(found)).map(|(topic, _)| (*topic).to_owned());
-        let before = std::mem::replace(&mut self.lacking, lacking.collect());
+        let before = self.lacking.clone();
+        for (topic, found) in found {
+            match found {
+                Ok(Some(_)) => drop(self.lacking.remove(*topic)),
+                found if is_lacking(found) => drop(self.lacking.insert((*topic).to_owned())),
+                // For a moment Kafka can't say: of a topic that was just made, or whose group's coordinator begins.
+                _ => {}
+            }
+        }
         if lacks.is_some() && (there.is_empty() || !self.grows) {
             self.hinder(lacks);
             return None;
@@ -171,6 +179,10 @@ impl Watch {
         if self.unjoined > self.max_unjoined && self.renewals.due(now) {
             self.unjoined = 0;
             return Some(Renewal { why: "it does not get into its group".to_owned(), name: Name::Same });
+        }
+        if let Some(text) = self.unread(&there) {
+            self.hinder(Some(text.clone()));
+            return self.renewals.due(now).then(|| afresh(text));
         }
         let uneven = self.uneven(&there).filter(|_| counts.len() == 1);
         self.uneven = if uneven.is_some() { self.uneven + 1 } else { 0 };
@@ -201,6 +213,19 @@ impl Watch {
         let is_platforms = |topic: &&str| !self.grows || messages::TOPICS.contains(&self.contract_name(topic));
         let by = if missing.iter().all(is_platforms) { "kafka-init" } else { "kafka-init --topic NAME" };
         (!missing.is_empty()).then(|| format!("Kafka has no topic {}; `{by}` creates it", missing.join(", ")))
+    }
+
+    /// Whether this member is in its group without a partition while nobody in it gets on. One that has parted the partitions
+    /// while there were none gives a static member, when it comes back, what it had: nothing. A member for which the
+    /// others have left none sees them get on.
+    fn unread(&mut self, there: &[(&str, &Vec<Result<PartitionMarks, KafkaError>>)]) -> Option<String> {
+        if !self.membership.state.is_joined() || !self.membership.state.fetched().is_empty() {
+            self.others = Others::default();
+            return None;
+        }
+        let marks = there.iter().flat_map(|(_, marks)| marks.iter().flatten());
+        let records = self.others.look(marks)?;
+        Some(format!("it has no partition, and nobody in its group reads the {records} records that are there"))
     }
 
     /// Whether this member has other partitions of one topic than of another one. All topics have as many, and all members
@@ -314,28 +339,6 @@ fn max_unjoined(session_timeout_ms: u32) -> u32 {
     looks.try_into().unwrap_or(u32::MAX)
 }
 
-/// Asks what Kafka has, by the client of the last time if there is one. It is given back while it gets answers.
-pub(super) fn ask(
-    client: Option<Asking>,
-    config: &ClientConfig,
-    topics: &[String],
-) -> (Option<Asking>, Result<Vec<FoundTopic>, KafkaError>) {
-    let new = || config.create_with_context(Heard::default()).map(ClosesOnThread::new);
-    let client = match client.map_or_else(new, Ok) {
-        Ok(client) => client,
-        Err(error) => return (None, Err(error)),
-    };
-    let found = topics.iter().map(|topic| match marks(&client, topic, true) {
-        // A local error: no broker has answered, and none will for the next topic.
-        Err(KafkaError::MetadataFetch(code)) if (code as i32) < 0 => Err(KafkaError::MetadataFetch(code)),
-        found => Ok(found),
-    });
-    match found.collect() {
-        Ok(found) => (Some(client), Ok(found)),
-        Err(error) => (None, Err(error)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rdkafka::TopicPartitionList;
@@ -392,6 +395,35 @@ mod tests {
         });
         assert_eq!(renewed, [None, Some(Name::New), None, None, Some(Name::New), None]);
         assert_eq!(watch.membership.state.trouble(), None);
+    }
+
+    #[test]
+    fn a_topic_that_comes_back_renews_the_member_also_if_nothing_was_known_of_it_in_between() {
+        let mut watch = watch(false, &[]);
+        let unknown = || Err(KafkaError::OffsetFetch(RDKafkaErrorCode::CoordinatorLoadInProgress));
+        let renewed = [Ok(None), unknown(), unknown(), there(0), there(0)].map(|of_a| {
+            let renewal = watch.judge(&[("a", of_a)], &HashMap::new());
+            renewal.map(|renewal| renewal.name)
+        });
+        assert_eq!(renewed, [None, None, None, Some(Name::New), None]);
+    }
+
+    #[test]
+    fn a_member_without_partitions_joins_by_a_new_name_if_nobody_reads_what_is_there() {
+        let renewed = |found: [FoundTopic; 7]| {
+            let mut watch = watch(false, &[]);
+            let looks = found.map(|of_a| watch.judge(&[("a", of_a)], &HashMap::new()).map(|renewal| renewal.name));
+            (looks.iter().position(Option::is_some), looks.iter().flatten().count(), watch.membership.state.trouble())
+        };
+        let (first, count, trouble) = renewed([3, 4, 5, 6, 7, 8, 9].map(there));
+        assert_eq!((first, count), (Some(4), 1));
+        assert!(trouble.as_deref().is_some_and(|why| why.contains("the 18 records")), "{trouble:?}");
+        let committed = |committed| {
+            let marks = |partition| Ok(PartitionMarks { partition, low: 0, high: 9, committed: Some(committed) });
+            Ok(Some(vec![marks(0), marks(1)]))
+        };
+        assert_eq!(renewed([1, 1, 2, 2, 3, 3, 4].map(committed)), (None, 0, None), "the others get on");
+        assert_eq!(renewed([9; 7].map(committed)), (None, 0, None), "nothing is there to be read");
     }
 
     #[test]

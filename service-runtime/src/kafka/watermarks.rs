@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::MetadataPartition;
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::KafkaSettings;
+use super::closing::ClosesOnThread;
 use super::heard::{self, Heard};
+use super::silence::FoundTopic;
 use crate::Fatal;
 
 /// How long the broker may take for an answer.
@@ -137,6 +139,31 @@ pub(super) fn marks(
         })
     });
     Ok(Some(marks.collect()))
+}
+
+/// The client that the watch asks by. It is never waited for: a closing that hung would end the watch.
+pub(super) type Asking = ClosesOnThread<BaseConsumer<Heard>>;
+
+/// Asks what Kafka has, by the client of the last time if there is one. It is given back while it gets answers.
+pub(super) fn ask(
+    client: Option<Asking>,
+    config: &ClientConfig,
+    topics: &[String],
+) -> (Option<Asking>, Result<Vec<FoundTopic>, KafkaError>) {
+    let new = || config.create_with_context(Heard::default()).map(ClosesOnThread::new);
+    let client = match client.map_or_else(new, Ok) {
+        Ok(client) => client,
+        Err(error) => return (None, Err(error)),
+    };
+    let found = topics.iter().map(|topic| match marks(&client, topic, true) {
+        // A local error: no broker has answered, and none will for the next topic.
+        Err(KafkaError::MetadataFetch(code)) if (code as i32) < 0 => Err(KafkaError::MetadataFetch(code)),
+        found => Ok(found),
+    });
+    match found.collect() {
+        Ok(found) => (Some(client), Ok(found)),
+        Err(error) => (None, Err(error)),
+    }
 }
 
 /// Whether a partition's leader is not known yet, or no more: so it is for a moment after partitions were added.
