@@ -88,6 +88,25 @@ fn nothing_is_called_as_the_history_calls_something_else() {
 }
 
 #[test]
+fn what_was_published_before_a_name_was_reserved_is_still_read() {
+    let old = TRIP.replace("trip.car.none", "operator.unavailable");
+    let findings = check(&old, Origin::User).unwrap_err();
+    assert!(findings.iter().all(|finding| finding.rule == Rule::Reserved), "{findings:?}");
+    assert!(check(&old, Origin::BuiltIn).is_ok());
+    let ours = include_str!("../../flows/pay-first.v1.yaml");
+    let findings = check(ours, Origin::User).unwrap_err();
+    assert!(findings.iter().all(|finding| !finding.message.contains("history")), "{findings:?}");
+}
+
+#[test]
+fn no_saga_ends_by_a_status_without_a_body_or_of_one_that_is_not_answered() {
+    for status in ["202", "204", "205", "304"] {
+        breaks(Rule::Answer, "  done: 201", &format!("  done: {status}"), "after: FLIGHT_TICKET");
+        breaks(Rule::Answer, "otherwise: 409", &format!("otherwise: {status}"), "after: FLIGHT_TICKET");
+    }
+}
+
+#[test]
 fn what_is_sent_has_a_size() {
     let driver = |slots: &str| format!("send: {{ driver: [{slots}], city");
     let old = "send: { driver: $input.traveller, city";

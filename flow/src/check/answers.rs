@@ -1,6 +1,6 @@
 //! Answers and causes: where the client is answered, and whether each cause has a status.
 
-use super::steps;
+use super::{Origin, steps};
 use crate::file::{FlowFile, Late};
 use crate::finding::Findings;
 use crate::rule::Rule;
@@ -8,9 +8,23 @@ use crate::rule::Rule;
 /// Causes that every flow has: a limit passed, and somebody cancelled.
 pub const EVERY_FLOWS_CAUSES: [&str; 2] = ["TIMED_OUT", "CANCELLED"];
 
-pub fn check(file: &FlowFile, pivot: usize, findings: &mut Findings) {
+/// Statuses that no end of a saga has, and why.
+const NO_END: [(u16, &str); 4] = [
+    (202, "is the status of a saga that is not answered yet"),
+    (204, "is for answers without a body, and this answer has one"),
+    (205, "is for answers without a body, and this answer has one"),
+    (304, "is for answers without a body, and this answer has one"),
+];
+
+pub fn check(file: &FlowFile, pivot: usize, origin: Origin, findings: &mut Findings) {
     let answer = &file.answer;
     early(file, pivot, findings);
+    if origin == Origin::User {
+        let statuses = [answer.done].into_iter().chain(answer.failed.iter().map(|(_, status)| *status));
+        for (status, why) in statuses.filter_map(|status| NO_END.into_iter().find(|(no_end, _)| *no_end == status)) {
+            findings.report(answer.at, Rule::Answer, format!("{status} {why}: choose another status"));
+        }
+    }
     match file.steps.iter().position(|step| *step.name == *answer.after) {
         None => steps::unknown(&answer.after, file, findings),
         Some(after) if after < pivot && answer.is_final => {
@@ -61,11 +75,6 @@ fn early(file: &FlowFile, pivot: usize, findings: &mut Findings) {
     }
     if after + 1 == file.steps.len() {
         return;
-    }
-    if answer.done == 202 {
-        let message =
-            "202 is the status of a saga that is not answered yet: the answer before the last step has another";
-        findings.report(answer.at, Rule::Answer, message);
     }
     if subject.value == "final" {
         let message = "the answer has a field `final` already: choose another name";

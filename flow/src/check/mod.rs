@@ -76,5 +76,5 @@ fn rules(file: &FlowFile, origin: Origin, findings: &mut Findings) {
     steps::check(file, pivot, findings);
     slots::check(file, findings);
     sizes::check(file, findings);
-    answers::check(file, pivot, findings);
+    answers::check(file, pivot, origin, findings);
 }

@@ -60,7 +60,7 @@ pub fn check(file: &FlowFile, origin: Origin, findings: &mut Findings) {
         findings.report(subject.at, Rule::Reserved, message);
     }
     step_names(file, findings);
-    file.steps.iter().for_each(|step| events(step, findings));
+    file.steps.iter().for_each(|step| events(step, origin, findings));
     for ask in asks(file) {
         match (&ask.topic, &ask.action) {
             (Some(_), None) => {}
@@ -101,7 +101,7 @@ fn undo_name(step: &Step) -> Option<&At<String>> {
 }
 
 /// Within a step, its undo included, an event means one thing; and none is called as something else in the history.
-fn events(step: &Step, findings: &mut Findings) {
+fn events(step: &Step, origin: Origin, findings: &mut Findings) {
     let forward = step.done.iter().map(|(event, _)| (event, "done"));
     let refused = step.refused.iter().map(|(event, _)| (event, "refused"));
     let progress = step.progress.iter().map(|(event, _)| (event, "progress"));
@@ -113,7 +113,8 @@ fn events(step: &Step, findings: &mut Findings) {
     let signal = step.wait.iter().map(|wait| (&wait.signal, "signal"));
     let mut meanings = HashMap::new();
     for (event, meaning) in forward.chain(refused).chain(progress).chain(undone).chain(signal) {
-        if INPUTS.contains(&first_word(event)) || event.value == OWNER_CANCELLED {
+        let is_taken = INPUTS.contains(&first_word(event)) || event.value == OWNER_CANCELLED;
+        if is_taken && origin == Origin::User {
             let message =
                 format!("`{}` is what a saga's history calls something else: choose another name", event.value);
             findings.report(event.at, Rule::Reserved, message);
