@@ -8,7 +8,7 @@ use flow::Flow;
 use flow::sample::example;
 use messages::schema::one_of;
 use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
-use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, SchemaType, Type};
+use utoipa::openapi::schema::{AnyOfBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type};
 use utoipa::openapi::{Content, OpenApi, Ref, RefOr, Response};
 
 use crate::views::list::STATUSES;
@@ -120,7 +120,7 @@ fn answer(flow: &Flow) -> Schema {
     let subject = string().format(Some(SchemaFormat::KnownFormat(KnownFormat::Uuid)));
     let null = || ObjectBuilder::new().schema_type(Type::Null);
     let result = match flow.result_schema() {
-        Some(result) => OneOfBuilder::new().item(result).item(null()).into(),
+        Some(result) => AnyOfBuilder::new().item(result).item(null()).into(),
         None => RefOr::from(null()),
     };
     let reference = |name: &str| RefOr::from(Ref::from_schema_name(name));

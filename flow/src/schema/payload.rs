@@ -75,7 +75,7 @@ impl Flow {
             Carrier::Command(topic) => {
                 let asks = self.steps.iter().flat_map(|step| step.questions()).map(|question| question.ask);
                 let asks = asks.filter(|ask| matches!(&ask.of, Asked::Topic(of) if of == topic));
-                asks.map(|ask| self.template(&ask.send)).collect()
+                asks.map(|ask| self.template(&ask.send, false)).collect()
             }
             Carrier::Reply(event) => self.answered_by(event).map(|(_, meaning)| meaning.schema().into()).collect(),
             Carrier::Signal(kind) => {
@@ -88,22 +88,27 @@ impl Flow {
 
     /// What `result` is in the answer, once there is one. `None`: the flow answers without.
     pub fn result_schema(&self) -> Option<Schema> {
-        self.answer.body.as_ref().map(|body| self.template(body).into())
+        // Where clients are answered at a step's progress, what comes later is not there yet.
+        let is_early = self.steps.iter().any(|step| step.progress.iter().any(|progress| progress.is_answered));
+        self.answer.body.as_ref().map(|body| self.template(body, is_early).into())
     }
 
-    fn template(&self, payload: &Payload) -> Described {
+    /// `is_early`: what is kept may be lacking.
+    fn template(&self, payload: &Payload, is_early: bool) -> Described {
         match payload {
             Payload::Constant(json) => constant(json).into(),
-            Payload::Slot(slot) if slot.is_optional => or_null(self.slot(slot)).into(),
+            Payload::Slot(slot) if slot.is_optional || (is_early && matches!(slot.source, Source::Kept { .. })) => {
+                or_null(self.slot(slot)).into()
+            }
             Payload::Slot(slot) => self.slot(slot),
             Payload::Object(parts) => {
                 let part = |object: ObjectBuilder, (name, part): &(String, Payload)| {
-                    object.property(name, self.template(part)).required(name)
+                    object.property(name, self.template(part, is_early)).required(name)
                 };
                 parts.iter().fold(ObjectBuilder::new(), part).into()
             }
             Payload::List(items) => {
-                let parts: Vec<Schema> = items.iter().map(|item| self.template(item).into()).collect();
+                let parts: Vec<Schema> = items.iter().map(|item| self.template(item, is_early).into()).collect();
                 let list = ArrayBuilder::new().min_items(Some(parts.len())).max_items(Some(parts.len()));
                 list.prefix_items(parts).items(ArrayItems::False).into()
             }
