@@ -78,7 +78,7 @@ impl Gate {
     /// Keeps looking until `stop`.
     pub async fn watch(&self, stop: CancellationToken) {
         let look = || async move {
-            self.note(look(&self.session, self.max_unfinished).await?);
+            self.note(within_limit(look(&self.session, self.max_unfinished)).await?);
             Ok(())
         };
         keep_looking(LOOK, "whether checkouts are paused", stop, look).await;

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use service_runtime::CancellationToken;
-use service_runtime::database::{StoreError, within_limit};
+use service_runtime::database::StoreError;
 use tracing::warn;
 
 /// Looks every so often until `stop`. Of a database that does not answer one line is logged, which names `what`, until it
-/// answers again.
+/// answers again. Each look sets its own time limit.
 pub async fn keep_looking<W: Future<Output = Result<(), StoreError>>>(
     every: Duration,
     what: &'static str,
@@ -16,17 +16,18 @@ pub async fn keep_looking<W: Future<Output = Result<(), StoreError>>>(
 ) {
     let mut looking = true;
     loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(every) => {}
-        }
-        match within_limit(look()).await {
-            Ok(()) => looking = true,
-            Err(error) if looking => {
+        let next_look = async {
+            tokio::time::sleep(every).await;
+            look().await
+        };
+        match stop.run_until_cancelled(next_look).await {
+            None => return,
+            Some(Ok(())) => looking = true,
+            Some(Err(error)) if looking => {
                 warn!(error = error.for_log(), "{what} can't be looked up; trying on");
                 looking = false;
             }
-            Err(_) => {}
+            Some(Err(_)) => {}
         }
     }
 }

@@ -214,7 +214,7 @@ impl Flows {
 
     /// Keeps looking until `stop`.
     pub async fn watch(&self, stop: CancellationToken) {
-        keep_looking(LOOK, "published flows", stop, || self.refresh()).await;
+        keep_looking(LOOK, "published flows", stop, || within_limit(self.refresh())).await;
     }
 
     async fn load(&self) -> Result<(), StoreError> {

@@ -23,6 +23,7 @@ use service_runtime::database::{Session, StoreError};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{PgExecutor, Postgres, Row as _};
+use tracing::warn;
 use uuid::Uuid;
 
 pub use self::claim::{Due, Sweep, claim_due};
@@ -295,8 +296,16 @@ macro_rules! wanted {
 pub async fn with_news(session: &Session, flows: &Flows, sagas: Vec<SagaId>) -> Result<Vec<Saga>, StoreError> {
     let has_news = concat!(wanted!(), " AND (status IN ('COMPLETED', 'FAILED', 'WAITING') OR answered_at IS NOT NULL)");
     let rows = session.rows(sqlx::query(has_news).bind(uuids(sagas))).await?;
-    let sagas = to_sagas(flows, &rows)?.into_values();
-    Ok(sagas.filter_map(|stored| if let Stored::Saga(saga) = stored { Some(*saga) } else { None }).collect())
+    let sagas = rows.iter().filter_map(|row| match from_row(flows, row) {
+        Ok(Stored::Saga(saga)) => Some(*saga),
+        Ok(Stored::UnknownDefinition { .. }) => None,
+        // The others' clients are answered.
+        Err(error) => {
+            warn!(error = error.for_log(), "a saga that a client waits for can't be read");
+            None
+        }
+    });
+    Ok(sagas.collect())
 }
 
 fn wanted(sagas: Vec<SagaId>) -> Query<'static, Postgres, PgArguments> {

@@ -8,7 +8,7 @@ use dashmap::DashMap;
 use flow::Flow;
 use messages::SagaId;
 use service_runtime::CancellationToken;
-use service_runtime::database::Session;
+use service_runtime::database::{Session, within_limit};
 use service_runtime::metrics::{Count, Gauge, Metrics};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -92,19 +92,27 @@ impl Waiters {
         true
     }
 
-    /// The sagas whose rows have not been looked at for long enough. `elsewhere`: whether its replies may go to another
-    /// instance now.
+    /// The sagas whose rows have not been looked at for long enough, those first that have waited longest for it.
+    /// `elsewhere`: whether its replies may go to another instance now.
     fn due(&self, now: Instant, elsewhere: impl Fn(SagaId, &Flow) -> bool) -> Vec<SagaId> {
-        let mut due = Vec::new();
-        for mut one in self.by_saga.iter_mut() {
-            let (saga_id, awaited) = one.pair_mut();
+        let due = self.by_saga.iter().filter_map(|one| {
+            let (saga_id, awaited) = one.pair();
             let age = now.duration_since(awaited.looked);
-            if age >= SELDOM || (age >= OFTEN && elsewhere(*saga_id, &awaited.flow)) {
+            let is_due = age >= SELDOM || (age >= OFTEN && elsewhere(*saga_id, &awaited.flow));
+            is_due.then_some((awaited.looked, *saga_id))
+        });
+        let mut due: Vec<_> = due.collect();
+        due.sort_unstable();
+        due.into_iter().map(|(_, saga_id)| saga_id).collect()
+    }
+
+    /// Notes that the rows of these are looked at.
+    fn note_look(&self, sagas: &[SagaId], now: Instant) {
+        for saga_id in sagas {
+            if let Some(mut awaited) = self.by_saga.get_mut(saga_id) {
                 awaited.looked = now;
-                due.push(*saga_id);
             }
         }
-        due
     }
 }
 
@@ -121,7 +129,8 @@ pub async fn look_at_rows(
     keep_looking(OFTEN, "sagas that clients wait for", stop, async || {
         for some in waiters.due(Instant::now(), &elsewhere).chunks(AT_ONCE) {
             let began = Instant::now();
-            for saga in store::with_news(&session, &flows, some.to_vec()).await? {
+            waiters.note_look(some, began);
+            for saga in within_limit(store::with_news(&session, &flows, some.to_vec())).await? {
                 waiters.tell(&saga, true);
             }
             tokio::time::sleep(began.elapsed() * (SHARE - 1)).await;
@@ -183,10 +192,23 @@ mod tests {
         let mut looked = Vec::new();
         for round in 1..=10 {
             let now = Instant::now() + round * OFTEN;
-            looked.extend(waiters.due(now, |saga_id, _| saga_id == there.saga_id));
+            let due = waiters.due(now, |saga_id, _| saga_id == there.saga_id);
+            waiters.note_look(&due, now);
+            looked.extend(due);
         }
         let times = |saga: &Saga| looked.iter().filter(|one| **one == saga.saga_id).count();
         assert_eq!((times(&here), times(&there)), (2, 10));
+    }
+
+    #[test]
+    fn those_that_a_slow_look_did_not_reach_are_the_first_of_the_next() {
+        let (waiters, sagas) = (waiters(), [new_saga(), new_saga(), new_saga()]);
+        let _all = sagas.each_ref().map(|saga| waiters.register(saga));
+        let now = Instant::now() + SELDOM;
+        let first = waiters.due(now, |_, _| false);
+        waiters.note_look(&first[..2], now);
+        let second = waiters.due(now + SELDOM, |_, _| false);
+        assert_eq!((second.len(), second[0]), (3, first[2]));
     }
 
     #[tokio::test]
