@@ -246,17 +246,20 @@ async fn fits(flows: &Flows, kind: &str, payload: &str, at: Instant) -> Result<(
         let why = format!("has {} bytes; at most {MAX_SIGNAL_PAYLOAD} are stored", payload.len());
         return Err(unfit("payload", why).into());
     }
-    if !waits_for(flows, kind) {
-        // A flow that waits for it may have been published on another instance a moment ago.
-        within_limit(flows.seen_since(at)).await?;
-        if !waits_for(flows, kind) {
-            // A flow of a newer release may wait for it. That release brings both together.
-            return match flows.has_unreadable() {
-                true => Ok(check_name(kind, MAX_SIGNAL_ID).map_err(|error| unfit("kind", error))?),
-                false => Err(unknown_kind(flows, kind)),
-            };
-        }
+    if judged(flows, kind, payload).is_ok() {
+        return Ok(());
     }
+    // A flow, or a version, that waits for it may have been published on another instance a moment ago.
+    within_limit(flows.seen_since(at)).await?;
+    match judged(flows, kind, payload) {
+        // A flow of a newer release may wait for it. That release brings both together.
+        Err(_) if flows.has_unreadable() => Ok(check_name(kind, MAX_SIGNAL_ID).map_err(|error| unfit("kind", error))?),
+        judged => judged,
+    }
+}
+
+/// Whether a flow that is known waits for such a signal.
+fn judged(flows: &Flows, kind: &str, payload: &str) -> Result<(), Refused> {
     let mut first_misfit = None;
     for flow in flows.all() {
         for (_, wait) in flow.waits().filter(|(_, wait)| wait.signal == kind) {
@@ -270,11 +273,7 @@ async fn fits(flows: &Flows, kind: &str, payload: &str, at: Instant) -> Result<(
         true => unfit("payload", why),
         false => unfit(&format!("payload.{field}"), why),
     };
-    first_misfit.map_or(Ok(()), |misfit| Err(within(misfit).into()))
-}
-
-fn waits_for(flows: &Flows, kind: &str) -> bool {
-    flows.all().iter().any(|flow| flow.waits().any(|(_, wait)| wait.signal == kind))
+    Err(first_misfit.map_or_else(|| unknown_kind(flows, kind), |misfit| within(misfit).into()))
 }
 
 fn unknown_kind(flows: &Flows, kind: &str) -> Refused {
@@ -372,7 +371,7 @@ pub async fn meet(coordinator: Arc<Coordinator>, stop: CancellationToken) {
     let together = || {
         let coordinator = coordinator.clone();
         // Boxed: it is large, and would be a part of what runs all the time.
-        Box::pin(async move {
+        Box::pin(within_limit(async move {
             for saga_id in coordinator.signals.apart(APART).await? {
                 // One of a flow that this release does not know is left to the release that does.
                 if let Ok(saga) = coordinator.stored(saga_id).await {
@@ -380,18 +379,20 @@ pub async fn meet(coordinator: Arc<Coordinator>, stop: CancellationToken) {
                 }
             }
             Ok(())
-        })
+        }))
     };
     // What a process has left behind that died. If it fails, the next look does it.
-    let _ = within_limit(together()).await;
+    let _ = together().await;
     crate::looking::keep_looking(MEET, "sagas whose signal is there", stop, together).await;
 }
 
 /// Removes signals that came longer than [`KEPT`] ago, until `stop`.
 pub async fn forget_old(pool: PgPool, stop: CancellationToken) {
-    crate::looking::keep_looking(FORGET, "old signals", stop, || async {
-        while forget_signals(&pool, KEPT, AT_ONCE).await? == AT_ONCE.unsigned_abs() {}
-        Ok(())
+    crate::looking::keep_looking(FORGET, "old signals", stop, || {
+        within_limit(async {
+            while forget_signals(&pool, KEPT, AT_ONCE).await? == AT_ONCE.unsigned_abs() {}
+            Ok(())
+        })
     })
     .await;
 }

@@ -64,7 +64,14 @@ impl Handler for StartTopics {
 
 impl StartTopics {
     async fn start(&self, record: &Record) -> Result<(), Refused> {
-        let flow = self.flow(&record.topic, Instant::now()).await?;
+        let at = Instant::now();
+        let mut flow = self.flow(&record.topic, at).await?;
+        if StartEvent::read(&record.body, &flow.start.subject).and_then(|event| flow.read_event(event.payload)).is_err()
+        {
+            // Another version may have been activated on another instance a moment ago.
+            within_limit(self.coordinator.flows.seen_since(at)).await?;
+            flow = self.flow(&record.topic, at).await?;
+        }
         let field = &flow.start.subject;
         let StartEvent { subject, payload } = StartEvent::read(&record.body, field)?;
         let request = flow.read_event(payload).map_err(within_payload)?;
@@ -123,10 +130,14 @@ impl StartTopics {
     /// Whether a saga about this subject may be stored. What was removed is begun by no event again.
     async fn check_age(&self, field: &str, subject: OrderId, now: Timestamp) -> Result<(), Refused> {
         let id = subject.as_uuid();
+        let minted = minted_at(id).unwrap_or_default();
+        if minted > now + MARGIN {
+            let minted = TimestampText(minted);
+            return Err(Refused::For(format!("`{field}` is of {minted}, which is still to come: its clock is wrong")));
+        }
         if !may_be_removed(id, now) {
             return Ok(());
         }
-        let minted = minted_at(id).unwrap_or_default();
         let is_old = self.retention.limit().is_some_and(|limit| minted < now - limit + MARGIN);
         if is_old || within_limit(old_sagas::horizon(&self.pool)).await?.is_some_and(|horizon| id < horizon) {
             let minted = TimestampText(minted);

@@ -129,6 +129,8 @@ pub struct SignalStore {
     new: Batcher<ConditionalWrites<NewSignals>>,
     waiting: Batcher<Waiting>,
     session: Session,
+    /// For what may take long.
+    looking: Session,
 }
 
 impl SignalStore {
@@ -138,6 +140,7 @@ impl SignalStore {
             new: Batcher::start(ConditionalWrites::to(NewSignals(session())), metrics),
             waiting: Batcher::start(Waiting(session()), metrics),
             session: session(),
+            looking: session(),
         }
     }
 
@@ -188,7 +191,7 @@ impl SignalStore {
              JOIN sagas ON sagas.awaits = free.key ORDER BY random() LIMIT $1",
         );
         // Planned for what is there now: both may be few or very many.
-        let rows = self.session.rows(select.bind(limit).persistent(false)).await?;
+        let rows = self.looking.rows(select.bind(limit).persistent(false)).await?;
         rows.iter().map(|row| Ok(row.try_get::<Uuid, _>("saga_id")?.into())).collect()
     }
 }
