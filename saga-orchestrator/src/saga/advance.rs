@@ -242,7 +242,11 @@ fn next(saga: &Saga, input: &Input, now: Timestamp) -> Option<State> {
             (_, State::Completed | State::Failed { .. }) => None,
             (OperatorAct::Cancel(role), State::Running { .. }) => state.next(flow, Happened::Cancelled(*role)),
             // It stays, and does its effect again. A cancel of what goes back already: the first cause stays.
-            (OperatorAct::Retry, _) | (OperatorAct::Cancel(Role::Operator), State::Compensating { .. }) => Some(state),
+            (OperatorAct::Retry, _) => Some(state),
+            (OperatorAct::Cancel(Role::Operator), State::Compensating { .. }) => {
+                let is_permitted = flow.cancel.as_ref().is_some_and(|cancel| cancel.permits(Role::Operator));
+                is_permitted.then_some(state)
+            }
             // A customer who asks once more changes nothing, and fills no history.
             (OperatorAct::Cancel(Role::Owner), State::Compensating { .. }) => None,
             // It could not be undone, and a person has done it otherwise.
