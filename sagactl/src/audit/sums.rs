@@ -7,6 +7,9 @@ use std::fmt;
 use rust_decimal::Decimal;
 use serde::Serialize;
 
+/// What the row of a saga has for a currency whose flow is about no money (ISO 4217: no currency).
+pub const NO_CURRENCY: &str = "XXX";
+
 /// An amount of one currency, as a row has it. 5 equals 5.00.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Amount {
