@@ -73,12 +73,21 @@ pub struct Generator {
 impl Generator {
     /// `mix` is the share of checkouts whose payment is declined, and as many are out of stock.
     pub fn new(mix: f64) -> Result<Self> {
-        let mut bodies = NamedTempFile::new()?;
-        for body in self::bodies(mix) {
-            writeln!(bodies, "{body}")?;
+        Self::sending(bodies(mix))
+    }
+
+    /// One that sends bodies like these, by their numbers.
+    pub fn of(body: impl Fn(usize) -> serde_json::Value) -> Result<Self> {
+        Self::sending((0..BODIES).map(body))
+    }
+
+    fn sending(bodies: impl Iterator<Item = serde_json::Value>) -> Result<Self> {
+        let mut file = NamedTempFile::new()?;
+        for body in bodies {
+            writeln!(file, "{body}")?;
         }
-        bodies.flush()?;
-        Ok(Self { bodies })
+        file.flush()?;
+        Ok(Self { bodies: file })
     }
 
     /// Sends checkouts for so long, to all of these addresses, and waits for the last answer. Each connection stays

@@ -15,6 +15,7 @@ mod table;
 mod turns;
 mod usage;
 mod wal;
+mod wide;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,7 +31,7 @@ use crate::load::{Generator, Load};
 use crate::machine::Machine;
 use crate::platform::{Platform, Subject};
 use crate::report::Report;
-use crate::run::{AGAINST, EMPTY, FLOOR, OURS, Run};
+use crate::run::{AGAINST, CHECKOUTS, EMPTY, FLOOR, OURS, Run};
 use crate::turns::{Spread, Turn};
 
 /// What comes before the first run: plans, caches and connections are made.
@@ -73,6 +74,9 @@ struct Arguments {
     /// Compare with a platform of the programs in this folder, instead of the floor
     #[arg(long, conflicts_with_all = ["preload", "waiting"])]
     against_programs: Option<PathBuf>,
+    /// Compare a flow of many bytes (1 KiB of input, 500 bytes kept) with checkouts on the same platform
+    #[arg(long, conflicts_with_all = ["preload", "waiting", "against_programs", "against_settings", "mix"])]
+    wide: bool,
     /// Measure the platform only
     #[arg(long)]
     no_floor: bool,
@@ -135,18 +139,27 @@ async fn bench(arguments: &Arguments) -> Result<bool> {
         preload::wait(&client, count).await?;
         println!("{count} sagas wait for a signal");
     }
+    let mut ours = platform.subject()?;
+    let mut wide = None;
+    if arguments.wide {
+        let participant = wide::start(&client).await?;
+        ours.urls.iter_mut().for_each(|url| *url = url.replace("/checkout", "/flows/wide"));
+        wide = Some(Wide { generator: Generator::of(wide::body)?, participant });
+    }
     let other = Other::start(arguments, &platform).await?;
     let bench = Bench {
-        ours: platform.subject()?,
+        ours,
         other,
+        wide,
         client,
         generator: Generator::new(arguments.mix)?,
         time: Duration::from_secs(arguments.seconds),
         turns: arguments.turns,
     };
-    for subject in bench.other.iter().map(Other::subject).chain([&bench.ours]) {
+    for subject in bench.other.iter().map(Other::subject) {
         bench.generator.run(&subject.urls, WARM_UP.0, WARM_UP.1).await?;
     }
+    bench.generator_of(OURS).run(&bench.ours.urls, WARM_UP.0, WARM_UP.1).await?;
     // Or the first run would be charged with the last flushes of the warm-up.
     tokio::time::sleep(wal::COUNTS_ARE_TOLD_AFTER).await;
 
@@ -209,6 +222,8 @@ fn binaries(arguments: &Arguments) -> Result<Vec<(String, u64)>> {
 enum Other {
     /// Held for its processes' life.
     Floor(Subject, #[expect(dead_code, reason = "with it go its processes")] Floor),
+    /// Checkouts on the same platform.
+    Checkouts(Subject),
     /// Another platform, by the name that the table gives it.
     Platform(&'static str, Subject, Client, #[expect(dead_code, reason = "with it go its processes")] Platform),
 }
@@ -219,8 +234,16 @@ struct Bench {
     other: Option<Other>,
     client: Client,
     generator: Generator,
+    wide: Option<Wide>,
     time: Duration,
     turns: u8,
+}
+
+/// What sends requests of the flow with many bytes, and what answers its commands.
+struct Wide {
+    generator: Generator,
+    #[expect(dead_code, reason = "it answers until it is dropped")]
+    participant: wide::Participant,
 }
 
 impl Other {
@@ -234,6 +257,9 @@ impl Other {
             let name = if is_against { AGAINST } else { EMPTY };
             return Ok(Some(Self::Platform(name, other.subject()?, other.client()?, other)));
         }
+        if arguments.wide {
+            return Ok(Some(Self::Checkouts(platform.subject()?)));
+        }
         if arguments.no_floor || arguments.embedded {
             return Ok(None);
         }
@@ -243,7 +269,7 @@ impl Other {
 
     fn subject(&self) -> &Subject {
         match self {
-            Self::Floor(subject, _) | Self::Platform(_, subject, ..) => subject,
+            Self::Floor(subject, _) | Self::Checkouts(subject) | Self::Platform(_, subject, ..) => subject,
         }
     }
 }
@@ -275,6 +301,7 @@ impl Bench {
         let other = match &self.other {
             None => None,
             Some(Other::Platform(name, subject, client, _)) => Some(self.platform(name, subject, client, load).await?),
+            Some(Other::Checkouts(checkouts)) => Some(self.platform(CHECKOUTS, checkouts, &self.client, load).await?),
             Some(Other::Floor(floor, _)) => {
                 let before = Rows::count(&self.client.databases).await?;
                 let mut run = self.measure(FLOOR, floor, &self.client, load).await?;
@@ -296,9 +323,14 @@ impl Bench {
     }
 
     async fn measure(&self, who: &'static str, subject: &Subject, client: &Client, load: Load) -> Result<Run> {
-        let run = run::measure(who, subject, &client.databases, &self.generator, load, self.time).await?;
-        println!("{load:>6} {who}: {:.0} checkouts/s", run.per_second);
+        let run = run::measure(who, subject, &client.databases, self.generator_of(who), load, self.time).await?;
+        let (rate, heap_only) = (run.per_second, run.heap_only * 100.0);
+        println!("{load:>6} {who}: {rate:.0} checkouts/s, {heap_only:.0} % of the moves heap-only");
         Ok(run)
+    }
+
+    fn generator_of(&self, who: &str) -> &Generator {
+        self.wide.as_ref().filter(|_| who == OURS).map_or(&self.generator, |wide| &wide.generator)
     }
 }
 

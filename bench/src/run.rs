@@ -22,6 +22,8 @@ pub const OURS: &str = "ours";
 pub const FLOOR: &str = "floor";
 /// The platform without a past, beside one with `--preload`, or without sagas that wait, beside one with `--waiting`.
 pub const EMPTY: &str = "empty";
+/// Checkouts, beside the flow of `--wide` on the same platform.
+pub const CHECKOUTS: &str = "checkouts";
 /// The platform with what `--against-…` gives it.
 pub const AGAINST: &str = "against";
 
@@ -39,6 +41,8 @@ pub struct Run {
     pub wal_flushes: f64,
     /// Transactions, those that only read included, and what the services ask for when they are idle.
     pub commits: f64,
+    /// The share of the moves of sagas that made no entry in an index.
+    pub heap_only: f64,
     /// Why it does not count, if it does not.
     pub wrong: Option<String>,
 }
@@ -46,6 +50,25 @@ pub struct Run {
 impl Run {
     pub fn cpu_ms_sum(&self) -> f64 {
         self.cpu_ms.iter().map(|(_, ms)| ms).sum()
+    }
+}
+
+/// How often rows of `sagas` were replaced, and how often without a new entry in an index.
+#[derive(Debug, Clone, Copy)]
+struct Moves {
+    all: i64,
+    heap_only: i64,
+}
+
+impl Moves {
+    async fn read(databases: &Databases) -> Result<Self> {
+        let counts = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'sagas'";
+        let (all, heap_only) = sqlx::query_as(counts).fetch_one(&databases.orchestrator).await?;
+        Ok(Self { all, heap_only })
+    }
+
+    fn heap_only_since(self, before: Self) -> f64 {
+        (self.heap_only - before.heap_only) as f64 / (self.all - before.all).max(1) as f64
     }
 }
 
@@ -58,11 +81,13 @@ pub async fn measure(
     load: Load,
     time: Duration,
 ) -> Result<Run> {
+    let moves = Moves::read(databases).await?;
     let (bytes, counts, cpu) = (wal::bytes(databases).await?, wal::Counts::read(databases).await?, cpu(subject)?);
     let seen = generator.run(&subject.urls, load, time).await?;
     let (cpu_after, bytes_after) = (self::cpu(subject)?, wal::bytes(databases).await?);
     tokio::time::sleep(wal::COUNTS_ARE_TOLD_AFTER).await;
     let counts = wal::Counts::read(databases).await? - counts;
+    let heap_only = Moves::read(databases).await?.heap_only_since(moves);
 
     ensure!(seen.ended() > 0, "no checkout was told its end: {:?} {:?}", seen.answers, seen.errors);
     let checkouts = seen.ended() as f64;
@@ -75,6 +100,7 @@ pub async fn measure(
         wal_bytes: (bytes_after - bytes) as f64 / checkouts,
         wal_flushes: counts.flushes as f64 / checkouts,
         commits: counts.commits as f64 / checkouts,
+        heap_only,
         wrong: untold(&seen),
         seen,
     })

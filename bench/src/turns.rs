@@ -91,8 +91,8 @@ mod tests {
     fn run(who: &'static str, load: Load, per_second: f64, p50_ms: f64) -> Run {
         let (answers, errors) = (BTreeMap::new(), BTreeMap::new());
         let seen = Seen { seconds: 1.0, answers, errors, p50_ms, p99_ms: p50_ms, p999_ms: p50_ms };
-        let (wal_bytes, wal_flushes, commits) = (0.0, 0.0, 0.0);
-        Run { who, load, per_second, seen, cpu_ms: Vec::new(), wal_bytes, wal_flushes, commits, wrong: None }
+        let (wal_bytes, wal_flushes, commits, heap_only) = (0.0, 0.0, 0.0, 0.0);
+        Run { who, load, per_second, seen, cpu_ms: Vec::new(), wal_bytes, wal_flushes, commits, heap_only, wrong: None }
     }
 
     fn turns(load: Load, figures: &[(f64, f64)]) -> Vec<Turn> {
