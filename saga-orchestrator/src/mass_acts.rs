@@ -187,15 +187,15 @@ async fn acted(
     let query = read(query)?;
     let MassActBody { by, reason, all } = body;
     let Act { by, reason } = Act { by, reason }.validated()?;
-    let filter = act.filter(&query, &acts.coordinator.flows)?;
+    let meant = act.meant(&query, &acts.coordinator.flows)?;
     if query.limit.is_none() {
         return Err(wrong("limit", "must be given: on how many sagas at most it is done"));
     }
     let limit = list::limit(&query)?;
-    if !query.has_filter() && !all {
+    if meant.all && !all {
         return Err(Problem::invalid_field("all", "must be true where the query has no filter: all sagas are meant"));
     }
-    let page = again_if_lost(|| lists::list(&acts.pool, &filter, limit + 1)).await?;
+    let page = again_if_lost(|| lists::list(&acts.pool, &meant.filter, limit + 1)).await?;
     let (page, more) = page.split_at(page.len().min(usize::try_from(limit).unwrap_or_default()));
     acts.on(page, !more.is_empty(), act, &Operator { by, reason, act: act.of_operator() }).await.map(Json)
 }

@@ -243,7 +243,7 @@ async fn an_act_on_many_that_says_not_which_or_why_is_refused_by_name() -> Resul
     }
     let unbounded = client.post(Service::Orchestrator, "/sagas/retry?flow=pay-first", &body()).await?;
     unbounded.is_problem(400, &["`limit` must be given"])?;
-    for query in ["limit=1", "needsAttention=false&status=&limit=1"] {
+    for query in ["limit=1", "needsAttention=false&status=&limit=1", "status=,&limit=1", "flow=%20&step=%20&limit=1"] {
         let all = client.post(Service::Orchestrator, &format!("/sagas/retry?{query}"), &body()).await?;
         all.is_problem(422, &["`all` must be true"])?;
     }
@@ -315,7 +315,11 @@ async fn the_dashboard_offers_an_act_where_a_filter_is_set_and_shows_which_sagas
     ensure!(!page.text.contains(" style=") && !page.text.contains("onclick"), "the policy forbids what stands in it");
     let none = get(&client, &format!("/dashboard/retry?{query}")).await?;
     ensure!(none.status == 200 && none.text.contains("0 sagas") && !none.text.contains("data-acts"), "{}", none.text);
-    let all = get(&client, "/dashboard/retry?status=").await?;
-    ensure!(all.status == 400 && all.text.contains("choose a filter"), "{}", all.text);
+    for query in ["status=", "status=,", "flow=%20"] {
+        let all = get(&client, &format!("/dashboard/retry?{query}")).await?;
+        ensure!(all.status == 400 && all.text.contains("choose a filter"), "{query}: {}", all.text);
+        let list = get(&client, &format!("/?{query}")).await?;
+        ensure!(!list.text.contains("/dashboard/retry"), "{query} offers an act");
+    }
     Ok(())
 }

@@ -39,12 +39,12 @@ fn filters(query: &ListQuery) -> String {
 
 async fn show(State(dashboard): State<Dashboard>, RawQuery(query): RawQuery, act: MassAct) -> Result<Page, Page> {
     let query = filled_in(&query.unwrap_or_default())?;
-    if !query.has_filter() {
+    let views = &dashboard.views;
+    if act.meant(&query, &views.flows)?.all {
         let rule = "choose a filter on the list first: without one all sagas would be meant";
         return Err(Problem::new(StatusCode::BAD_REQUEST, rule).into());
     }
     let query = ListQuery { before: None, ..query };
-    let views = &dashboard.views;
     let preview = preview(&views.pool, &views.flows, act, &query).await.map_err(Page::from)?;
     let filters = filters(&query);
     let body = html! {

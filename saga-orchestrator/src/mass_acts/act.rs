@@ -18,6 +18,13 @@ pub enum MassAct {
     Cancel,
 }
 
+/// The sagas that an act is for.
+pub struct Meant {
+    pub filter: Filter,
+    /// The query has no filter: the act is for all sagas that have use for it.
+    pub all: bool,
+}
+
 impl MassAct {
     pub const ALL: [Self; 2] = [Self::Retry, Self::Cancel];
 
@@ -39,16 +46,17 @@ impl MassAct {
 
     /// Whether the act may be for sagas that this query asks for, and not for all sagas.
     pub fn is_for(self, query: &ListQuery, flows: &Flows) -> bool {
-        query.has_filter() && self.filter(query, flows).is_ok()
+        self.meant(query, flows).is_ok_and(|meant| !meant.all)
     }
 
     /// The sagas of a query that this is for.
     ///
     /// # Errors
     /// 400 naming the parameter that is wrong, or asks for others only.
-    pub fn filter(self, query: &ListQuery, flows: &Flows) -> Result<Filter, Problem> {
-        let narrowing = if query.step.is_some() { "step" } else { "status" };
-        self.narrowed(list::filter(query, &flows.all())?, narrowing)
+    pub fn meant(self, query: &ListQuery, flows: &Flows) -> Result<Meant, Problem> {
+        let filter = list::filter(query, &flows.all())?;
+        let narrowing = if filter.step.is_some() { "step" } else { "status" };
+        Ok(Meant { all: filter.is_all(), filter: self.narrowed(filter, narrowing)? })
     }
 
     /// `by`: the parameter that the filter's statuses follow from.

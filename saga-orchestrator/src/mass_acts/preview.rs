@@ -57,7 +57,7 @@ pub struct PlaceBody {
 /// # Errors
 /// 400 naming the parameter that is wrong; 503 or 500 for the database's.
 pub async fn preview(pool: &PgPool, flows: &Flows, act: MassAct, query: &ListQuery) -> Result<PreviewBody, Problem> {
-    let filter = act.filter(query, flows)?;
+    let filter = act.meant(query, flows)?.filter;
     list::limit(query)?;
     let places = again_if_lost(|| lists::places(pool, &filter, COUNTED)).await?;
     let first = again_if_lost(|| lists::list(pool, &filter, SHOWN)).await?;

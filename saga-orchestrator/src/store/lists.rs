@@ -29,6 +29,22 @@ pub struct Filter {
     pub before: Option<Uuid>,
 }
 
+impl Filter {
+    /// Whether all sagas fit it, on one page or another.
+    pub fn is_all(&self) -> bool {
+        let Self { statuses, step, flow, needs_attention, is_stuck, user_id, order_id, since, until, before: _ } = self;
+        let is_given = !statuses.is_empty()
+            || step.is_some()
+            || flow.is_some()
+            || *needs_attention
+            || *is_stuck
+            || user_id.is_some()
+            || order_id.is_some()
+            || since.or(*until).is_some();
+        !is_given
+    }
+}
+
 /// The currency of a saga that is about no money, in ISO 4217. Its amount is 0.
 pub const NO_CURRENCY: &str = "XXX";
 

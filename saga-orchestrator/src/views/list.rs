@@ -67,19 +67,6 @@ pub struct ListQuery {
     pub before: Option<Uuid>,
 }
 
-impl ListQuery {
-    /// Whether it asks for some sagas only, page by page or not.
-    pub fn has_filter(&self) -> bool {
-        let Self { status, step, flow, needs_attention, user_id, order_id, since, until, limit: _, before: _ } = self;
-        [status, step, flow, user_id]
-            .into_iter()
-            .any(|text| text.as_deref().is_some_and(|text| !text.trim().is_empty()))
-            || *needs_attention == Some(true)
-            || order_id.is_some()
-            || since.or(*until).is_some()
-    }
-}
-
 /// A page of sagas, newest first.
 #[derive(Serialize, ToSchema)]
 pub struct ListBody {
@@ -299,6 +286,27 @@ mod tests {
         assert_eq!(statuses("step=ORDER_CONFIRM"), ["RUNNING"]);
         assert_eq!(statuses("status=failed,%20COMPLETED"), ["FAILED", "COMPLETED"]);
         assert!(statuses("").is_empty());
+    }
+
+    #[test]
+    fn what_is_left_blank_is_no_filter() {
+        let page = format!("limit=5&before={}", Uuid::nil());
+        for query in ["", "status=", "status=,", "status=%20,%20", "flow=%20&step=%20", "needsAttention=false", &page] {
+            assert!(asked(query).unwrap().is_all(), "{query}");
+        }
+        let order = format!("orderId={}", Uuid::nil());
+        for query in [
+            "status=failed,",
+            "step=NO_SEAT",
+            "flow=trip",
+            "needsAttention=true",
+            "userId=u1",
+            &order,
+            "since=2026-01-31T12:00:00Z",
+            "until=2026-01-31T12:00:00Z",
+        ] {
+            assert!(!asked(query).unwrap().is_all(), "{query}");
+        }
     }
 
     #[test]
