@@ -31,7 +31,7 @@ use uuid::Uuid;
 
 pub use self::act::MassAct;
 use self::pace::Pace;
-pub use self::preview::{PlaceBody, PreviewBody, preview};
+pub use self::preview::{PlaceBody, PreviewBody, preview, sums};
 use crate::coordinator::{ApplyError, Coordinator};
 use crate::operator::{self, Act, NotDone, step_into};
 use crate::saga::Operator;

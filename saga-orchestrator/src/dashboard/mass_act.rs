@@ -9,7 +9,7 @@ use super::format::badge;
 use super::layout::{Place, page};
 use super::overview::{filled_in, pairs, rows};
 use super::{Dashboard, Page};
-use crate::mass_acts::{MassAct, PlaceBody, PreviewBody, preview};
+use crate::mass_acts::{MassAct, PlaceBody, PreviewBody, preview, sums};
 use crate::views::list::ListQuery;
 
 pub async fn retry(dashboard: State<Dashboard>, query: RawQuery) -> Result<Page, Page> {
@@ -50,7 +50,7 @@ async fn show(State(dashboard): State<Dashboard>, RawQuery(query): RawQuery, act
     let body = html! {
         h1 { (title(act)) }
         p { "Those that fit " code { (filters) } " and " (whose(act)) }
-        p.money id="permitted" { (count(&preview)) }
+        p.money id="permitted" { (count(&preview.places)) }
         @if !preview.places.is_empty() { (places(&preview.places)) }
         @if preview.permitted > 0 { (form(act, &filters, &preview)) }
         @if !preview.first.is_empty() { h2 { "The newest" } (rows(&preview.first, views.clock.now(), true)) }
@@ -68,13 +68,12 @@ fn whose(act: MassAct) -> &'static str {
     }
 }
 
-fn count(preview: &PreviewBody) -> String {
-    let PreviewBody { sagas, permitted, more, .. } = preview;
-    let or_more = if *more { " or more" } else { "" };
+fn count(places: &[PlaceBody]) -> String {
+    let (sagas, permitted) = sums(places);
     let refused = sagas - permitted;
     let refused = if refused == 0 { String::new() } else { format!(", and {refused} for which it is refused") };
-    let noun = if *permitted == 1 { "saga" } else { "sagas" };
-    format!("{permitted}{or_more} {noun}{refused}")
+    let noun = if permitted == 1 { "saga" } else { "sagas" };
+    format!("{permitted} {noun}{refused}")
 }
 
 fn places(places: &[PlaceBody]) -> Markup {

@@ -12,8 +12,9 @@ use crate::registry::Flows;
 use crate::store::lists::{self, Place};
 use crate::views::list::{self, ListQuery, ListedBody};
 
-/// How many sagas a preview counts at most.
-const COUNTED: i64 = 10_000;
+/// A preview's sums go no higher. All sagas are counted all the same, since any ten thousand of them may be those that are
+/// refused.
+const MOST: i64 = 10_000;
 
 /// How many sagas a preview shows.
 const SHOWN: i64 = 10;
@@ -21,15 +22,15 @@ const SHOWN: i64 = 10;
 /// Which sagas an act is for.
 #[derive(Serialize, ToSchema)]
 pub struct PreviewBody {
-    /// How many fit the query and may have use for the act. At most 10,000 are counted.
+    /// How many fit the query and may have use for the act; 10,000 where they are more.
     #[schema(minimum = 0, maximum = 10_000)]
     pub sagas: i64,
-    /// Of these, how many the act would be done on.
+    /// On how many of them the act would be done; 10,000 where they are more.
     #[schema(minimum = 0, maximum = 10_000)]
     pub permitted: i64,
-    /// Whether there may be more than were counted.
+    /// Whether more fit than `sagas` says.
     pub more: bool,
-    /// Where they stand, most first.
+    /// Where all of them stand, most first.
     pub places: Vec<PlaceBody>,
     /// The newest of them, at most 10.
     pub first: Vec<ListedBody>,
@@ -59,9 +60,8 @@ pub struct PlaceBody {
 pub async fn preview(pool: &PgPool, flows: &Flows, act: MassAct, query: &ListQuery) -> Result<PreviewBody, Problem> {
     let filter = act.meant(query, flows)?.filter;
     list::limit(query)?;
-    let places = again_if_lost(|| lists::places(pool, &filter, COUNTED)).await?;
+    let places = again_if_lost(|| lists::places(pool, &filter)).await?;
     let first = again_if_lost(|| lists::list(pool, &filter, SHOWN)).await?;
-    let sagas = places.iter().map(|place| place.sagas).sum();
     let place = |place: Place| PlaceBody {
         refused: act.refused(flows, (&place.definition, place.definition_version), &place.status, &place.step),
         definition: format!("{} v{}", place.definition, place.definition_version),
@@ -70,7 +70,42 @@ pub async fn preview(pool: &PgPool, flows: &Flows, act: MassAct, query: &ListQue
         sagas: place.sagas,
     };
     let places: Vec<PlaceBody> = places.into_iter().map(place).collect();
-    let permitted = places.iter().filter(|place| place.refused.is_none()).map(|place| place.sagas).sum();
-    let first = first.into_iter().map(ListedBody::from).collect();
-    Ok(PreviewBody { sagas, permitted, more: sagas >= COUNTED, places, first })
+    Ok(PreviewBody::of(places, first.into_iter().map(ListedBody::from).collect()))
+}
+
+impl PreviewBody {
+    fn of(places: Vec<PlaceBody>, first: Vec<ListedBody>) -> Self {
+        let (sagas, permitted) = sums(&places);
+        Self { sagas: sagas.min(MOST), permitted: permitted.min(MOST), more: sagas > MOST, places, first }
+    }
+}
+
+/// How many sagas stand at these places, and on how many of them the act would be done.
+pub fn sums(places: &[PlaceBody]) -> (i64, i64) {
+    let permitted = places.iter().filter(|place| place.refused.is_none());
+    (places.iter().map(|place| place.sagas).sum(), permitted.map(|place| place.sagas).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_few_that_are_permitted_are_counted_beside_however_many_that_are_refused() {
+        let place = |sagas, refused: Option<&str>| PlaceBody {
+            definition: "pay-first v1".to_owned(),
+            status: "RUNNING".to_owned(),
+            step: "ORDER_CONFIRM".to_owned(),
+            sagas,
+            refused: refused.map(str::to_owned),
+        };
+        let sums = |places| {
+            let PreviewBody { sagas, permitted, more, .. } = PreviewBody::of(places, Vec::new());
+            (sagas, permitted, more)
+        };
+        assert_eq!(sums(vec![place(12_000, Some("a rule")), place(3, None)]), (10_000, 3, true));
+        assert_eq!(sums(vec![place(9_000, None), place(1_000, None)]), (10_000, 10_000, false));
+        assert_eq!(sums(vec![place(11_000, None)]), (10_000, 10_000, true));
+        assert_eq!(sums(Vec::new()), (0, 0, false));
+    }
 }

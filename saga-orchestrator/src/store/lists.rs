@@ -89,17 +89,16 @@ pub async fn list(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<List
     Ok(select.build_query_as().persistent(false).fetch_all(pool).await?)
 }
 
-/// Where the sagas stand that fit, and how many at each place; no more than `limit` are counted.
-pub async fn places(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<Place>, StoreError> {
+/// Where the sagas stand that fit, and how many at each place. All are counted: it reads as many rows as a page of a filter
+/// that is fenced.
+pub async fn places(pool: &PgPool, filter: &Filter) -> Result<Vec<Place>, StoreError> {
     let mut select = QueryBuilder::<Postgres>::new(
-        "SELECT definition, definition_version, status::text AS status, step, count(*) AS sagas
-         FROM (SELECT definition, definition_version, status, step FROM ",
+        "SELECT definition, definition_version, status::text AS status, step, count(*) AS sagas FROM ",
     );
     push_fitting(&mut select, filter);
-    select.push(" LIMIT ").push_bind(limit);
     select.push(
-        ") AS fitting GROUP BY definition, definition_version, status, step
-         ORDER BY sagas DESC, definition, definition_version, status, step",
+        " GROUP BY definition, definition_version, status, step
+          ORDER BY count(*) DESC, definition, definition_version, status, step",
     );
     Ok(select.build_query_as().persistent(false).fetch_all(pool).await?)
 }
