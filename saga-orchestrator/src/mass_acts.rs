@@ -34,6 +34,7 @@ use self::pace::Pace;
 pub use self::preview::{PlaceBody, PreviewBody, preview, sums};
 use crate::coordinator::{ApplyError, Coordinator};
 use crate::operator::{self, Act, NotDone, step_into};
+use crate::registry::Flows;
 use crate::saga::Operator;
 use crate::store::lists::{self, Listed};
 use crate::views::list::{self, ListQuery, wrong};
@@ -81,7 +82,7 @@ struct MassActs {
     pace: Pace,
 }
 
-/// Who, why, and whether all sagas are meant where the query has no filter.
+/// Who, why, on how many, and whether all sagas are meant where the query has no filter.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct MassActBody {
@@ -92,6 +93,14 @@ struct MassActBody {
     /// Has to be `true` where the query has no filter.
     #[serde(default)]
     all: bool,
+    /// On how many it is done at most, 1 to 500. Those that it is refused for do not count.
+    #[serde(default = "most", rename = "atMost")]
+    #[schema(minimum = 1, maximum = 500, default = 500)]
+    at_most: i64,
+}
+
+const fn most() -> i64 {
+    list::MOST
 }
 
 /// What became of a page of sagas.
@@ -185,7 +194,7 @@ async fn acted(
     JsonBody(body): JsonBody<MassActBody>,
 ) -> Result<Json<ActedBody>, Problem> {
     let query = read(query)?;
-    let MassActBody { by, reason, all } = body;
+    let MassActBody { by, reason, all, at_most } = body;
     let Act { by, reason } = Act { by, reason }.validated()?;
     let meant = act.meant(&query, &acts.coordinator.flows)?;
     if query.limit.is_none() {
@@ -195,24 +204,50 @@ async fn acted(
     if meant.all && !all {
         return Err(Problem::invalid_field("all", "must be true where the query has no filter: all sagas are meant"));
     }
-    let page = again_if_lost(|| lists::list(&acts.pool, &meant.filter, limit + 1)).await?;
-    let (page, more) = page.split_at(page.len().min(usize::try_from(limit).unwrap_or_default()));
-    acts.on(page, !more.is_empty(), act, &Operator { by, reason, act: act.of_operator() }).await.map(Json)
+    if !(1..=list::MOST).contains(&at_most) {
+        return Err(Problem::invalid_field("atMost", format_args!("must be 1 to {}", list::MOST)));
+    }
+    let fitting = again_if_lost(|| lists::list(&acts.pool, &meant.filter, limit + 1)).await?;
+    let flows = &acts.coordinator.flows;
+    let judged: Vec<Judged> = fitting.into_iter().map(|saga| Judged::of(act, flows, saga)).collect();
+    let (page, more) = judged.split_at(end_of(&judged, limit, at_most));
+    acts.on(page, !more.is_empty(), &Operator { by, reason, act: act.of_operator() }).await.map(Json)
+}
+
+/// A saga of a page.
+struct Judged {
+    saga_id: Uuid,
+    /// Why the act is refused where it stands.
+    refused: Option<String>,
+}
+
+impl Judged {
+    fn of(act: MassAct, flows: &Flows, saga: Listed) -> Self {
+        let definition = (saga.definition.as_str(), saga.definition_version);
+        Self { saga_id: saga.saga_id, refused: act.refused(flows, definition, &saga.status, &saga.step) }
+    }
+}
+
+/// Where a page ends: after `limit` sagas, or before the first one that the act would be done on though it has been on
+/// `at_most`.
+fn end_of(sagas: &[Judged], limit: i64, at_most: i64) -> usize {
+    let [limit, at_most] = [limit, at_most].map(|count| usize::try_from(count).unwrap_or_default());
+    let mut permitted = sagas.iter().enumerate().filter(|(_, saga)| saga.refused.is_none());
+    let end = permitted.nth(at_most).map_or(sagas.len(), |(at, _)| at);
+    end.min(limit)
 }
 
 impl MassActs {
     /// Does an act on these sagas, in their order. `more`: others fit behind them.
-    async fn on(&self, page: &[Listed], more: bool, act: MassAct, operator: &Operator) -> Result<ActedBody, Problem> {
+    async fn on(&self, page: &[Judged], more: bool, operator: &Operator) -> Result<ActedBody, Problem> {
         let begun = Instant::now();
         let (mut acting, mut tally, mut at) = (JoinSet::new(), Tally::default(), 0);
         for group in page.chunks(self.pace.group) {
             at += group.len();
-            let flows = &self.coordinator.flows;
             let mut permitted = Vec::new();
             for saga in group {
-                let definition = (saga.definition.as_str(), saga.definition_version);
-                match act.refused(flows, definition, &saga.status, &saga.step) {
-                    Some(why) => tally.refuse(why),
+                match &saga.refused {
+                    Some(why) => tally.refuse(why.clone()),
                     None => permitted.push(saga.saga_id),
                 }
             }
@@ -286,6 +321,25 @@ mod tests {
     use service_runtime::Cause;
 
     use super::*;
+
+    #[test]
+    fn a_page_has_as_many_as_are_permitted_and_passes_those_that_are_refused() {
+        let page = |places: &str| -> Vec<Judged> {
+            let refused = places.chars().map(|place| (place == 'r').then(|| "a rule".to_owned()));
+            refused.map(|refused| Judged { saga_id: Uuid::nil(), refused }).collect()
+        };
+        for (sagas, limit, at_most, end) in [
+            ("rrrpr", 500, 1, 5),
+            ("rrrprp", 500, 1, 5),
+            ("ppp", 500, 3, 3),
+            ("pppp", 500, 3, 3),
+            ("pppp", 2, 3, 2),
+            ("rrrp", 3, 1, 3),
+            ("", 500, 1, 0),
+        ] {
+            assert_eq!(end_of(&page(sagas), limit, at_most), end, "{sagas} of {limit}, {at_most} at most");
+        }
+    }
 
     #[test]
     fn what_concerns_one_saga_is_counted_by_why_and_what_concerns_the_database_ends_the_request() {

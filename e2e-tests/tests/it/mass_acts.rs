@@ -170,6 +170,30 @@ async fn a_saga_that_its_flow_does_not_let_go_is_refused_with_the_rule_and_the_o
 }
 
 #[tokio::test]
+async fn a_page_ends_where_the_act_was_done_on_as_many_as_it_may_be_at_most() -> Result<()> {
+    let client = shared().await?;
+    let guest = stranger();
+    let sagas = bookings(&client, &guest, 3).await?;
+    // Of a version that nobody has published the act is refused.
+    let of_version = "UPDATE sagas SET definition_version = $2 WHERE saga_id = $1";
+    sqlx::query(of_version).bind(sagas[2]).bind(99).execute(&client.databases.orchestrator).await?;
+    let cancel = async |before: &str| {
+        let path = format!("/sagas/cancel?userId={guest}&limit=100{before}");
+        let body = json!({"by": "ann", "reason": "the bank is back", "atMost": 1});
+        client.post(Service::Orchestrator, &path, &body).await?.json()
+    };
+
+    let rule = "the saga runs by booking v99, which this release does not know";
+    let refused = json!([{"reason": rule, "sagas": 1}]);
+    assert_eq!(cancel("").await?, json!({"done": 1, "refused": refused, "next": sagas[1]}));
+    assert_eq!(by_hand(&client, sagas[0]).await?.len(), 0, "it was one too many");
+    let last = cancel(&format!("&before={}", sagas[1])).await?;
+    assert_eq!(last, json!({"done": 1, "refused": [], "next": null}));
+    sqlx::query(of_version).bind(sagas[2]).bind(1).execute(&client.databases.orchestrator).await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_row_that_somebody_holds_stops_no_other_and_is_done_by_the_next_run() -> Result<()> {
     let client = shared().await?;
     let guest = stranger();
@@ -252,6 +276,8 @@ async fn an_act_on_many_that_says_not_which_or_why_is_refused_by_name() -> Resul
         (json!({"by": " ", "reason": "x"}), "by"),
         (json!({"by": "ann", "reason": "one\ntwo"}), "reason"),
         (json!({"by": "ann", "reason": "x", "limit": 3}), "limit"),
+        (json!({"by": "ann", "reason": "x", "atMost": 0}), "atMost"),
+        (json!({"by": "ann", "reason": "x", "atMost": 501}), "atMost"),
     ] {
         let answer = client.post(Service::Orchestrator, "/sagas/cancel?flow=pay-first&limit=1", &body).await?;
         answer.is_problem(422, &[field])?;
