@@ -170,6 +170,30 @@ async fn a_saga_that_its_flow_does_not_let_go_is_refused_with_the_rule_and_the_o
 }
 
 #[tokio::test]
+async fn an_act_that_begins_where_its_preview_did_is_for_none_that_have_begun_since() -> Result<()> {
+    let client = shared().await?;
+    let guest = stranger();
+    let query = format!("flow=booking&userId={guest}");
+    assert_eq!(preview(&client, "cancel", &query).await?["before"], Value::Null, "none fit");
+    let seen = bookings(&client, &guest, 2).await?;
+    let told = preview(&client, "cancel", &query).await?;
+    let begun_since = bookings(&client, &guest, 2).await?;
+
+    let before = told["before"].as_str().context("where it begins")?;
+    let older = preview(&client, "cancel", &format!("{query}&before={before}")).await?;
+    assert_eq!((&older["sagas"], &older["before"]), (&json!(2), &told["before"]));
+    let page = act(&client, "cancel", &format!("{query}&limit=100&before={before}")).await?;
+    assert_eq!((&page["done"], &page["next"]), (&json!(2), &Value::Null));
+    for saga_id in &seen {
+        assert_eq!(client.end_of(&format!("/sagas/{saga_id}"), SOON).await?["step"], json!("CANCELLED"));
+    }
+    for saga_id in &begun_since {
+        assert_eq!(by_hand(&client, *saga_id).await?.len(), 0, "nobody was shown it");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_page_ends_where_the_act_was_done_on_as_many_as_it_may_be_at_most() -> Result<()> {
     let client = shared().await?;
     let guest = stranger();

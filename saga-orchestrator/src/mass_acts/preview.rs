@@ -5,11 +5,12 @@ use service_runtime::database::again_if_lost;
 use service_runtime::http::Problem;
 use sqlx::PgPool;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use super::MassAct;
 use crate::described;
 use crate::registry::Flows;
-use crate::store::lists::{self, Place};
+use crate::store::lists::{self, Filter, Place};
 use crate::views::list::{self, ListQuery, ListedBody};
 
 /// A preview's sums go no higher. All sagas are counted all the same, since any ten thousand of them may be those that are
@@ -34,6 +35,8 @@ pub struct PreviewBody {
     pub places: Vec<PlaceBody>,
     /// The newest of them, at most 10.
     pub first: Vec<ListedBody>,
+    /// The first request's `before`: it takes in what was counted, and nothing newer. Null where none fit.
+    pub before: Option<Uuid>,
 }
 
 /// The sagas of an act that stand at one place.
@@ -60,8 +63,16 @@ pub struct PlaceBody {
 pub async fn preview(pool: &PgPool, flows: &Flows, act: MassAct, query: &ListQuery) -> Result<PreviewBody, Problem> {
     let filter = act.meant(query, flows)?.filter;
     list::limit(query)?;
-    let places = again_if_lost(|| lists::places(pool, &filter)).await?;
     let first = again_if_lost(|| lists::list(pool, &filter, SHOWN)).await?;
+    let before = first.first().map(|newest| following(newest.saga_id));
+    let places = match before {
+        // What begins between the two statements is not counted.
+        Some(_) => {
+            let seen = Filter { before, ..filter };
+            again_if_lost(|| lists::places(pool, &seen)).await?
+        }
+        None => Vec::new(),
+    };
     let place = |place: Place| PlaceBody {
         refused: act.refused(flows, (&place.definition, place.definition_version), &place.status, &place.step),
         definition: format!("{} v{}", place.definition, place.definition_version),
@@ -70,13 +81,18 @@ pub async fn preview(pool: &PgPool, flows: &Flows, act: MassAct, query: &ListQue
         sagas: place.sagas,
     };
     let places: Vec<PlaceBody> = places.into_iter().map(place).collect();
-    Ok(PreviewBody::of(places, first.into_iter().map(ListedBody::from).collect()))
+    Ok(PreviewBody::of(places, first.into_iter().map(ListedBody::from).collect(), before))
+}
+
+/// The next id, as Postgres orders them: what is before it is this one, and older.
+fn following(id: Uuid) -> Uuid {
+    Uuid::from_u128(id.as_u128().saturating_add(1))
 }
 
 impl PreviewBody {
-    fn of(places: Vec<PlaceBody>, first: Vec<ListedBody>) -> Self {
+    fn of(places: Vec<PlaceBody>, first: Vec<ListedBody>, before: Option<Uuid>) -> Self {
         let (sagas, permitted) = sums(&places);
-        Self { sagas: sagas.min(MOST), permitted: permitted.min(MOST), more: sagas > MOST, places, first }
+        Self { sagas: sagas.min(MOST), permitted: permitted.min(MOST), more: sagas > MOST, places, first, before }
     }
 }
 
@@ -100,7 +116,7 @@ mod tests {
             refused: refused.map(str::to_owned),
         };
         let sums = |places| {
-            let PreviewBody { sagas, permitted, more, .. } = PreviewBody::of(places, Vec::new());
+            let PreviewBody { sagas, permitted, more, .. } = PreviewBody::of(places, Vec::new(), None);
             (sagas, permitted, more)
         };
         assert_eq!(sums(vec![place(12_000, Some("a rule")), place(3, None)]), (10_000, 3, true));
