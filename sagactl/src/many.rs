@@ -16,7 +16,7 @@ use crate::api::Api;
 use crate::paint::{Paint, harmless, table};
 use crate::sagas::{Filter, listed, print};
 
-/// On how many sagas one request acts.
+/// How many sagas one request looks at.
 const PAGE: usize = 500;
 
 /// One saga, or those that fit.
@@ -83,6 +83,8 @@ struct Preview {
     more: bool,
     places: Vec<PlaceOf>,
     first: Vec<Value>,
+    /// The first page's `before`.
+    before: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -113,8 +115,8 @@ struct Refused {
 struct Sums {
     done: usize,
     refused: BTreeMap<String, usize>,
-    /// The limit was reached, and others may fit.
-    more: bool,
+    /// The next page's `before`: others may fit.
+    next: Option<String>,
 }
 
 /// Does `one` to the saga that is named, or `act` to those that fit. Whether nothing was refused.
@@ -139,57 +141,74 @@ pub async fn step_in(
     let preview = format!("/sagas/{}?{}", act.name(), on.filter.query(PAGE, None));
     let preview: Preview = api.get(&preview).await?.ok()?;
     eprintln!("{}", shown(&preview, act, paint));
-    let wanted = preview.permitted.min(on.limit.into());
+    let wanted = usize::try_from(preview.permitted.min(on.limit.into())).unwrap_or(usize::MAX);
     let sums = if wanted == 0 {
         Sums { refused: refused_of(&preview), ..Sums::default() }
     } else {
-        if !on.yes && !agreed(act, wanted)? {
+        if !on.yes && !agreed(&question(act, wanted, &preview))? {
             eprintln!("sagactl: nothing was done");
             return Ok(false);
         }
-        all_pages(api, act, on, wanted).await?
+        all_pages(api, act, on, wanted, preview.before).await?
     };
     print(out, &if on.json { sums.json().to_string() } else { sums.text(act) })?;
     Ok(sums.refused.is_empty())
 }
 
+/// On how many it is going to be done, of how many.
+fn question(act: MassAct, wanted: usize, preview: &Preview) -> String {
+    let wanted = HumanCount(wanted as u64).to_string();
+    let permitted = preview.sum(preview.permitted);
+    let of = if permitted == wanted { String::new() } else { format!(" of {permitted}") };
+    format!("{} {wanted}{of}? [y/N] ", act.name())
+}
+
 /// Whether a person agrees.
-fn agreed(act: MassAct, sagas: u64) -> Result<bool, Fatal> {
+fn agreed(question: &str) -> Result<bool, Fatal> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
         return Err(Fatal::new("nothing was done, since nobody can be asked here: --yes does it without a question"));
     }
-    eprint!("{} {}? [y/N] ", act.name(), HumanCount(sagas));
+    eprint!("{question}");
     let mut answer = String::new();
     let read = stdin.read_line(&mut answer);
     read.map_err(|error| Fatal::new(format!("the answer can't be read: {error}")))?;
     Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
-/// Acts page by page, until none is left or the limit is reached.
-async fn all_pages(api: &Api, act: MassAct, on: &OneOrMany, wanted: u64) -> Result<Sums, Fatal> {
+/// Acts page by page, until none is left or it is done on as many as were agreed to.
+async fn all_pages(
+    api: &Api,
+    act: MassAct,
+    on: &OneOrMany,
+    wanted: usize,
+    before: Option<String>,
+) -> Result<Sums, Fatal> {
     // Hidden where standard error is no terminal.
-    let bar = ProgressBar::new(wanted);
-    let (limit, mut sums, mut before) = (on.limit as usize, Sums::default(), None::<String>);
-    let body = json!({"by": on.act.by, "reason": on.act.reason, "all": on.all});
-    while sums.done < limit {
-        let query = on.filter.query(PAGE.min(limit - sums.done), before.as_deref());
+    let bar = ProgressBar::new(wanted as u64);
+    let mut sums = Sums { next: before, ..Sums::default() };
+    while sums.done < wanted {
+        let (query, body) = page(on, wanted - sums.done, sums.next.as_deref());
         let answer = api.post(&format!("/sagas/{}?{query}", act.name()), &body, &[]).await;
         let acted: Acted = answer.and_then(|told| told.ok()).map_err(|error| {
             bar.abandon();
             let goes_on = "the same command goes on with those that still fit";
             Fatal::new(format!("{error}. {} or more were {}: {goes_on}", sums.done, act.done()))
         })?;
-        sums.add(&acted);
+        sums.add(acted);
         bar.set_position(sums.done as u64);
-        before = acted.next;
-        if before.is_none() {
+        if sums.next.is_none() {
             break;
         }
     }
     bar.finish_and_clear();
-    sums.more = before.is_some();
     Ok(sums)
+}
+
+/// The query and the body of a page. It is of one size however few are left: those that are refused do not count.
+fn page(on: &OneOrMany, left: usize, before: Option<&str>) -> (String, Value) {
+    let body = json!({"by": on.act.by, "reason": on.act.reason, "all": on.all, "atMost": PAGE.min(left)});
+    (on.filter.query(PAGE, before), body)
 }
 
 fn refused_of(preview: &Preview) -> BTreeMap<String, usize> {
@@ -199,10 +218,19 @@ fn refused_of(preview: &Preview) -> BTreeMap<String, usize> {
     sums.refused
 }
 
+impl Preview {
+    /// One of its sums, for a person. `sagas` is cut where more fit, and so is another that is as high.
+    fn sum(&self, sum: u64) -> String {
+        let at_least = if self.more && sum == self.sagas { "at least " } else { "" };
+        format!("{at_least}{}", HumanCount(sum))
+    }
+}
+
 impl Sums {
-    fn add(&mut self, acted: &Acted) {
+    fn add(&mut self, acted: Acted) {
         self.done += acted.done;
         acted.refused.iter().for_each(|refused| self.refuse(&refused.reason, refused.sagas));
+        self.next = acted.next;
     }
 
     fn refuse(&mut self, reason: &str, sagas: usize) {
@@ -211,7 +239,7 @@ impl Sums {
 
     fn json(&self) -> Value {
         let refused = self.refused.iter().map(|(reason, sagas)| json!({"reason": reason, "sagas": sagas}));
-        json!({"done": self.done, "refused": refused.collect::<Vec<_>>(), "more": self.more})
+        json!({"done": self.done, "refused": refused.collect::<Vec<_>>(), "more": self.next.is_some()})
     }
 
     fn text(&self, act: MassAct) -> String {
@@ -220,8 +248,8 @@ impl Sums {
         lines.extend(
             refused.map(|(reason, sagas)| format!("{} refused: {}", HumanCount(*sagas as u64), harmless(reason))),
         );
-        if self.more {
-            lines.push("the limit is reached, and others may fit".to_owned());
+        if self.next.is_some() {
+            lines.push("others may fit".to_owned());
         }
         lines.join("\n")
     }
@@ -229,11 +257,10 @@ impl Sums {
 
 /// What is going to be done, for a person.
 fn shown(preview: &Preview, act: MassAct, paint: Paint) -> String {
-    let Preview { sagas, permitted, more, places, first } = preview;
-    let or_more = if *more { " or more" } else { "" };
-    let mut text = format!("Sagas that fit and {}: {}{or_more}", act.whose(), HumanCount(*sagas));
+    let Preview { sagas, permitted, places, first, .. } = preview;
+    let mut text = format!("Sagas that fit and {}: {}", act.whose(), preview.sum(*sagas));
     if permitted != sagas {
-        text += &format!(", of which {} can be {}", HumanCount(*permitted), act.done());
+        text += &format!(", of which {} can be {}", preview.sum(*permitted), act.done());
     }
     if places.is_empty() {
         return text;
@@ -259,14 +286,27 @@ fn shown(preview: &Preview, act: MassAct, paint: Paint) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
     use crate::paint::Color;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        on: OneOrMany,
+    }
+
+    fn line(arguments: &str) -> OneOrMany {
+        let line = format!("sagactl {arguments} --by ann --reason x");
+        Line::try_parse_from(line.split(' ')).unwrap().on
+    }
 
     fn preview() -> Preview {
         let rule = "the saga is RUNNING/ORDER_CONFIRM: only a saga that has not reached ORDER_CONFIRM can be cancelled";
         let place = |step: &str, sagas: u64, refused: Option<&str>| json!({"definition": "pay-first v1", "status": "RUNNING", "step": step, "sagas": sagas, "refused": refused});
         let preview = json!({
-            "sagas": 1250, "permitted": 1200, "more": false, "first": [],
+            "sagas": 1250, "permitted": 1200, "more": false, "first": [], "before": "01a2",
             "places": [place("PAYMENT_CHARGE", 1200, None), place("ORDER_CONFIRM", 50, Some(rule))],
         });
         serde_json::from_value(preview).unwrap()
@@ -282,7 +322,7 @@ mod tests {
         ] {
             assert!(text.contains(words), "no {words:?} in\n{text}");
         }
-        let none = Preview { sagas: 0, permitted: 0, more: false, places: Vec::new(), first: Vec::new() };
+        let none = Preview { sagas: 0, permitted: 0, more: false, places: Vec::new(), first: Vec::new(), before: None };
         assert_eq!(
             shown(&none, MassAct::Retry, Paint::new(Color::Never)),
             "Sagas that fit and have had no answer in time: 0"
@@ -290,17 +330,39 @@ mod tests {
     }
 
     #[test]
+    fn a_question_names_how_many_of_how_many_and_what_was_cut_is_at_least() {
+        let asked = |wanted, sagas, permitted, more| {
+            question(MassAct::Cancel, wanted, &Preview { sagas, permitted, more, ..preview() })
+        };
+        assert_eq!(asked(3, 3, 3, false), "cancel 3? [y/N] ");
+        assert_eq!(asked(1000, 1250, 1200, false), "cancel 1,000 of 1,200? [y/N] ");
+        assert_eq!(asked(10_000, 10_000, 10_000, true), "cancel 10,000 of at least 10,000? [y/N] ");
+        assert_eq!(asked(3, 10_000, 3, true), "cancel 3? [y/N] ", "all others are refused");
+        let cut = Preview { sagas: 10_000, permitted: 3, more: true, places: Vec::new(), ..preview() };
+        let text = "Sagas that fit and have not turned back: at least 10,000, of which 3 can be cancelled";
+        assert_eq!(shown(&cut, MassAct::Cancel, Paint::new(Color::Never)), text);
+    }
+
+    #[test]
+    fn a_page_is_of_one_size_on_however_many_it_is_done() {
+        let on = line("--flow trip");
+        let body = |at_most| json!({"by": "ann", "reason": "x", "all": false, "atMost": at_most});
+        assert_eq!(page(&on, 3, Some("01a2")), ("limit=500&flow=trip&before=01a2".to_owned(), body(3)));
+        assert_eq!(page(&on, 1000, None), ("limit=500&flow=trip".to_owned(), body(500)));
+    }
+
+    #[test]
     fn pages_are_added_up_with_one_line_for_each_reason() {
         let page = |done: usize, reason: &str| Acted {
             done,
             refused: vec![Refused { reason: reason.to_owned(), sagas: 2 }],
-            next: None,
+            next: Some("01a2".to_owned()),
         };
-        let mut sums = Sums { more: true, ..Sums::default() };
+        let mut sums = Sums::default();
         for (done, reason) in [(100, "it has ended"), (7, "it has ended"), (0, "another")] {
-            sums.add(&page(done, reason));
+            sums.add(page(done, reason));
         }
-        let text = "107 retried\n2 refused: another\n4 refused: it has ended\nthe limit is reached, and others may fit";
+        let text = "107 retried\n2 refused: another\n4 refused: it has ended\nothers may fit";
         assert_eq!(sums.text(MassAct::Retry), text);
         let refused = json!([{"reason": "another", "sagas": 2}, {"reason": "it has ended", "sagas": 4}]);
         assert_eq!(sums.json(), json!({"done": 107, "refused": refused, "more": true}));
