@@ -23,7 +23,7 @@ const PAGE: usize = 500;
 #[derive(Debug, Args)]
 pub struct OneOrMany {
     /// One saga. Without it, those that fit the filters
-    #[arg(conflicts_with_all = ["status", "step", "flow", "needs_attention", "user", "order", "since", "until", "all", "limit", "yes"])]
+    #[arg(conflicts_with_all = ["status", "step", "flow", "needs_attention", "user", "order", "since", "until", "all", "limit", "before", "yes"])]
     saga: Option<Uuid>,
     #[command(flatten)]
     filter: Filter,
@@ -33,6 +33,9 @@ pub struct OneOrMany {
     /// On so many at most, the newest first
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,
+    /// Go on where an earlier run has ended: it names the id
+    #[arg(long, value_name = "ID")]
+    before: Option<Uuid>,
     /// Do not ask
     #[arg(long)]
     yes: bool,
@@ -138,7 +141,8 @@ pub async fn step_in(
         let which = "a saga's id, a filter such as --flow, or --all for all sagas";
         return Err(Fatal::new(format!("which sagas are to be {}? Name {which}", act.done())));
     }
-    let preview = format!("/sagas/{}?{}", act.name(), on.filter.query(PAGE, None));
+    let before = on.before.map(|id| id.to_string());
+    let preview = format!("/sagas/{}?{}", act.name(), on.filter.query(PAGE, before.as_deref()));
     let preview: Preview = api.get(&preview).await?.ok()?;
     eprintln!("{}", shown(&preview, act, paint));
     let wanted = usize::try_from(preview.permitted.min(on.limit.into())).unwrap_or(usize::MAX);
@@ -192,8 +196,7 @@ async fn all_pages(
         let answer = api.post(&format!("/sagas/{}?{query}", act.name()), &body, &[]).await;
         let acted: Acted = answer.and_then(|told| told.ok()).map_err(|error| {
             bar.abandon();
-            let goes_on = "the same command goes on with those that still fit";
-            Fatal::new(format!("{error}. {} or more were {}: {goes_on}", sums.done, act.done()))
+            Fatal::new(format!("{error}. {} or more were {}{}", sums.done, act.done(), sums.goes_on()))
         })?;
         sums.add(acted);
         bar.set_position(sums.done as u64);
@@ -239,7 +242,7 @@ impl Sums {
 
     fn json(&self) -> Value {
         let refused = self.refused.iter().map(|(reason, sagas)| json!({"reason": reason, "sagas": sagas}));
-        json!({"done": self.done, "refused": refused.collect::<Vec<_>>(), "more": self.next.is_some()})
+        json!({"done": self.done, "refused": refused.collect::<Vec<_>>(), "more": self.next.is_some(), "next": self.next})
     }
 
     fn text(&self, act: MassAct) -> String {
@@ -249,9 +252,14 @@ impl Sums {
             refused.map(|(reason, sagas)| format!("{} refused: {}", HumanCount(*sagas as u64), harmless(reason))),
         );
         if self.next.is_some() {
-            lines.push("others may fit".to_owned());
+            lines.push(format!("others may fit{}", self.goes_on()));
         }
         lines.join("\n")
+    }
+
+    /// How the next run goes on. Without an id it would begin with the newest again, which fit a retry as before.
+    fn goes_on(&self) -> String {
+        self.next.as_deref().map(|next| format!("; go on with --before {}", harmless(next))).unwrap_or_default()
     }
 }
 
@@ -362,9 +370,10 @@ mod tests {
         for (done, reason) in [(100, "it has ended"), (7, "it has ended"), (0, "another")] {
             sums.add(page(done, reason));
         }
-        let text = "107 retried\n2 refused: another\n4 refused: it has ended\nothers may fit";
+        let text = "107 retried\n2 refused: another\n4 refused: it has ended\n\
+                    others may fit; go on with --before 01a2";
         assert_eq!(sums.text(MassAct::Retry), text);
         let refused = json!([{"reason": "another", "sagas": 2}, {"reason": "it has ended", "sagas": 4}]);
-        assert_eq!(sums.json(), json!({"done": 107, "refused": refused, "more": true}));
+        assert_eq!(sums.json(), json!({"done": 107, "refused": refused, "more": true, "next": "01a2"}));
     }
 }

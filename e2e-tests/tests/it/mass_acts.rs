@@ -117,6 +117,19 @@ async fn sagas_that_are_stuck_are_counted_and_retried_page_by_page_and_no_others
     }
     assert_eq!(by_hand(&client, others[0]).await?.len(), 0, "another user's saga was not meant");
 
+    // A saga that was retried fits as before, so the next run goes on behind the last one.
+    counts(&client, "retry", &query, 7).await?;
+    let retry = ["retry", "--user", &user, "--limit", "2", "--by", "ann", "--reason", "x", "--yes", "--json"];
+    let first = client.sagactl(&retry).await?.json()?;
+    let next = first["next"].as_str().context("others fit")?;
+    let second = client.sagactl(&[&retry[..], &["--before", next]].concat()).await?.json()?;
+    assert_eq!((&first["done"], &second["done"], &second["next"]), (&json!(2), &json!(2), &json!(stuck[3])));
+    let mut entries = Vec::new();
+    for saga_id in &stuck {
+        entries.push(by_hand(&client, *saga_id).await?.len());
+    }
+    assert_eq!(entries, [1, 1, 1, 2, 2, 2, 2]);
+
     services.start_again(Service::Payment).await?;
     for saga_id in stuck.iter().chain(&others) {
         assert_eq!(client.end_of(&format!("/sagas/{saga_id}"), SOON).await?["status"], json!("COMPLETED"));
@@ -325,8 +338,10 @@ async fn sagactl_shows_which_they_are_asks_keeps_to_its_limit_and_goes_on_with_t
         .says(2, &["Sagas that fit and have not turned back: 3\n", "booking v1", "ACCEPT", &newest, "--yes"])?;
     assert_eq!(by_hand(&client, sagas[0]).await?.len(), 0);
     let limited = ran(&["--yes", "--limit", "2"]).await?;
-    limited.says(0, &["2 cancelled", "others may fit"])?;
-    assert_eq!(ran(&["--yes", "--json"]).await?.json()?, json!({"done": 1, "refused": [], "more": false}));
+    let next = sagas[1].to_string();
+    limited.says(0, &["2 cancelled", &format!("others may fit; go on with --before {next}")])?;
+    let rest = ran(&["--yes", "--json", "--before", &next]).await?.json()?;
+    assert_eq!(rest, json!({"done": 1, "refused": [], "more": false, "next": null}));
     ran(&["--yes"]).await?.says(0, &["not turned back: 0", "0 cancelled"])?;
     for saga_id in &sagas {
         let entry = ["operator.cancelled", "ann", "the hotel has closed"].map(str::to_owned);
@@ -334,8 +349,10 @@ async fn sagactl_shows_which_they_are_asks_keeps_to_its_limit_and_goes_on_with_t
     }
 
     client.sagactl(&[&["retry"][..], &by].concat()).await?.says(2, &["--flow", "--all"])?;
-    let both = [&["retry", &newest, "--flow", "booking"][..], &by].concat();
-    client.sagactl(&both).await?.says(2, &["cannot be used with"])?;
+    for other in [["--flow", "booking"], ["--before", &newest]] {
+        let both = [&["retry", &newest][..], &other, &by].concat();
+        client.sagactl(&both).await?.says(2, &["cannot be used with"])?;
+    }
     let unknown = [&["retry", "--flow", "cruise"][..], &by].concat();
     client.sagactl(&unknown).await?.says(2, &["400", "`flow` must be one of"])
 }
