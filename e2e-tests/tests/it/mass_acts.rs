@@ -376,7 +376,9 @@ async fn the_dashboard_offers_an_act_where_a_filter_is_set_and_shows_which_sagas
     let page = get(&client, &format!("/dashboard/cancel?{query}&status=&step=")).await?;
     assert_eq!(page.status, 200, "{}", page.text);
     let sent = format!("data-acts=\"/sagas/cancel?{escaped}&amp;\"");
-    for words in ["2 sagas", "booking v1", "ACCEPT", &sent, &format!("/dashboard/sagas/{}", sagas[0])] {
+    let before = preview(&client, "cancel", &query).await?["before"].as_str().map(str::to_owned).context("a bound")?;
+    let bounds = format!("data-permitted=\"2\" data-before=\"{before}\"");
+    for words in ["2 sagas", "booking v1", "ACCEPT", &sent, &bounds, &format!("/dashboard/sagas/{}", sagas[0])] {
         ensure!(page.text.contains(words), "no {words:?} in\n{}", page.text);
     }
     ensure!(!page.text.contains(" style=") && !page.text.contains("onclick"), "the policy forbids what stands in it");

@@ -93,11 +93,12 @@ fn places(places: &[PlaceBody]) -> Markup {
 /// Who, why and how many; the script sends it page by page.
 fn form(act: MassAct, filters: &str, preview: &PreviewBody) -> Markup {
     html! {
-        form.card data-acts={ "/sagas/" (act.name()) "?" (filters) "&" } data-permitted=(preview.permitted) {
+        form.card data-acts={ "/sagas/" (act.name()) "?" (filters) "&" }
+            data-permitted=(preview.permitted) data-before=[preview.before] {
             label { "Your name" input name="by" required maxlength="128" autocomplete="username"; }
             label { "Reason" input name="reason" required maxlength="1000"; }
             label { "At most" input name="limit" type="number" required min="1" max="10000" value="1000"; }
-            p.hint { "This is the first request. Each one after it adds before=, with next of the answer." }
+            p.hint { "This is the next request. Each one after it has next of the answer as its before." }
             pre data-request {}
             progress aria-label="Done" value="0" hidden {}
             p role="status" data-sums {}

@@ -150,7 +150,7 @@ function request(form) {
   }
   if (form.hasAttribute("data-acts")) {
     const { limit, ...body } = fields;
-    return { path: `${form.dataset.acts}limit=${Math.min(PAGE, limit)}`, headers: { "Content-Type": "application/json" }, body };
+    return actOn(form, body, Math.min(limit, form.dataset.permitted));
   }
   return { path: form.dataset.post, headers: { "Content-Type": "application/json" }, body: fields };
 }
@@ -162,8 +162,15 @@ function json(text) {
 
 const SENT = "[data-post], [data-checkout], [data-start], [data-publish], [data-acts]";
 
-// On how many sagas one request acts.
+// How many sagas one request looks at.
 const PAGE = 500;
+
+// The request of a page, on however many it is still done: those that are refused do not count.
+function actOn(form, { by, reason }, left) {
+  const { acts, before } = form.dataset;
+  const body = { by, reason, atMost: Math.min(PAGE, left) };
+  return { path: `${acts}limit=${PAGE}&before=${before}`, headers: { "Content-Type": "application/json" }, body };
+}
 
 function show(within) {
   const form = within?.matches?.("form") ? within : $(`form:is(${SENT})`, within || document);
@@ -209,30 +216,38 @@ function refusal(answer, told) {
 let stopped = false;
 document.addEventListener("click", (event) => { if (event.target.closest("[data-stop]")) stopped = true; });
 
-// Acts page by page, until none is left, the limit is reached, or the reader stops it.
+// Acts page by page, until none is left, it is done on as many as the page has counted or the limit permits, or the reader
+// stops it. The form keeps where it is: sent again, it goes on there.
 async function actOnAll(form) {
-  const { headers, body } = request(form);
-  const limit = Number(form.elements.limit.value), bar = $("progress", form), sums = $("[data-sums]", form), stop = $("[data-stop]", form);
-  const refused = new Map();
-  let done = 0, before = null;
-  bar.max = Math.min(limit, form.dataset.permitted);
+  const [bar, sums, stop, send] = ["progress", "[data-sums]", "[data-stop]", "[type=submit]"].map((part) => $(part, form));
+  const fields = Object.fromEntries(new FormData(form)), refused = new Map();
+  const wanted = Math.min(fields.limit, form.dataset.permitted);
+  let done = 0, next = null;
+  bar.value = 0;
+  bar.max = wanted;
   stopped = bar.hidden = stop.hidden = false;
   try {
     do {
-      const query = `limit=${Math.min(PAGE, limit - done)}${before ? `&before=${before}` : ""}`;
-      const answer = await fetch(form.dataset.acts + query, { method: "POST", headers, body: JSON.stringify(body) });
+      const { path, headers, body } = actOn(form, fields, wanted - done);
+      const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
       const told = await answer.json();
       if (!answer.ok) throw refusal(answer, told);
       done += told.done;
-      before = told.next;
+      form.dataset.permitted -= told.done;
+      next = told.next;
+      if (next) form.dataset.before = next;
       for (const { reason, sagas } of told.refused) refused.set(reason, (refused.get(reason) || 0) + sagas);
       bar.value = done;
       const lines = [...refused].map(([reason, sagas]) => `, ${sagas} refused: ${reason}`);
       sums.textContent = `${done} done${lines.join("")}`;
-    } while (before && done < limit && !stopped);
-    sums.textContent += stopped && before ? "; stopped" : before ? "; the limit is reached, and others may fit" : "; no more fit";
+    } while (next && done < wanted && !stopped);
+    // What fits now has to be seen first.
+    send.hidden = !next || form.dataset.permitted < 1;
+    const more = send.hidden ? "others may fit: load this page again" : "the limit is reached, and others may fit";
+    sums.textContent += !next ? "; no more fit" : stopped ? "; stopped" : `; ${more}`;
   } finally {
     bar.hidden = stop.hidden = true;
+    if (!send.hidden) show(form);
   }
 }
 
