@@ -24,6 +24,7 @@ mod kafka_init;
 mod locked_rows;
 mod lost_connections;
 mod mass_acts;
+mod mass_acts_among_many;
 mod membership;
 mod metrics;
 mod operator;

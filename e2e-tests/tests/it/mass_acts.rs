@@ -17,7 +17,7 @@ fn body() -> Value {
 }
 
 /// A user that no other test knows.
-fn stranger() -> String {
+pub fn stranger() -> String {
     format!("user-{}", Uuid::now_v7())
 }
 
@@ -26,7 +26,7 @@ async fn get(client: &Client, path: &str) -> Result<Answer> {
 }
 
 /// The preview of an act on what a query asks for.
-async fn preview(client: &Client, act: &str, query: &str) -> Result<Value> {
+pub async fn preview(client: &Client, act: &str, query: &str) -> Result<Value> {
     let answer = get(client, &format!("/sagas/{act}?{query}")).await?;
     ensure!(answer.status == 200, "{query}: {} {}", answer.status, answer.text);
     answer.json()
@@ -57,7 +57,7 @@ async fn checkouts(client: &Client, user: &str, count: usize) -> Result<Vec<Uuid
 }
 
 /// Bookings of a guest, which wait for their host.
-async fn bookings(client: &Client, guest: &str, count: usize) -> Result<Vec<Uuid>> {
+pub async fn bookings(client: &Client, guest: &str, count: usize) -> Result<Vec<Uuid>> {
     let published = client.publish_flow(BOOKING).await?;
     ensure!(matches!(published.status, 200 | 201), "{} {}", published.status, published.text);
     let mut sagas = Vec::new();
