@@ -17,7 +17,6 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::coordinator::{ApplyError, Begun, Coordinator};
-use crate::idempotency::IdempotencyKey;
 use crate::intake::{Intake, NOT_STORED, Place};
 use crate::outcome::Outcome;
 use crate::prefer::Preferences;
@@ -25,6 +24,7 @@ use crate::saga::flows::PAY_FIRST;
 use crate::saga::{FlowOutcome, Saga, State, Transition, start};
 use crate::store::{KnownBy, NewSaga};
 use crate::waiters::{OFTEN, Waiter};
+use service_runtime::http::IdempotencyKey;
 
 /// How long the row is waited for that says how far a saga is whose client is answered before its end.
 const LATEST_LIMIT: Duration = Duration::from_millis(500);

@@ -15,10 +15,10 @@ use service_runtime::http::{Caller, JsonBody, Problem};
 use utoipa::{OpenApi, ToSchema};
 
 use crate::begin::{Wanted, begin};
-use crate::idempotency::{IdempotencyKey, TakenKey};
 use crate::intake::Intake;
 use crate::outcome::Outcome;
 use crate::saga::Checkout;
+use service_runtime::http::{IdempotencyKey, TakenKey};
 
 /// Describes the route.
 #[derive(OpenApi)]

@@ -22,7 +22,6 @@ use sqlx::PgPool;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
-use crate::idempotency::IdempotencyKey;
 use crate::metrics::SagaMetrics;
 use crate::orders::OrderService;
 use crate::registry::Flows;
@@ -30,6 +29,7 @@ use crate::saga::{Attention, Effect, Ignored, Input, NoMove, OrderCall, Saga, St
 use crate::signals;
 use crate::store::{Identity, IgnoredInputs, NewSaga, NewSagas, Sagas, SignalStore, Stored};
 use crate::waiters::Waiters;
+use service_runtime::http::IdempotencyKey;
 
 /// Sagas kept in the cache at most, about 0.5 kB each. When it is full it starts anew.
 const CACHE_LIMIT: usize = 100_000;

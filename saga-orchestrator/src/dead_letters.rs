@@ -26,8 +26,8 @@ use tracing::warn;
 use utoipa::openapi::{ObjectBuilder, Type};
 use utoipa::{IntoParams, OpenApi, ToSchema};
 
-use crate::operator::Act;
 use crate::registry::Flows;
+use service_runtime::http::act::Act;
 
 /// By which name the broker knows the reader.
 const CLIENT: &str = "saga-orchestrator-dead-letters";

@@ -14,10 +14,10 @@ use service_runtime::http::{Caller, JsonText, PathText, Problem};
 use utoipa::OpenApi;
 
 use crate::begin::{Wanted, begin, not_known};
-use crate::idempotency::{IdempotencyKey, TakenKey};
 use crate::intake::Intake;
 use crate::registry::Flows;
 use crate::saga::flows::PAY_FIRST;
+use service_runtime::http::{IdempotencyKey, TakenKey};
 
 /// Describes the route.
 #[derive(OpenApi)]

@@ -10,22 +10,18 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use flow::Flow;
-use messages::text::{TextError, check_name, check_prose};
-use messages::{SagaId, schema};
+use messages::SagaId;
 use serde::Deserialize;
+pub use service_runtime::http::act::{Act, check_name, check_words, name, words};
 use service_runtime::http::description::{BodyProblems, DatabaseProblems, NotFound, PROBLEM_JSON};
 use service_runtime::http::{JsonBody, PathText, Problem};
 use tracing::info;
-use utoipa::openapi::ObjectBuilder;
 use utoipa::{OpenApi, ToSchema};
 
 use crate::coordinator::{Applied, ApplyError, Coordinator};
 use crate::gate::{Gate, Seen};
 use crate::outcome::{Outcome, parse_id};
 use crate::saga::{Input, Operator, OperatorAct, Role, Saga, Settled, State as SagaState};
-
-/// The most characters of a name, and of a reason or evidence.
-const MOST: (usize, usize) = (128, 1000);
 
 /// Describes these routes.
 #[derive(OpenApi)]
@@ -44,16 +40,6 @@ pub fn router(coordinator: Arc<Coordinator>, gate: Arc<Gate>) -> Router {
         .route("/intake/resume", post(resume))
         .with_state(gate);
     sagas.merge(of_intake)
-}
-
-/// Who, and why.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Act {
-    #[schema(schema_with = name)]
-    pub by: String,
-    #[schema(schema_with = words)]
-    pub reason: String,
 }
 
 /// Who cancels, why, and in which role.
@@ -93,29 +79,6 @@ struct Settlement {
     evidence: String,
 }
 
-/// Who does it, as it is described.
-pub fn name() -> ObjectBuilder {
-    schema::name(MOST.0)
-}
-
-/// A reason, likewise.
-pub fn words() -> ObjectBuilder {
-    schema::prose(MOST.1)
-}
-
-impl Act {
-    /// 422 for a name or reason that is blank, too long, or holds what can't be seen.
-    pub fn validated(self) -> Result<Self, Problem> {
-        hold("by", check_name(&self.by, MOST.0))?;
-        hold("reason", check_prose(&self.reason, MOST.1))?;
-        Ok(self)
-    }
-}
-
-fn hold(field: &str, rules: Result<(), TextError>) -> Result<(), Problem> {
-    rules.map_err(|error| Problem::invalid_field(field, error))
-}
-
 type Sagas = State<Arc<Coordinator>>;
 
 #[utoipa::path(
@@ -142,7 +105,7 @@ async fn cancel(
             (by, reason, Role::Operator)
         }
         CancelledAs::Owner => {
-            hold("reason", check_prose(&reason, MOST.1))?;
+            check_words("reason", &reason)?;
             let saga = sagas.stored(parse_id(&id)?).await.map_err(not_applied)?;
             if saga.request.owner.as_str() != by {
                 // As if there were none: whose it is, is nobody else's business.
@@ -189,8 +152,8 @@ async fn resolve(
 ) -> Result<Response, Problem> {
     let Settlement { by, reason, step, evidence } = settlement;
     let Act { by, reason } = Act { by, reason }.validated()?;
-    hold("step", check_name(&step, MOST.0))?;
-    hold("evidence", check_prose(&evidence, MOST.1))?;
+    check_name("step", &step)?;
+    check_words("evidence", &evidence)?;
     let act = OperatorAct::Resolve(Settled { step, evidence });
     step_in(&sagas, &id, Operator { by, reason, act }).await
 }

@@ -22,12 +22,12 @@ use tracing::info;
 use utoipa::{OpenApi, ToSchema};
 
 use crate::flow_topics::{Topics, topics};
-use crate::operator::Act;
 use crate::publishable::{publishable, refused};
 use crate::registry::Flows;
 use crate::rehearsals::Rehearsals;
 use crate::saga::flows::PAY_FIRST;
 use crate::store::flows::{self as rows, Change, Changed, Publication, Published, Stored, Undecided};
+use service_runtime::http::act::Act;
 
 /// Describes these routes.
 #[derive(OpenApi)]

@@ -14,11 +14,11 @@ use uuid::Uuid;
 
 use super::lists::NO_CURRENCY;
 use super::{Stored, first_repetition, from_row, ids, milliseconds, to_sagas, wanted};
-use crate::idempotency::IdempotencyKey;
 use crate::registry::Flows;
 use crate::saga::checkout::{FORCE_INVENTORY_FAIL, FORCE_PAYMENT_FAIL};
 use crate::saga::flows::PAY_FIRST;
 use crate::saga::{Saga, Transition};
+use service_runtime::http::IdempotencyKey;
 
 /// A saga to be stored, and by what it is known if it is asked for again.
 #[derive(Debug, Clone)]

@@ -1,6 +1,7 @@
 //! The HTTP server around a service's routes: listening, health, metrics, answers to bad requests, graceful stop.
 
 mod accepting;
+pub mod act;
 pub mod batch;
 mod bodies;
 mod client;
@@ -9,6 +10,7 @@ mod connection;
 mod connections;
 pub mod description;
 mod health;
+mod idempotency_key;
 mod json_body;
 mod limits;
 mod measured;
@@ -49,6 +51,7 @@ use self::origin::{AllowedHosts, Guard};
 pub use client::client;
 pub use clients::{Caller, Client};
 pub use health::{Check, Health, probe_ready};
+pub use idempotency_key::{IdempotencyKey, TakenKey};
 pub use json_body::{JsonBody, JsonText, YamlText, refuse_idempotency_key};
 pub use path_text::PathText;
 pub use problem::{Finding, INTERNAL, Problem};
