@@ -124,9 +124,7 @@ impl Shape {
                 Value::Text(currency.map_err(Misfit::new)?.code().to_owned())
             }
             ShapeKind::Email => Value::Text(checked(text(json)?, is_email, "must be an address of mail")?),
-            ShapeKind::Sku => {
-                Value::Text(checked(text(json)?, is_sku, "must be 1 to 64 of letters, digits, `.`, `_` and `-`")?)
-            }
+            ShapeKind::Sku => Value::Text(Sku::try_from(text(json)?).map_err(Misfit::new)?.into()),
             ShapeKind::Date => {
                 Value::Text(checked(text(json)?, is_date, "must be a day of the calendar, as 2027-05-01")?)
             }
@@ -231,10 +229,6 @@ fn is_email(text: &str) -> bool {
     let is_plain = check_prose(text, MAX_EMAIL).is_ok() && !text.contains(char::is_whitespace);
     let parts = text.split_once('@').filter(|(name, host)| !name.is_empty() && !host.is_empty());
     is_plain && parts.is_some_and(|(_, host)| !host.contains('@'))
-}
-
-fn is_sku(text: &str) -> bool {
-    (1..=64).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c))
 }
 
 /// `2027-05-01`, and a day that there is.

@@ -9,7 +9,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::text::{INVISIBLE, PARTS_OF_WORDS};
 use crate::user::MAX_USER_ID;
-use crate::{AmountText, Currency, EventId, OrderId, SagaId, TimestampText, UserId};
+use crate::{AmountText, Currency, EventId, OrderId, SagaId, Sku, TimestampText, UserId, sku};
 
 /// 10^12: [`crate::MAX_AMOUNT`].
 const MAX_AMOUNT: i64 = 1_000_000_000_000;
@@ -64,6 +64,7 @@ schema!(
         .description(Some("An ISO 4217 currency that is in use and has a defined number of decimals."))
         .examples(["USD"])
 );
+schema!(Sku, skus());
 schema!(
     TimestampText,
     ObjectBuilder::new()
@@ -111,6 +112,12 @@ pub fn email(most_characters: usize) -> ObjectBuilder {
         .max_length(Some(most_characters))
         .pattern(Some(format!("^{part}@{part}$")))
         .examples(["ann@example.com"])
+}
+
+/// A shop's name of one of its products.
+pub fn skus() -> ObjectBuilder {
+    let pattern = format!("^[A-Za-z0-9._-]{{1,{}}}$", sku::MOST);
+    ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern)).examples(["SKU-1"])
 }
 
 /// What [`check_prose`](crate::text::check_prose) takes.

@@ -102,7 +102,7 @@ impl Shape {
             (ShapeKind::Currency, By::Client) => CurrencyInUse::schema(),
             (ShapeKind::Currency, _) => Currency::schema(),
             (ShapeKind::Email, _) => email(MAX_EMAIL).into(),
-            (ShapeKind::Sku, _) => string().pattern(Some("^[A-Za-z0-9._-]{1,64}$")).examples(["SKU-1"]).into(),
+            (ShapeKind::Sku, _) => skus().into(),
             (ShapeKind::Date, _) => string()
                 .format(Some(SchemaFormat::KnownFormat(KnownFormat::Date)))
                 .pattern(Some("^[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])$"))
