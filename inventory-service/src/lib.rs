@@ -4,6 +4,7 @@
 //! It promises that an order holds goods at most once, and none after a release, however often its commands come
 //! and in whatever order: see [`reservation`] for the rules.
 
+mod products;
 mod reading;
 pub mod reservation;
 mod stock;
@@ -65,7 +66,7 @@ impl Participant for Reservations {
     }
 
     fn routes(pool: PgPool) -> Router {
-        reading::router(pool)
+        reading::router(pool.clone()).merge(products::router(pool))
     }
 
     fn read(topic: &str, body: &[u8]) -> Result<InventoryCommand, DecodeError> {

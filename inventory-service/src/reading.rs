@@ -15,6 +15,7 @@ use utoipa::openapi::ObjectBuilder;
 use utoipa::{OpenApi, ToSchema};
 use uuid::Uuid;
 
+use crate::products::routes;
 use crate::reservation::Status;
 
 /// Describes the service's route.
@@ -22,9 +23,9 @@ use crate::reservation::Status;
 #[openapi(
     info(
         title = "inventory-service",
-        description = "Goods set aside and released, by commands from Kafka; read here. An order holds goods at most once, and none after a release."
+        description = "Products and their pieces; and goods set aside and released for orders, by commands from Kafka, read here. An order holds goods at most once, and none after a release."
     ),
-    paths(reservation)
+    paths(reservation, routes::list, routes::read, routes::put, routes::receive, routes::adjust)
 )]
 pub struct Described;
 

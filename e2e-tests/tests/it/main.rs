@@ -44,6 +44,7 @@ mod signals;
 mod slow_gateway;
 mod start_topic;
 mod startup_errors;
+mod stock;
 mod structure;
 mod traces;
 mod upgrades;
