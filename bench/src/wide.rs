@@ -92,7 +92,7 @@ fn reply(producer: &BaseProducer, prefix: &str, event: &str, ids: &Value, stamp:
     let payload = if event == "wide.stamped" { json!({ "stamp": stamp }) } else { json!({}) };
     let now = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true);
     let body = json!({
-        "eventId": event_id, "causationId": id("eventId")?, "sagaId": id("sagaId")?, "wideId": id("wideId")?,
+        "eventId": event_id, "causationId": id("eventId")?, "sagaId": id("sagaId")?, "orderId": id("orderId")?,
         "timestamp": now, "payload": payload,
     });
     let headers =
