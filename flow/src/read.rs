@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use messages::text::check_prose;
-use messages::{AmountText, Currency, MAX_AMOUNT, Money, MoneyError, UserId};
+use messages::{AmountText, Currency, MAX_AMOUNT, Money, MoneyError, Sku, UserId};
 use rust_decimal::Decimal;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;

@@ -1,6 +1,6 @@
 //! Shapes, and the request that is read by them.
 
-use messages::schema::{Amount, CurrencyInUse, NewUserId, email, one_of, prose, user_id};
+use messages::schema::{Amount, CurrencyInUse, NewUserId, email, one_of, prose, skus, user_id};
 use messages::{AmountText, Currency, UserId};
 use serde_json::Value as Json;
 use utoipa::PartialSchema;

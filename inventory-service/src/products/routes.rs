@@ -62,7 +62,8 @@ pub async fn put(
     post, path = "/products/{sku}/receipts", operation_id = "receiveStock", tag = "Products", summary = "Pieces came into the house",
     params(
         ("sku" = Sku, Path, description = "What the shop calls it"),
-        ("Idempotency-Key" = String, Header, description = "Tells deliveries apart: sent again under its key, one counts once", example = "delivery-4711"),
+        ("Idempotency-Key" = String, Header, description = "Tells deliveries apart: sent again under its key, one counts once",
+            min_length = 8, max_length = 255, pattern = "^[!-~][ -~]*[!-~]$", example = "delivery-4711"),
     ),
     request_body(content = ReceiptRequest, example = json!({"quantity": 100, "by": "ann", "reason": "delivery 4711"})),
     responses(
@@ -89,7 +90,8 @@ pub async fn receive(
     post, path = "/products/{sku}/adjustments", operation_id = "adjustStock", tag = "Products", summary = "A count found more pieces, or fewer",
     params(
         ("sku" = Sku, Path, description = "What the shop calls it"),
-        ("Idempotency-Key" = String, Header, description = "Tells counts apart: sent again under its key, one counts once", example = "count-2026-11"),
+        ("Idempotency-Key" = String, Header, description = "Tells counts apart: sent again under its key, one counts once",
+            min_length = 8, max_length = 255, pattern = "^[!-~][ -~]*[!-~]$", example = "count-2026-11"),
     ),
     request_body(content = AdjustmentRequest, example = json!({"quantity": -2, "by": "ann", "reason": "two were broken"})),
     responses(
