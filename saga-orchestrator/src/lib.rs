@@ -346,7 +346,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         stop_when_done(&stop, start_consumer.run(start_topics, producer.clone(), stop.clone())),
         stop_when_done(&stop, server.serve(routes, description, health, metrics, tracer.clone(), stop.clone())),
         stop_when_done(&stop, sweeper::run(coordinator.clone(), Session::beside(&pool), &config.saga, stop.clone())),
-        stop_when_done(&stop, Box::pin(look_at_rows)),
+        stop_when_done(&stop, look_at_rows),
         stop_when_done(&stop, gate.watch(stop.clone())),
         stop_when_done(&stop, flows.watch(stop.clone())),
         stop_when_done(&stop, flow_topics::keep_topics(flows.clone(), topics, stop.clone())),

@@ -18,7 +18,8 @@ pub async fn keep_looking<W: Future<Output = Result<(), StoreError>>>(
     loop {
         let next_look = async {
             tokio::time::sleep(every).await;
-            look().await
+            // Boxed: it may be large, and would be a part of what runs all the time.
+            Box::pin(look()).await
         };
         match stop.run_until_cancelled(next_look).await {
             None => return,

@@ -370,8 +370,7 @@ async fn take(coordinator: &Arc<Coordinator>, saga_id: SagaId, signal: &StoredSi
 pub async fn meet(coordinator: Arc<Coordinator>, stop: CancellationToken) {
     let together = || {
         let coordinator = coordinator.clone();
-        // Boxed: it is large, and would be a part of what runs all the time.
-        Box::pin(within_limit(async move {
+        within_limit(async move {
             for saga_id in coordinator.signals.apart(APART).await? {
                 // One of a flow that this release does not know is left to the release that does.
                 if let Ok(saga) = coordinator.stored(saga_id).await {
@@ -379,7 +378,7 @@ pub async fn meet(coordinator: Arc<Coordinator>, stop: CancellationToken) {
                 }
             }
             Ok(())
-        }))
+        })
     };
     // What a process has left behind that died. If it fails, the next look does it.
     let _ = together().await;

@@ -174,7 +174,12 @@ pub fn stop_on_signal() -> CancellationToken {
 }
 
 /// Runs one part of a service; when it ends, by itself or by an error, `stop` ends the other parts.
-pub async fn stop_when_done<T>(stop: &CancellationToken, part: impl Future<Output = T>) -> T {
-    let _stop = stop.clone().drop_guard();
-    part.await
+///
+/// A part is boxed: they are large, and stand beside each other on the stack of the thread that runs them all.
+pub fn stop_when_done<T>(stop: &CancellationToken, part: impl Future<Output = T>) -> impl Future<Output = T> {
+    let (part, stop) = (Box::pin(part), stop.clone());
+    async move {
+        let _stop = stop.drop_guard();
+        part.await
+    }
 }
