@@ -62,28 +62,6 @@ pub(super) struct Renewals {
     last: Option<(Instant, Duration)>,
 }
 
-/// Whether the members of a group get on, as one sees it that has no partition: what they have committed moves.
-#[derive(Default)]
-pub(super) struct Others {
-    committed: i64,
-    /// So many looks in a row nothing was committed though records were there.
-    looks: u32,
-}
-
-impl Others {
-    /// Notes a look at all partitions. Returns how many records are there once nobody has read one for long.
-    pub fn look<'a>(&mut self, marks: impl Iterator<Item = &'a PartitionMarks>) -> Option<u64> {
-        let (mut committed, mut records) = (0, 0);
-        for marks in marks {
-            committed += marks.committed.unwrap_or_default();
-            records += marks.lag();
-        }
-        let moves = std::mem::replace(&mut self.committed, committed) != committed;
-        self.looks = if moves || records == 0 { 0 } else { self.looks + 1 };
-        (self.looks > STILL).then_some(records)
-    }
-}
-
 impl Standing {
     /// Whether the log ends before what came of it: it is another log, or has lost its end. What is fetched from there
     /// may never come.

@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 use super::closing;
 use super::member::{Change, Membership, Name, Renewal};
 use super::offsets::{Reached, TopicPartition};
-use super::progress::{Others, Progress, Renewals, Standing, Standstill};
+use super::progress::{Progress, Renewals, Standing, Standstill};
 use super::silence::{FoundTopic, Silence};
 use super::watermarks;
 use super::{KafkaSettings, PartitionMarks};
@@ -53,8 +53,6 @@ pub(super) struct Watch {
     renewals: Renewals,
     /// The topics that were lacking when Kafka last said whether they are there.
     lacking: HashSet<String>,
-    /// Whether its group gets on, as long as no partition is its own.
-    others: Others,
     /// For so many looks in a row the partitions of one topic were others than those of another.
     uneven: u32,
     /// So many looks were answered since the consumer was in its group; and how many are too many.
@@ -86,7 +84,6 @@ impl Watch {
             progress: Progress::default(),
             renewals: Renewals::default(),
             lacking: HashSet::new(),
-            others: Others::default(),
             uneven: 0,
             unjoined: 0,
             max_unjoined: max_unjoined(settings.kafka_session_timeout_ms),
@@ -118,6 +115,9 @@ impl Watch {
                 // That no broker can be reached is noticed by the consumer.
                 Err(error) => {
                     debug!(%error, group = self.membership.group, "the watch got no answer");
+                    if closing::under_way() < MAX_CLOSING {
+                        client = None;
+                    }
                     continue;
                 }
             };
@@ -146,6 +146,7 @@ impl Watch {
             })
             .collect();
         let before = self.lacking.clone();
+        self.lacking.retain(|topic| found.iter().any(|(asked, _)| asked == topic));
         for (topic, found) in found {
             match found {
                 Ok(Some(_)) => drop(self.lacking.remove(*topic)),
@@ -180,10 +181,6 @@ impl Watch {
             self.unjoined = 0;
             return Some(Renewal { why: "it does not get into its group".to_owned(), name: Name::Same });
         }
-        if let Some(text) = self.unread(&there) {
-            self.hinder(Some(text.clone()));
-            return self.renewals.due(now).then(|| afresh(text));
-        }
         let uneven = self.uneven(&there).filter(|_| counts.len() == 1);
         self.uneven = if uneven.is_some() { self.uneven + 1 } else { 0 };
         if let Some(text) = uneven.filter(|_| self.uneven >= LASTING) {
@@ -213,19 +210,6 @@ impl Watch {
         let is_platforms = |topic: &&str| !self.grows || messages::TOPICS.contains(&self.contract_name(topic));
         let by = if missing.iter().all(is_platforms) { "kafka-init" } else { "kafka-init --topic NAME" };
         (!missing.is_empty()).then(|| format!("Kafka has no topic {}; `{by}` creates it", missing.join(", ")))
-    }
-
-    /// Whether this member is in its group without a partition while nobody in it gets on. One that has parted the partitions
-    /// while there were none gives a static member, when it comes back, what it had: nothing. A member for which the
-    /// others have left none sees them get on.
-    fn unread(&mut self, there: &[(&str, &Vec<Result<PartitionMarks, KafkaError>>)]) -> Option<String> {
-        if !self.membership.state.is_joined() || !self.membership.state.fetched().is_empty() {
-            self.others = Others::default();
-            return None;
-        }
-        let marks = there.iter().flat_map(|(_, marks)| marks.iter().flatten());
-        let records = self.others.look(marks)?;
-        Some(format!("it has no partition, and nobody in its group reads the {records} records that are there"))
     }
 
     /// Whether this member has other partitions of one topic than of another one. All topics have as many, and all members
@@ -406,24 +390,6 @@ mod tests {
             renewal.map(|renewal| renewal.name)
         });
         assert_eq!(renewed, [None, None, None, Some(Name::New), None]);
-    }
-
-    #[test]
-    fn a_member_without_partitions_joins_by_a_new_name_if_nobody_reads_what_is_there() {
-        let renewed = |found: [FoundTopic; 7]| {
-            let mut watch = watch(false, &[]);
-            let looks = found.map(|of_a| watch.judge(&[("a", of_a)], &HashMap::new()).map(|renewal| renewal.name));
-            (looks.iter().position(Option::is_some), looks.iter().flatten().count(), watch.membership.state.trouble())
-        };
-        let (first, count, trouble) = renewed([3, 4, 5, 6, 7, 8, 9].map(there));
-        assert_eq!((first, count), (Some(4), 1));
-        assert!(trouble.as_deref().is_some_and(|why| why.contains("the 18 records")), "{trouble:?}");
-        let committed = |committed| {
-            let marks = |partition| Ok(PartitionMarks { partition, low: 0, high: 9, committed: Some(committed) });
-            Ok(Some(vec![marks(0), marks(1)]))
-        };
-        assert_eq!(renewed([1, 1, 2, 2, 3, 3, 4].map(committed)), (None, 0, None), "the others get on");
-        assert_eq!(renewed([9; 7].map(committed)), (None, 0, None), "nothing is there to be read");
     }
 
     #[test]

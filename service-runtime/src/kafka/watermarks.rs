@@ -144,7 +144,7 @@ pub(super) fn marks(
 /// The client that the watch asks by. It is never waited for: a closing that hung would end the watch.
 pub(super) type Asking = ClosesOnThread<BaseConsumer<Heard>>;
 
-/// Asks what Kafka has, by the client of the last time if there is one. It is given back while it gets answers.
+/// Asks what Kafka has, by the client of the last time if there is one. It is given back.
 pub(super) fn ask(
     client: Option<Asking>,
     config: &ClientConfig,
@@ -160,10 +160,8 @@ pub(super) fn ask(
         Err(KafkaError::MetadataFetch(code)) if (code as i32) < 0 => Err(KafkaError::MetadataFetch(code)),
         found => Ok(found),
     });
-    match found.collect() {
-        Ok(found) => (Some(client), Ok(found)),
-        Err(error) => (None, Err(error)),
-    }
+    let found = found.collect();
+    (Some(client), found)
 }
 
 /// Whether a partition's leader is not known yet, or no more: so it is for a moment after partitions were added.
