@@ -116,7 +116,7 @@ pub fn email(most_characters: usize) -> ObjectBuilder {
 
 /// A shop's name of one of its products.
 pub fn skus() -> ObjectBuilder {
-    let pattern = format!("^[A-Za-z0-9._-]{{1,{}}}$", sku::MOST);
+    let pattern = format!("^[A-Za-z0-9][A-Za-z0-9._-]{{0,{}}}$", sku::MOST - 1);
     ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern)).examples(["SKU-1"])
 }
 
