@@ -44,7 +44,8 @@ CREATE TABLE stock_movements (
     key         text,
     actor       text,
     reason      text,
-    at          timestamptz      NOT NULL DEFAULT now(),
+    -- Not when its transaction began: that one may have waited for others.
+    at          timestamptz      NOT NULL DEFAULT clock_timestamp(),
     CHECK ((order_id IS NULL) = (kind IN ('RECEIVE', 'ADJUST'))),
     CHECK (order_id IS NOT NULL OR (key IS NOT NULL AND actor IS NOT NULL AND reason IS NOT NULL))
 );

@@ -51,6 +51,11 @@ async fn what_comes_in_counts_once_however_often_it_is_sent() -> Result<()> {
     moved(&client, &sku, "receipts", "delivery-1", 99).await?.is_problem(422, &["Idempotency-Key", "RECEIVE 100"])?;
     moved(&client, &sku, "adjustments", "delivery-1", 100).await?.is_problem(422, &["RECEIVE 100"])?;
 
+    let request = client.request(Inventory, Method::POST, &format!("/products/{sku}/receipts"));
+    let of_bob = json!({"quantity": 100, "by": "bob", "reason": "delivery 4711"});
+    let of_bob = Answer::read(request.header("Idempotency-Key", "delivery-1").json(&of_bob).send().await?).await?;
+    of_bob.is_problem(422, &["RECEIVE 100"])?;
+
     let shown = read(&client, &sku).await?;
     assert_eq!((&shown["available"], &shown["reserved"], &shown["committed"]), (&json!(100), &json!(0), &json!(0)));
     assert_eq!(shown["movements"].as_array().map(Vec::len), Some(1));

@@ -114,7 +114,7 @@ pub struct MovementBody {
     at: TimestampText,
 }
 
-/// A movement by hand, and the product after it.
+/// A movement by hand, and the product as it is now.
 #[derive(Serialize, ToSchema)]
 pub struct MovedBody {
     pub movement: MovementBody,
@@ -134,7 +134,8 @@ pub struct ProductDetailBody {
 #[derive(Serialize, ToSchema)]
 pub struct ProductsBody {
     pub products: Vec<ProductBody>,
-    /// The next page's `after`; null where this is the last.
+    /// The next page's `after`; null where this is the last. A page of a search may have fewer products than were asked for,
+    /// and another one follow.
     pub next: Option<String>,
 }
 

@@ -136,9 +136,8 @@ async fn by_hand(
     let moved = again_if_lost(|| within_limit(store::move_by_hand(pool, &sku, &new))).await?;
     match moved {
         Moved::Stored { product, movement, is_new } => {
-            if is_new {
-                info!(%sku, kind, quantity, by = new.by, reason = new.reason, available = product.available, "stock was moved");
-            }
+            let (by, reason, available) = (&new.by, &new.reason, product.available);
+            info!(%sku, kind, quantity, by, reason, available, is_new, "stock was moved");
             let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
             Ok((status, Json(MovedBody { movement: movement.into(), product: product.into() })).into_response())
         }
@@ -181,10 +180,7 @@ pub async fn list(
     let after = query.after.filter(|after| !after.is_empty());
     let after = after.map(Sku::try_from).transpose().map_err(|error| wrong("after", error.to_string()))?;
     let behind = after.as_ref().map_or("", Sku::as_str);
-    let mut products = again_if_lost(|| within_limit(store::list(&pool, search, behind, limit + 1))).await?;
-    let more = products.len() as i64 > limit;
-    products.truncate(usize::try_from(limit).unwrap_or_default());
-    let next = products.last().filter(|_| more).map(|product| product.sku.clone());
+    let (products, next) = again_if_lost(|| within_limit(store::list(&pool, search, behind, limit))).await?;
     Ok(Json(ProductsBody { products: products.into_iter().map(ProductBody::from).collect(), next }))
 }
 

@@ -40,6 +40,17 @@ pub struct ByHand {
     pub reason: String,
 }
 
+impl ByHand {
+    /// Whether a stored movement is this one, sent before.
+    fn is(&self, stored: &Movement) -> bool {
+        let Self { kind, quantity, key, by, reason } = self;
+        (*kind, *quantity) == (&*stored.kind, stored.quantity)
+            && [(key, &stored.key), (by, &stored.actor), (reason, &stored.reason)]
+                .into_iter()
+                .all(|(sent, stored)| stored.as_ref() == Some(sent))
+    }
+}
+
 /// What became of a movement by hand.
 #[derive(Debug)]
 pub enum Moved {
@@ -78,7 +89,7 @@ pub async fn put(pool: &PgPool, sku: &Sku, name: &str) -> Result<(Product, bool)
         Some(product) => (product, true),
         None => {
             let rename = concat!(
-                "UPDATE products SET name = $2, updated_at = CASE WHEN name = $2 THEN updated_at ELSE now() END
+                "UPDATE products SET name = $2, updated_at = CASE WHEN name = $2 THEN updated_at ELSE clock_timestamp() END
                  WHERE sku = $1 RETURNING ",
                 product!()
             );
@@ -97,7 +108,7 @@ pub async fn move_by_hand(pool: &PgPool, sku: &Sku, new: &ByHand) -> Result<Move
     let product: Option<Product> = sqlx::query_as(select).bind(sku.as_str()).fetch_optional(&mut *transaction).await?;
     let Some(product) = product else { return Ok(Moved::UnknownSku) };
     if let Some(movement) = under_key(&mut transaction, sku, &new.key).await? {
-        let is_it = movement.kind == new.kind && movement.quantity == new.quantity;
+        let is_it = new.is(&movement);
         return Ok(if is_it { Moved::Stored { product, movement, is_new: false } } else { Moved::Another(movement) });
     }
     if product.available.saturating_add(new.quantity) < 0 {
@@ -110,7 +121,7 @@ pub async fn move_by_hand(pool: &PgPool, sku: &Sku, new: &ByHand) -> Result<Move
     let insert = sqlx::query_as(insert).bind(sku.as_str()).bind(new.kind).bind(new.quantity);
     let movement = insert.bind(&new.key).bind(&new.by).bind(&new.reason).fetch_one(&mut *transaction).await?;
     let update = concat!(
-        "UPDATE products SET available = available + $2, updated_at = now() WHERE sku = $1 RETURNING ",
+        "UPDATE products SET available = available + $2, updated_at = clock_timestamp() WHERE sku = $1 RETURNING ",
         product!()
     );
     let product = sqlx::query_as(update).bind(sku.as_str()).bind(new.quantity).fetch_one(&mut *transaction).await?;
@@ -125,23 +136,49 @@ async fn under_key(connection: &mut PgConnection, sku: &Sku, key: &str) -> Resul
 
 /// A product and its latest movements, newest first, at most so many.
 pub async fn find(pool: &PgPool, sku: &Sku, latest: i64) -> Result<Option<(Product, Vec<Movement>)>, StoreError> {
+    // As of one moment: the product has what its movements say.
+    let mut snapshot = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     let select = concat!("SELECT ", product!(), " FROM products WHERE sku = $1");
-    let Some(product) = sqlx::query_as(select).bind(sku.as_str()).fetch_optional(pool).await? else { return Ok(None) };
+    let product = sqlx::query_as(select).bind(sku.as_str()).fetch_optional(&mut *snapshot).await?;
+    let Some(product) = product else { return Ok(None) };
     let select =
         concat!("SELECT ", movement!(), " FROM stock_movements WHERE sku = $1 ORDER BY movement_id DESC LIMIT $2");
-    let movements = sqlx::query_as(select).bind(sku.as_str()).bind(latest).fetch_all(pool).await?;
+    let movements = sqlx::query_as(select).bind(sku.as_str()).bind(latest).fetch_all(&mut *snapshot).await?;
     Ok(Some((product, movements)))
 }
 
-/// Products in the order of their SKUs, from behind `after`, at most `limit`; those whose SKU or name holds `search`, in any
-/// case, if it is given.
-pub async fn list(pool: &PgPool, search: Option<&str>, after: &str, limit: i64) -> Result<Vec<Product>, StoreError> {
+/// How many products one page of a search looks at: a rare word would be looked for among all of them.
+const LOOKED_AT: i64 = 10_000;
+
+/// A page of products in the order of their SKUs, from behind `after`, at most `limit`; and the SKU behind which the next one
+/// begins. With `search` those whose SKU or name holds it, in any case: such a page may have fewer, and others follow.
+pub async fn list(
+    pool: &PgPool,
+    search: Option<&str>,
+    after: &str,
+    limit: i64,
+) -> Result<(Vec<Product>, Option<String>), StoreError> {
+    let last: Option<String> = match search {
+        Some(_) => {
+            let last = "SELECT sku FROM products WHERE sku > $1 ORDER BY sku OFFSET $2 LIMIT 1";
+            sqlx::query_scalar(last).bind(after).bind(LOOKED_AT - 1).fetch_optional(pool).await?
+        }
+        None => None,
+    };
     let select = concat!(
         "SELECT ",
         product!(),
         " FROM products
-         WHERE sku > $1 AND ($2::text IS NULL OR strpos(lower(sku), lower($2)) > 0 OR strpos(lower(name), lower($2)) > 0)
-         ORDER BY sku LIMIT $3"
+         WHERE sku > $1 AND ($3::text IS NULL OR sku <= $3)
+           AND ($2::text IS NULL OR strpos(lower(sku), lower($2)) > 0 OR strpos(lower(name), lower($2)) > 0)
+         ORDER BY sku LIMIT $4"
     );
-    Ok(sqlx::query_as(select).bind(after).bind(search).bind(limit).fetch_all(pool).await?)
+    let select = sqlx::query_as(select).bind(after).bind(search).bind(&last).bind(limit + 1);
+    let mut products: Vec<Product> = select.fetch_all(pool).await?;
+    if products.len() as i64 <= limit {
+        return Ok((products, last));
+    }
+    products.truncate(usize::try_from(limit).unwrap_or_default());
+    let next = products.last().map(|product| product.sku.clone());
+    Ok((products, next))
 }
