@@ -11,7 +11,7 @@ use utoipa::openapi::{ObjectBuilder, OpenApi};
 
 use crate::saga::flows::{built_in, is_checkout};
 use crate::supported::obstacles;
-use crate::views::list::{STATUSES, known_steps};
+use crate::views::list::STATUSES;
 use crate::{
     checkout, dead_letters, flow_asyncapi, flow_openapi, flow_start, mass_acts, operator, publishing, retention,
     signals, views,
@@ -59,13 +59,6 @@ pub fn openapi_of(flows: &[Arc<Flow>]) -> OpenApi {
 /// What a saga's status may be.
 pub fn statuses() -> ObjectBuilder {
     messages::schema::one_of(STATUSES)
-}
-
-/// What a checkout's step may be.
-pub fn steps() -> ObjectBuilder {
-    let flows = built_in().iter().map(|built_in| &built_in.flow).filter(|flow| is_checkout(flow));
-    let flows: Vec<_> = flows.cloned().collect();
-    messages::schema::one_of(known_steps(&flows).iter().map(|(step, _)| step.as_str()))
 }
 
 /// A step that is looked for, in any case; empty: any step.

@@ -36,7 +36,7 @@ pub fn router(intake: Arc<Intake>) -> Router {
             min_length = 8, max_length = 255, pattern = "^[!-~][ -~]*[!-~]$", example = "8e03978e-40d5-43dd-bc93-6894a57f9324"),
         ("Prefer" = Option<String>, Header, description = "As for `POST /checkout`", example = "respond-async, wait=10"),
     ),
-    request_body(content = serde_json::Value, description = "The fields of the flow's `start.input`", content_type = "application/json"),
+    request_body(content = std::collections::BTreeMap<String, serde_json::Value>, description = "The fields of the flow's `start.input`", content_type = "application/json"),
     responses(
         BodyProblems, DatabaseProblems,
         (status = 200, description = "COMPLETED, or as far as the flow's answer comes (`answer.after`). The flow may answer with another status (`answer.done`)", body = serde_json::Value,

@@ -26,7 +26,7 @@ pub struct Outcome {
     #[schema(schema_with = described::statuses)]
     pub status: &'static str,
     /// What is pending, or how it ended.
-    #[schema(schema_with = described::steps)]
+    #[schema(schema_with = described::any_step)]
     pub step: String,
     /// Why it turned back, in words.
     pub reason: Option<String>,

@@ -61,7 +61,7 @@ pub struct AdjustmentRequest {
 #[into_params(parameter_in = Query)]
 pub struct ProductQuery {
     /// A part of the SKU or the name, in any case.
-    #[param(max_length = 200)]
+    #[param(schema_with = product_name)]
     pub search: Option<String>,
     /// How many, 1 to 500; 50 unless given.
     #[param(minimum = 1, maximum = 500, default = 50)]

@@ -173,12 +173,11 @@ pub async fn list(
     if !(1..=PAGE.1).contains(&limit) {
         return Err(wrong("limit", format!("must be 1 to {}", PAGE.1)));
     }
-    let search = query.search.as_deref().map(str::trim).filter(|search| !search.is_empty());
+    let search = query.search.as_deref();
     if let Some(search) = search {
         check_prose(search, MOST_NAME).map_err(|error| wrong("search", error.to_string()))?;
     }
-    let after = query.after.filter(|after| !after.is_empty());
-    let after = after.map(Sku::try_from).transpose().map_err(|error| wrong("after", error.to_string()))?;
+    let after = query.after.map(Sku::try_from).transpose().map_err(|error| wrong("after", error.to_string()))?;
     let behind = after.as_ref().map_or("", Sku::as_str);
     let (products, next) = again_if_lost(|| within_limit(store::list(&pool, search, behind, limit))).await?;
     Ok(Json(ProductsBody { products: products.into_iter().map(ProductBody::from).collect(), next }))
