@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 /// The most characters of a SKU.
 pub(crate) const MOST: usize = 64;
 
-/// A stock keeping unit: 1 to 64 of letters, digits, `.`, `_` and `-`, the first a letter or a digit: `..` would be a path. Upper and lower case differ.
+/// A stock keeping unit: 1 to 64 of letters, digits, `.`, `_` and `-`, the first a letter or a digit (`..` would be a path).
+/// Upper and lower case differ.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Sku(String);

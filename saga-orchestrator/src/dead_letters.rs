@@ -246,7 +246,7 @@ async fn list(
     State(letters): State<DeadLetters>,
     query: Result<Query<LettersQuery>, QueryRejection>,
 ) -> Result<Json<LettersBody>, Problem> {
-    let Query(query) = query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Query(query) = query?;
     letters.newest(&query).await.map(Json)
 }
 

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
@@ -37,7 +36,7 @@ use crate::operator::{self, Act, NotDone, step_into};
 use crate::registry::Flows;
 use crate::saga::Operator;
 use crate::store::lists::{self, Listed};
-use crate::views::list::{self, ListQuery, wrong};
+use crate::views::list::{self, ListQuery};
 
 /// No saga is begun with after so long in one request. What is left of its page is the next request's.
 const AT_WORK: Duration = Duration::from_secs(5);
@@ -179,7 +178,7 @@ async fn cancel(
 }
 
 fn read(query: Asked) -> Result<ListQuery, Problem> {
-    let Query(query) = query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Query(query) = query?;
     Ok(query)
 }
 
@@ -198,7 +197,7 @@ async fn acted(
     let Act { by, reason } = Act { by, reason }.validated()?;
     let meant = act.meant(&query, &acts.coordinator.flows)?;
     if query.limit.is_none() {
-        return Err(wrong("limit", "must be given: on how many sagas at most it is done"));
+        return Err(Problem::invalid_parameter("limit", "must be given: on how many sagas at most it is done"));
     }
     let limit = list::limit(&query)?;
     if meant.all && !all {

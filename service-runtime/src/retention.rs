@@ -171,8 +171,7 @@ async fn remove(
     batch: Result<Query<Batch>, QueryRejection>,
 ) -> Result<Json<Removed>, Problem> {
     refuse_idempotency_key(&headers)?;
-    let Query(Batch { before, after }) =
-        batch.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Query(Batch { before, after }) = batch?;
     let unchanged_since = retention.permit(before, clock.now())?;
     orchestrator.permits(before).await?;
     Ok(Json(rows.remove(&Removal { before, after, unchanged_since }).await?))

@@ -165,19 +165,17 @@ pub async fn list(
     State(pool): State<PgPool>,
     query: Result<Query<ProductQuery>, QueryRejection>,
 ) -> Result<Json<ProductsBody>, Problem> {
-    let wrong = |field: &str, rule: String| {
-        Problem::new(StatusCode::BAD_REQUEST, format!("`{field}` {rule}")).with_field(field)
-    };
-    let Query(query) = query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Query(query) = query?;
     let limit = query.limit.unwrap_or(PAGE.0);
     if !(1..=PAGE.1).contains(&limit) {
-        return Err(wrong("limit", format!("must be 1 to {}", PAGE.1)));
+        return Err(Problem::invalid_parameter("limit", format_args!("must be 1 to {}", PAGE.1)));
     }
     let search = query.search.as_deref();
     if let Some(search) = search {
-        check_prose(search, MOST_NAME).map_err(|error| wrong("search", error.to_string()))?;
+        check_prose(search, MOST_NAME).map_err(|error| Problem::invalid_parameter("search", error))?;
     }
-    let after = query.after.map(Sku::try_from).transpose().map_err(|error| wrong("after", error.to_string()))?;
+    let after =
+        query.after.map(Sku::try_from).transpose().map_err(|error| Problem::invalid_parameter("after", error))?;
     let behind = after.as_ref().map_or("", Sku::as_str);
     let (products, next) = again_if_lost(|| within_limit(store::list(&pool, search, behind, limit))).await?;
     Ok(Json(ProductsBody { products: products.into_iter().map(ProductBody::from).collect(), next }))

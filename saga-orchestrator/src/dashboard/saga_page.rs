@@ -61,7 +61,7 @@ pub async fn find(
     State(dashboard): State<Dashboard>,
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Redirect, Page> {
-    let wrong = |error: QueryRejection| Page::from(Problem::new(StatusCode::BAD_REQUEST, error.body_text()));
+    let wrong = |error: QueryRejection| Page::from(Problem::from(error));
     let Query(wanted) = wanted.map_err(wrong)?;
     let to = |saga_id: Uuid| Redirect::to(&format!("/dashboard/sagas/{saga_id}"));
     let id: Uuid = wanted.id.trim().parse().map_err(|_| {

@@ -7,7 +7,7 @@ use crate::operator::{cancel_rule, refusal};
 use crate::registry::Flows;
 use crate::saga::OperatorAct;
 use crate::store::lists::Filter;
-use crate::views::list::{self, ListQuery, wrong};
+use crate::views::list::{self, ListQuery};
 
 /// What an operator does to many sagas. (Resolving is not among it: what proves it differs from one to the next.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,10 @@ impl MassAct {
         }
         filter.statuses.retain(|status| statuses.contains(&status.as_str()));
         if filter.statuses.is_empty() {
-            return Err(wrong(by, format_args!("must be of sagas that are {}", statuses.join(" or "))));
+            return Err(Problem::invalid_parameter(
+                by,
+                format_args!("must be of sagas that are {}", statuses.join(" or ")),
+            ));
         }
         filter.is_stuck = self == Self::Retry;
         Ok(filter)

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
 use flow::{Flow, Name, WAITING};
 use messages::schema::Amount;
 use messages::{Currency, Timestamp, TimestampText, UserId};
@@ -123,7 +122,7 @@ pub async fn list(
     State(views): State<Views>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<ListBody>, Problem> {
-    let Query(query) = query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Query(query) = query?;
     Ok(Json(page(&views.pool, &views.flows, &query).await?))
 }
 
@@ -162,11 +161,6 @@ impl From<Listed> for ListedBody {
     }
 }
 
-/// 400: a parameter of the query breaks a rule.
-pub fn wrong(parameter: &str, rule: impl std::fmt::Display) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, format!("`{parameter}` {rule}")).with_field(parameter)
-}
-
 /// How many sagas are asked for.
 ///
 /// # Errors
@@ -174,7 +168,7 @@ pub fn wrong(parameter: &str, rule: impl std::fmt::Display) -> Problem {
 pub fn limit(query: &ListQuery) -> Result<i64, Problem> {
     let limit = query.limit.unwrap_or(PAGE);
     let permitted = (1..=MOST).contains(&limit);
-    permitted.then_some(limit).ok_or_else(|| wrong("limit", format_args!("must be 1 to {}", MOST)))
+    permitted.then_some(limit).ok_or_else(|| Problem::invalid_parameter("limit", format_args!("must be 1 to {}", MOST)))
 }
 
 /// Which sagas a query asks for.
@@ -185,7 +179,11 @@ pub fn filter(query: &ListQuery, flows: &[Arc<Flow>]) -> Result<Filter, Problem>
     let mut statuses = Vec::new();
     for wanted in query.status.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|text| !text.is_empty()) {
         let known = STATUSES.into_iter().find(|status| status.eq_ignore_ascii_case(wanted));
-        statuses.push(known.ok_or_else(|| wrong("status", format_args!("must be of {}", STATUSES.join(", "))))?);
+        statuses.push(
+            known.ok_or_else(|| {
+                Problem::invalid_parameter("status", format_args!("must be of {}", STATUSES.join(", ")))
+            })?,
+        );
     }
     let flow = query.flow.as_deref().map(str::trim).filter(|flow| !flow.is_empty());
     let flow = flow.map(|flow| known_flow(flow, flows)).transpose()?;
@@ -197,11 +195,19 @@ pub fn filter(query: &ListQuery, flows: &[Arc<Flow>]) -> Result<Filter, Problem>
         let fitting: Vec<&str> = fitting.collect();
         if fitting.is_empty() {
             let with = with.join(" or ");
-            return Err(wrong("step", format_args!("is one of status {with}: no saga has it with another")));
+            return Err(Problem::invalid_parameter(
+                "step",
+                format_args!("is one of status {with}: no saga has it with another"),
+            ));
         }
         statuses = fitting;
     }
-    let user_id = query.user_id.clone().map(UserId::try_from).transpose().map_err(|error| wrong("userId", error))?;
+    let user_id = query
+        .user_id
+        .clone()
+        .map(UserId::try_from)
+        .transpose()
+        .map_err(|error| Problem::invalid_parameter("userId", error))?;
     Ok(Filter {
         statuses: statuses.into_iter().filter_map(Name::new).collect(),
         step: step.map(|(name, _)| name),
@@ -222,7 +228,7 @@ fn known_flow(wanted: &str, flows: &[Arc<Flow>]) -> Result<String, Problem> {
     found.map(|flow| flow.name.clone()).ok_or_else(|| {
         let mut names: Vec<_> = flows.iter().map(|flow| flow.name.as_str()).collect();
         names.dedup();
-        wrong("flow", format_args!("must be one of {}", names.join(", ")))
+        Problem::invalid_parameter("flow", format_args!("must be one of {}", names.join(", ")))
     })
 }
 
@@ -236,7 +242,7 @@ fn known_step(wanted: &str, flow: Option<&str>, flows: &[Arc<Flow>]) -> Result<(
         None => {
             let mut names: Vec<_> = known.iter().map(|(step, _)| step.as_str()).collect();
             names.dedup();
-            Err(wrong("step", format_args!("must be one of {}", names.join(", "))))
+            Err(Problem::invalid_parameter("step", format_args!("must be one of {}", names.join(", "))))
         }
     }
 }
@@ -263,6 +269,7 @@ pub fn known_steps(flows: &[Arc<Flow>]) -> Vec<(Name, &'static str)> {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::StatusCode;
     use flow::{Origin, check};
 
     use super::*;

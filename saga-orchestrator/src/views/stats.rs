@@ -8,7 +8,6 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
 use chrono::TimeDelta;
 use messages::{Timestamp, TimestampText};
 use serde::{Deserialize, Serialize};
@@ -165,11 +164,10 @@ pub async fn stats(
     State(views): State<Views>,
     query: Result<Query<StatsQuery>, QueryRejection>,
 ) -> Result<Json<StatsBody>, Problem> {
-    let Query(query) = query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Query(query) = query?;
     let minutes = query.minutes.unwrap_or(15);
     if !(1..=MOST_MINUTES).contains(&minutes) {
-        let detail = format!("`minutes` must be 1 to {MOST_MINUTES}");
-        return Err(Problem::new(StatusCode::BAD_REQUEST, detail).with_field("minutes"));
+        return Err(Problem::invalid_parameter("minutes", format_args!("must be 1 to {MOST_MINUTES}")));
     }
     Ok(Json(StatsBody::clone(&*views.figures.of(minutes).await?)))
 }

@@ -3,6 +3,7 @@
 use std::any::Any;
 
 use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -95,6 +96,11 @@ impl Problem {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, format!("`{name}` {rule}")).with_field(name)
     }
 
+    /// 400: a parameter of the query breaks a rule.
+    pub fn invalid_parameter(name: &str, rule: impl std::fmt::Display) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, format!("`{name}` {rule}")).with_field(name)
+    }
+
     /// 500: a fault of this service, whose cause goes to the log.
     pub fn internal(cause: &Cause) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL).with_cause(cause)
@@ -164,6 +170,13 @@ impl Problem {
 
 /// 503 for a database that is away, 500 for one that refused. For requests that may be repeated: one that is not
 /// idempotent has to say more of an unknown outcome.
+/// 400: a query that can't be read.
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, rejection.body_text())
+    }
+}
+
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match &error {
