@@ -36,8 +36,12 @@ use crate::CancellationToken;
 /// How often connections that have had time enough are looked for.
 const SWEEP: Duration = Duration::from_millis(500);
 
-/// How long no connection is taken after the system had no descriptor for one.
+/// How long no connection is taken after the system had no descriptor for one, and none could be freed.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(50);
+
+/// How long connections that were closed to free descriptors have to do so. Whoever waits to be taken waits that long for
+/// each one before it: at [`NO_DESCRIPTOR`], a hundred clients that come again each second made an honest one wait 5 s.
+const FREEING: Duration = Duration::from_millis(1);
 
 /// How long a refused client has to read why.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
@@ -76,10 +80,14 @@ pub(super) async fn accept(
             // It was gone before it was taken (accept(2)).
             Err(error) if is_of_client(&error) => continue,
             Err(error) => {
-                if !connections.make_room() {
-                    warn!(%error, "no connection can be taken");
-                }
-                tokio::time::sleep(NO_DESCRIPTOR).await;
+                let pause = match connections.make_room() {
+                    true => FREEING,
+                    false => {
+                        warn!(%error, "no connection can be taken");
+                        NO_DESCRIPTOR
+                    }
+                };
+                tokio::time::sleep(pause).await;
                 continue;
             }
         };

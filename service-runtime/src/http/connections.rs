@@ -1,9 +1,10 @@
 //! The connections of a server: how many there may be, and which of them has to go when another one comes.
 //!
-//! There are never more than the process has descriptors for, less what databases, Kafka and files need. When all are
-//! taken, a newcomer gets the place of one that does nothing for anybody: idle, slow in sending its request, or slow in
-//! taking its answer. Of those the client that has the most connections loses the one first that has been so for longest. So who opens many takes them from himself, and
-//! nobody has to be known or counted before.
+//! There are never more than the process has descriptors for, less what databases, Kafka and files need: so many are
+//! reserved for these, and more where descriptors ran out all the same. When all are taken, a newcomer gets the place of
+//! one that does nothing for anybody: idle, slow in sending its request, or slow in taking its answer. Of those the client
+//! that has the most connections loses the one first that has been so for longest. So who opens many takes them from
+//! himself, and nobody has to be known or counted before.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -26,6 +27,10 @@ use crate::metrics::{Gauge, Metrics};
 /// Descriptors that a service needs for its database (up to 17), Kafka, other services, files.
 const RESERVED: usize = 96;
 
+/// How many connections are closed, and their descriptors left to the rest of the process, when there was none for another
+/// one. One of them is given back with each sweep.
+const SPARED: usize = 8;
+
 /// So many connections there may be however few descriptors there are.
 const LEAST: usize = 16;
 
@@ -46,6 +51,8 @@ pub(super) struct Connections {
     pub limits: Limits,
     pub bodies: Bodies,
     open: Mutex<Open>,
+    /// How many connections leave the rest of the process what it needs, as far as that is known.
+    affordable: AtomicUsize,
     shed: ShedCounts,
 }
 
@@ -83,6 +90,7 @@ impl Connections {
             bodies: Bodies::new(limits.http_bodies_max_bytes, shed.clone()),
             limits: limits.clone(),
             open: Mutex::default(),
+            affordable: AtomicUsize::new(usize::MAX),
             shed,
         });
         let (shown, gauges) = (Arc::downgrade(&connections), Gauges::new(metrics));
@@ -99,19 +107,20 @@ impl Connections {
     pub(super) fn most(&self) -> usize {
         let descriptors = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize);
         let share = (descriptors / SERVERS.load(Ordering::Relaxed).max(1)).saturating_sub(RESERVED);
-        self.limits.http_max_connections.min(share).max(LEAST)
+        self.limits.http_max_connections.min(share).min(self.affordable.load(Ordering::Relaxed)).max(LEAST)
     }
 
     /// Takes a new connection in, if need be in place of another one.
     pub(super) fn admit(self: &Arc<Self>, stream: TcpStream, peer: IpAddr) -> Result<Admitted, Refused> {
         let (most, is_of_proxy) = (self.most(), self.limits.trusted_proxies.trust(peer));
         let client = Client::from(peer);
+        let at_once = (most / EVICTED_AT_ONCE).max(1);
         let mut open = self.open();
         let own = open.by_client.get(&client).copied().unwrap_or_default();
-        if !is_of_proxy && own >= most - most / KEPT_FOR_OTHERS && !self.evict(&mut open, Some(client), most) {
+        if !is_of_proxy && own >= most - most / KEPT_FOR_OTHERS && !self.evict(&mut open, Some(client), at_once) {
             return Err(self.refused(stream, Shed::ClientConnections));
         }
-        if open.connections.len() >= most && !self.evict(&mut open, None, most) {
+        if open.connections.len() >= most && !self.evict(&mut open, None, at_once) {
             return Err(self.refused(stream, Shed::Connections));
         }
         let number = open.next;
@@ -126,13 +135,16 @@ impl Connections {
         Refused { stream, why }
     }
 
-    /// Closes connections when the process has no descriptor left for another one.
+    /// Closes connections when the process has no descriptor left for another one: databases and Kafka have none either.
     pub(super) fn make_room(&self) -> bool {
-        self.evict(&mut self.open(), None, self.most())
+        let mut open = self.open();
+        self.affordable.store(open.connections.len().saturating_sub(SPARED), Ordering::Relaxed);
+        self.evict(&mut open, None, SPARED)
     }
 
     /// Closes what has had time enough.
     pub(super) fn sweep(&self) {
+        let _ = self.affordable.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_add(1));
         let mut open = self.open();
         let overdue = |connection: &Arc<Connection>| Some((connection.clone(), connection.overdue(&self.limits)?));
         for (connection, why) in open.connections.values().filter_map(overdue).collect::<Vec<_>>() {
@@ -163,8 +175,8 @@ impl Connections {
         })
     }
 
-    /// Closes some of those that do nothing for anybody; answers whether there were any.
-    fn evict(&self, open: &mut Open, of: Option<Client>, most: usize) -> bool {
+    /// Closes up to `count` of those that do nothing for anybody; returns whether there were any.
+    fn evict(&self, open: &mut Open, of: Option<Client>, count: usize) -> bool {
         let mut candidates: Vec<_> = open
             .connections
             .values()
@@ -176,7 +188,7 @@ impl Connections {
                 Some((Reverse(count.copied().unwrap_or_default()), since, connection.clone()))
             })
             .collect();
-        let count = (most / EVICTED_AT_ONCE).max(1).min(candidates.len());
+        let count = count.min(candidates.len());
         if count == 0 {
             return false;
         }
@@ -193,7 +205,7 @@ impl Connections {
             let greediest_client = open.by_client.iter().max_by_key(|(_, count)| **count);
             let client = greediest_client.map(|(client, _)| client.to_string()).unwrap_or_default();
             warn!(
-                most,
+                most = self.most(),
                 client,
                 connections = greediest,
                 "idle and slow connections are closed to make room for others"
@@ -393,6 +405,28 @@ mod tests {
         for (n, (.., client)) in busy.iter_mut().enumerate() {
             assert_eq!(is_closed(client).await, [2, 6].contains(&n), "the connection {n}");
         }
+    }
+
+    #[tokio::test]
+    async fn where_descriptors_run_out_there_are_fewer_connections_until_they_come_back() {
+        let connections = connections("");
+        let mut clients = Vec::new();
+        for n in 0..MOST {
+            clients.push(admitted(&connections, n as u8).await.ok().unwrap());
+        }
+
+        assert!(connections.make_room());
+
+        assert_eq!(connections.open().connections.len(), MOST - SPARED);
+        assert_eq!(connections.most(), MOST - SPARED);
+        assert_ne!(connections.check(), Check::Ok);
+        let newcomer = admitted(&connections, 200).await;
+        assert!(newcomer.is_ok());
+        assert_eq!(connections.open().connections.len(), MOST - SPARED, "it has another's place");
+        for _ in 0..2 * SPARED {
+            connections.sweep();
+        }
+        assert_eq!(connections.most(), MOST);
     }
 
     #[tokio::test]
