@@ -218,8 +218,9 @@ impl Coordinator {
                     continue;
                 }
                 Err(NoMove::Ignored(ignored)) => {
-                    let by = input.operator().map(|operator| operator.by.as_str());
-                    info!(%saga_id, trace_id = saga.trace_id(), by, %ignored, "input ignored");
+                    let (by, trace_id) = (input.operator().map(|operator| operator.by.as_str()), saga.trace_id());
+                    info!(%saga_id, trace_id, by, %ignored, "input ignored");
+                    self.counts.ignored();
                     self.ignored.submit((saga_id, ignored.clone())).await?;
                     return Ok(Applied::Ignored(ignored));
                 }
@@ -302,10 +303,8 @@ impl Coordinator {
         let Some(request) = traceparent.and_then(|text| text.parse::<TraceContext>().ok()) else {
             return Span::none();
         };
-        let name = || match is_repetition {
-            false => saga.step_name().to_owned().into(),
-            true => format!("repeat {}", saga.step_name()).into(),
-        };
+        let repeat = if is_repetition { "repeat " } else { "" };
+        let name = || format!("{repeat}{}", saga.step_name()).into();
         let first = TraceContext { span_id: trace::known_id(saga.saga_id.into(), saga.version), ..request };
         let (current, same_trace) = (trace::current(), |current: &TraceContext| current.trace_id == request.trace_id);
         let parent = current.filter(same_trace).unwrap_or(request);

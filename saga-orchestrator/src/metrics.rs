@@ -12,6 +12,7 @@ pub mod flows;
 pub mod standing;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flow::{Flow, Name};
 use messages::Timestamp;
@@ -29,6 +30,7 @@ const SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 
 pub struct SagaMetrics {
     checkouts: Checkouts,
     others: FlowSagas,
+    ignored: AtomicU64,
 }
 
 /// The counts of sagas of `POST /checkout`.
@@ -61,7 +63,7 @@ impl SagaMetrics {
     pub fn new(metrics: &Metrics, flows: Arc<Flows>) -> Self {
         let others = FlowSagas::new(metrics);
         others.keep_prepared(metrics, flows);
-        Self { checkouts: Checkouts::new(metrics), others }
+        Self { checkouts: Checkouts::new(metrics), others, ignored: AtomicU64::new(0) }
     }
 
     /// Notes that a saga was stored.
@@ -76,6 +78,16 @@ impl SagaMetrics {
             return;
         }
         if is_checkout(&to.flow) { self.checkouts.moved(from, to) } else { self.others.moved(from, to) }
+    }
+
+    /// Notes that an input did not count.
+    pub fn ignored(&self) {
+        self.ignored.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many did not, since the start.
+    pub fn all_ignored(&self) -> u64 {
+        self.ignored.load(Ordering::Relaxed)
     }
 
     /// Notes that the effect of a saga's state is repeated, since nobody answered.

@@ -20,7 +20,7 @@ const TICK: Duration = Duration::from_millis(250);
 
 /// Sweeps until `stop`.
 pub async fn run(coordinator: Arc<Coordinator>, session: Session, settings: &SagaSettings, stop: CancellationToken) {
-    let limit = (f64::from(settings.resend_per_second) * TICK.as_secs_f64()).ceil().max(1.0) as i64;
+    let mut pace = Pace::new(f64::from(settings.resend_per_second) * TICK.as_secs_f64());
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut sweeping = true;
@@ -33,6 +33,7 @@ pub async fn run(coordinator: Arc<Coordinator>, session: Session, settings: &Sag
             _ = ticks.tick() => {}
         }
         let mut failure = None;
+        let limit = pace.limit(coordinator.counts.all_ignored());
         // Each flow by itself: sagas of one whose participant does not answer take nothing from the others.
         for versions in coordinator.flows.by_name() {
             let may_wait = versions.iter().any(|flow| flow.may_wait());
@@ -43,7 +44,10 @@ pub async fn run(coordinator: Arc<Coordinator>, session: Session, settings: &Sag
                     claimed = within_limit(claim) => claimed,
                 };
                 match claimed {
-                    Ok(due) => due.into_iter().for_each(|due| repeat(&coordinator, due)),
+                    Ok(due) => {
+                        pace.repeated += due.len() as u64;
+                        due.into_iter().for_each(|due| repeat(&coordinator, due));
+                    }
                     Err(error) => failure = Some(error),
                 }
             }
@@ -54,6 +58,48 @@ pub async fn run(coordinator: Arc<Coordinator>, session: Session, settings: &Sag
             _ => {}
         }
         sweeping = failure.is_none();
+    }
+}
+
+/// How many sagas of each flow are repeated in a tick.
+///
+/// After an outage all participants have queues, and what is repeated meanwhile only makes these longer: each of its replies
+/// is read, ignored and noted, which costs more than a move. So the rate is halved for each second in which more inputs were
+/// ignored than half of what was repeated, down to a sixteenth of RESEND_PER_SECOND, and doubled for each other one.
+struct Pace {
+    most: f64,
+    now: f64,
+    ticks: u32,
+    /// In this second.
+    repeated: u64,
+    /// Since the start, as of this second's beginning.
+    ignored_before: u64,
+}
+
+impl Pace {
+    /// A second.
+    const TICKS: u32 = 4;
+    /// Of the most.
+    const SLOWEST: f64 = 1.0 / 16.0;
+
+    const fn new(most: f64) -> Self {
+        Self { most, now: most, ticks: 0, repeated: 0, ignored_before: 0 }
+    }
+
+    /// The limit of the tick that begins. `ignored`: since the start.
+    fn limit(&mut self, ignored: u64) -> i64 {
+        self.ticks += 1;
+        if self.ticks > Self::TICKS {
+            let is_in_vain = (ignored - self.ignored_before) * 2 > self.repeated;
+            // A few repetitions harm nobody.
+            let is_much = self.repeated as f64 > self.most * f64::from(Self::TICKS) * Self::SLOWEST / 2.0;
+            match is_in_vain && is_much {
+                true => self.now = (self.now / 2.0).max(self.most * Self::SLOWEST),
+                false => self.now = (self.now * 2.0).min(self.most),
+            }
+            (self.ticks, self.repeated, self.ignored_before) = (1, 0, ignored);
+        }
+        self.now.ceil().max(1.0) as i64
     }
 }
 
@@ -89,4 +135,39 @@ fn repeat(coordinator: &Arc<Coordinator>, due: Result<Due, StoreError>) {
             warn!(%saga_id, %error, "a timed-out step can't be compensated yet");
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The limits of so many seconds, in each of which so many were repeated and ignored.
+    fn limits(pace: &mut Pace, seconds: &[(u64, u64)]) -> Vec<i64> {
+        let mut ignored = pace.ignored_before;
+        let mut limits = Vec::new();
+        for (repeated, in_vain) in seconds {
+            for _ in 0..Pace::TICKS {
+                limits.push(pace.limit(ignored));
+            }
+            pace.repeated += repeated;
+            ignored += in_vain;
+        }
+        limits.push(pace.limit(ignored));
+        limits.into_iter().step_by(Pace::TICKS as usize).collect()
+    }
+
+    #[test]
+    fn the_rate_falls_while_most_is_repeated_in_vain_and_comes_back() {
+        let mut pace = Pace::new(250.0);
+        assert_eq!(limits(&mut pace, &[(1000, 0), (1000, 499), (1000, 501)]), [250, 250, 250, 125]);
+        assert_eq!(limits(&mut Pace::new(250.0), &[(1000, 2000); 6]), [250, 125, 63, 32, 16, 16, 16]);
+        let mut slow = Pace { now: 16.0, ..Pace::new(250.0) };
+        assert_eq!(limits(&mut slow, &[(60, 10), (120, 0), (0, 0)]), [16, 32, 64, 128]);
+    }
+
+    #[test]
+    fn a_few_repetitions_in_vain_slow_nothing_down() {
+        assert_eq!(limits(&mut Pace::new(250.0), &[(30, 100); 3]), [250; 4]);
+        assert_eq!(limits(&mut Pace::new(0.25), &[(0, 0)]), [1, 1]);
+    }
 }
