@@ -4,9 +4,11 @@
 //! It promises that an order holds goods at most once, and none after a release, however often its commands come
 //! and in whatever order: see [`reservation`] for the rules.
 
+mod astray;
 mod products;
 mod reading;
 pub mod reservation;
+mod reserving;
 mod stock;
 mod store;
 
@@ -63,6 +65,11 @@ impl Participant for Reservations {
 
     fn start(stock: StockSettings, _: &PgPool, _: &DatabaseClock, _: &Metrics) -> Self {
         Self { stock }
+    }
+
+    async fn work(pool: PgPool, stop: CancellationToken) -> Result<(), Fatal> {
+        astray::give_back(&pool, stop).await;
+        Ok(())
     }
 
     fn routes(pool: PgPool) -> Router {

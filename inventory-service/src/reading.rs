@@ -5,18 +5,19 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use messages::schema::one_of;
-use messages::{OrderId, SagaId, Timestamp, TimestampText};
+use messages::{Item, OrderId, SagaId, Short, TimestampText};
 use serde::Serialize;
 use service_runtime::database::{StoreError, again_if_lost};
 use service_runtime::http::description::{DatabaseProblems, IdProblems};
 use service_runtime::http::{PathText, Problem};
-use sqlx::{FromRow, PgPool};
+use sqlx::{PgPool, Row as _};
 use utoipa::openapi::ObjectBuilder;
 use utoipa::{OpenApi, ToSchema};
 use uuid::Uuid;
 
 use crate::products::routes;
 use crate::reservation::Status;
+use crate::store::of_json;
 
 /// Describes the service's route.
 #[derive(OpenApi)]
@@ -34,10 +35,10 @@ pub fn router(pool: PgPool) -> Router {
 }
 
 /// A row of `reservations`.
-#[derive(Serialize, FromRow, ToSchema)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(example = json!({"orderId": "01a1fcfc-725d-7633-911d-f040ef17b270", "sagaId": "01a1fcfc-725d-7633-911d-f03f136c0c20", "status": "FAILED",
-    "reason": "out of stock", "createdAt": "2026-11-21T07:22:45.250000Z", "updatedAt": "2026-11-21T07:22:45.250000Z"}))]
+    "reason": "out of stock: SKU-1 (2 wanted, 1 available)", "items": [], "short": [{"sku": "SKU-1", "wanted": 2, "available": 1}], "createdAt": "2026-11-21T07:22:45.250000Z", "updatedAt": "2026-11-21T07:22:45.250000Z"}))]
 struct ReservationBody {
     #[schema(value_type = OrderId)]
     order_id: Uuid,
@@ -46,9 +47,11 @@ struct ReservationBody {
     #[schema(schema_with = statuses)]
     status: String,
     reason: Option<String>,
-    #[sqlx(try_from = "Timestamp")]
+    /// The pieces that are set aside for it, or were; none where goods are not counted, or there were too few.
+    items: Vec<Item>,
+    /// Why it is FAILED: the products of which there were too few pieces.
+    short: Vec<Short>,
     created_at: TimestampText,
-    #[sqlx(try_from = "Timestamp")]
     updated_at: TimestampText,
 }
 
@@ -71,11 +74,21 @@ async fn reservation(State(pool): State<PgPool>, PathText(id): PathText) -> Resu
 }
 
 async fn stored(pool: &PgPool, order_id: OrderId) -> Result<Option<ReservationBody>, StoreError> {
-    let reservation = sqlx::query_as(
-        "SELECT order_id, saga_id, status, reason, created_at, updated_at FROM reservations WHERE order_id = $1",
-    )
-    .bind(order_id.as_uuid())
-    .fetch_optional(pool)
-    .await?;
-    Ok(reservation)
+    let select = sqlx::query(
+        "SELECT order_id, saga_id, status, reason, short::text, created_at, updated_at,
+                (SELECT jsonb_agg(jsonb_build_object('sku', line.sku, 'qty', line.quantity) ORDER BY line.sku)::text
+                 FROM reservation_items AS line WHERE line.order_id = $1) AS items
+         FROM reservations WHERE order_id = $1",
+    );
+    let Some(row) = select.bind(order_id.as_uuid()).fetch_optional(pool).await? else { return Ok(None) };
+    Ok(Some(ReservationBody {
+        order_id: row.try_get("order_id")?,
+        saga_id: row.try_get("saga_id")?,
+        status: row.try_get("status")?,
+        reason: row.try_get("reason")?,
+        items: of_json(row.try_get("items")?)?,
+        short: of_json(row.try_get("short")?)?,
+        created_at: TimestampText(row.try_get("created_at")?),
+        updated_at: TimestampText(row.try_get("updated_at")?),
+    }))
 }

@@ -3,11 +3,13 @@
 //!
 //! A reply is a function of the command and the stored row, so a command that comes again gets the same reply.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use faults::Bug;
 use messages::{
-    InventoryCommand, InventoryFailed, InventoryReleased, InventoryReserved, OrderId, OutgoingRecord, SagaId, Timestamp,
+    InventoryCommand, InventoryFailed, InventoryReleased, InventoryReserved, OrderId, OutgoingRecord, SagaId, Short,
+    Sku, Timestamp,
 };
 use participant::Anew;
 
@@ -48,11 +50,15 @@ pub struct Reservation {
     pub saga_id: SagaId,
     pub status: Status,
     pub reason: Option<String>,
+    /// The pieces of each product that it is of. Once it has failed: none.
+    pub items: BTreeMap<Sku, i64>,
+    /// Why it has failed: the products of which there were too few pieces.
+    pub short: Vec<Short>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
 
-/// Whether there is stock, for an order that was not decided before.
+/// Whether there is stock, for an order that was not decided before and whose goods are not counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stock {
     Available,
@@ -81,6 +87,12 @@ pub fn decide(command: &InventoryCommand, stored: Option<&Reservation>, stock: S
         return Next::Contradiction(format!("order {order} belongs to saga {owner}, the command names {saga_id}"));
     }
     match (command, row.status) {
+        // What was reserved without being counted, by an older release, is reserved.
+        (InventoryCommand::Reserve(command), _)
+            if !row.items.is_empty() && command.payload.items.by_sku() != row.items =>
+        {
+            Next::Contradiction(format!("order {} is of other goods than the command", row.order_id))
+        }
         (InventoryCommand::Reserve(command), Reserved) => {
             Next::Reply(Reply::Reserved(command.reply(InventoryReserved {}, row.updated_at)))
         }
@@ -89,7 +101,8 @@ pub fn decide(command: &InventoryCommand, stored: Option<&Reservation>, stock: S
         }
         (InventoryCommand::Reserve(command), Failed | Released | Voided) => {
             let reason = row.reason.clone().unwrap_or_else(|| row.status.as_str().to_owned());
-            Next::Reply(Reply::Failed(command.reply(InventoryFailed { reason }, row.updated_at)))
+            let failed = InventoryFailed { reason, short: row.short.clone() };
+            Next::Reply(Reply::Failed(command.reply(failed, row.updated_at)))
         }
         (InventoryCommand::Release(command), Reserved) => {
             let reason = Some(format!("released: {}", command.payload.reason));
@@ -101,13 +114,19 @@ pub fn decide(command: &InventoryCommand, stored: Option<&Reservation>, stock: S
     }
 }
 
-/// The row for an order that has none: a reserve is decided, once; a release leaves a tombstone.
+/// The row for an order that has none: a reserve is decided, once; a release leaves a tombstone. Whether there are enough
+/// pieces of its products shows as it is stored ([`Reservation::counted`]).
 fn first_row(command: &InventoryCommand, stock: Stock, now: Timestamp) -> Reservation {
+    let mut items = BTreeMap::new();
     let (status, reason) = match command {
-        InventoryCommand::Reserve(command) => match (command.payload.force_fail, stock) {
+        InventoryCommand::Reserve(command) => match (command.payload.force_fail, command.payload.items.by_sku()) {
             (true, _) => (Status::Failed, Some("out of stock: forceInventoryFail".to_owned())),
-            (false, Stock::SoldOut) => (Status::Failed, Some("out of stock".to_owned())),
-            (false, Stock::Available) => (Status::Reserved, None),
+            (false, wanted) if !wanted.is_empty() => {
+                items = wanted;
+                (Status::Reserved, None)
+            }
+            (false, _) if stock == Stock::SoldOut => (Status::Failed, Some("out of stock".to_owned())),
+            (false, _) => (Status::Reserved, None),
         },
         InventoryCommand::Release(command) => {
             let reason = format!("voided before the reserve came: {}", command.payload.reason);
@@ -115,7 +134,55 @@ fn first_row(command: &InventoryCommand, stock: Stock, now: Timestamp) -> Reserv
         }
     };
     let (order_id, saga_id) = (command.order_id(), command.saga_id());
-    Reservation { order_id, saga_id, status, reason, created_at: now, updated_at: now }
+    Reservation { order_id, saga_id, status, reason, items, short: Vec::new(), created_at: now, updated_at: now }
+}
+
+impl Reservation {
+    /// The row where so many pieces of each product are free, and these pieces less: reserved if it gets all that it is of,
+    /// else failed. A SKU that `free` lacks is unknown.
+    #[must_use]
+    pub fn counted(&self, free: &mut BTreeMap<Sku, i64>) -> Self {
+        let short: Vec<Short> = self
+            .items
+            .iter()
+            .filter_map(|(sku, wanted)| {
+                let available = free.get(sku).copied();
+                let is_short = available.is_none_or(|available| available < *wanted);
+                is_short.then(|| Short {
+                    sku: sku.clone(),
+                    wanted: *wanted,
+                    available: available.unwrap_or_default(),
+                    unknown: available.is_none(),
+                })
+            })
+            .collect();
+        if !short.is_empty() {
+            let reason = Some(format!("out of stock: {}", listed(&short)));
+            return Self { status: Status::Failed, reason, items: BTreeMap::new(), short, ..self.clone() };
+        }
+        for (sku, wanted) in &self.items {
+            if let Some(available) = free.get_mut(sku) {
+                *available -= wanted;
+            }
+        }
+        self.clone()
+    }
+}
+
+/// So many products a reason names.
+const NAMED: usize = 5;
+
+/// What was short, for a person.
+fn listed(short: &[Short]) -> String {
+    let named = short.iter().take(NAMED).map(|Short { sku, wanted, available, unknown }| match unknown {
+        true => format!("{sku} (there is no such product)"),
+        false => format!("{sku} ({wanted} wanted, {available} available)"),
+    });
+    let mut text = named.collect::<Vec<_>>().join(", ");
+    if short.len() > NAMED {
+        text += &format!(" and {} more", short.len() - NAMED);
+    }
+    text
 }
 
 /// What becomes of an answer from this row, for an order whose saga has ended: if the row was made lately, it stands for
@@ -143,7 +210,7 @@ impl Reply {
 
 #[cfg(test)]
 mod tests {
-    use messages::{Envelope, EventId, ReleaseInventory, ReserveInventory};
+    use messages::{Envelope, EventId, Items, ReleaseInventory, ReserveInventory};
 
     use super::*;
 
@@ -160,7 +227,16 @@ mod tests {
     }
 
     fn reserve(force_fail: bool) -> InventoryCommand {
-        InventoryCommand::Reserve(envelope(ReserveInventory { force_fail }))
+        InventoryCommand::Reserve(envelope(ReserveInventory { force_fail, items: Items::default() }))
+    }
+
+    fn reserve_items(items: &str) -> InventoryCommand {
+        let items = serde_json::from_str(items).unwrap();
+        InventoryCommand::Reserve(envelope(ReserveInventory { force_fail: false, items }))
+    }
+
+    fn free(pieces: &[(&str, i64)]) -> BTreeMap<Sku, i64> {
+        pieces.iter().map(|(sku, count)| (Sku::try_from((*sku).to_owned()).unwrap(), *count)).collect()
     }
 
     fn release() -> InventoryCommand {
@@ -187,6 +263,39 @@ mod tests {
         let sold_out = decide(&reserve(false), None, Stock::SoldOut, service_runtime::now());
         assert_eq!(written(sold_out), Status::Failed);
         assert!(matches!(next(&reserve(false), Some(Status::Reserved)), Next::Reply(Reply::Reserved(_))));
+    }
+
+    #[test]
+    fn an_order_gets_all_pieces_that_it_is_of_or_none() {
+        let row = |items| first_row(&reserve_items(items), Stock::SoldOut, service_runtime::now());
+        let mut stock = free(&[("a", 3), ("b", 1)]);
+
+        let first = row(r#"[{"sku":"a","qty":1},{"sku":"b","qty":1},{"sku":"a","qty":1}]"#).counted(&mut stock);
+        assert_eq!(
+            (first.status, first.items, &stock),
+            (Status::Reserved, free(&[("a", 2), ("b", 1)]), &free(&[("a", 1), ("b", 0)]))
+        );
+
+        let second = row(r#"[{"sku":"a","qty":1},{"sku":"b","qty":2},{"sku":"c","qty":1}]"#).counted(&mut stock);
+        assert_eq!((second.status, second.items.len(), &stock), (Status::Failed, 0, &free(&[("a", 1), ("b", 0)])));
+        let reason = "out of stock: b (2 wanted, 0 available), c (there is no such product)";
+        assert_eq!(second.reason.as_deref(), Some(reason));
+
+        let third = row(r#"[{"sku":"a","qty":1}]"#).counted(&mut stock);
+        assert_eq!((third.status, stock), (Status::Reserved, free(&[("a", 0), ("b", 0)])));
+    }
+
+    #[test]
+    fn a_reserve_of_other_goods_than_are_reserved_is_a_contradiction() {
+        let (now, command) = (service_runtime::now(), reserve_items(r#"[{"sku":"a","qty":2}]"#));
+        let row = first_row(&command, Stock::Available, now);
+        let decided = |items| decide(&reserve_items(items), Some(&row), Stock::Available, now);
+        assert!(matches!(decided(r#"[{"sku":"a","qty":1},{"sku":"a","qty":1}]"#), Next::Reply(Reply::Reserved(_))));
+        for other in [r#"[{"sku":"a","qty":1}]"#, r#"[{"sku":"b","qty":2}]"#, "[]"] {
+            assert!(matches!(decided(other), Next::Contradiction(_)), "{other}");
+        }
+        let uncounted = Reservation { items: BTreeMap::new(), ..row.clone() };
+        assert!(matches!(decide(&command, Some(&uncounted), Stock::Available, now), Next::Reply(Reply::Reserved(_))));
     }
 
     #[test]

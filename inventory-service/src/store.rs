@@ -1,18 +1,35 @@
 //! The SQL of `reservations`: what is this table's own.
 
-use participant::{Common, Row, Statement};
-use service_runtime::database::StoreError;
+use std::collections::HashMap;
+
+use messages::OrderId;
+use participant::{Common, Row, Statement, stored};
+use serde::de::DeserializeOwned;
+use service_runtime::database::{Session, StoreError};
 use service_runtime::retention::Table;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::reservation::Reservation;
+use crate::reserving;
 
 impl Row for Reservation {
-    const TABLE: Table = Table { name: "reservations", may_be_removed: "TRUE", removed_with: "" };
-    const COLUMNS: &'static str = "order_id, saga_id, status, reason, created_at, updated_at";
+    /// Who holds goods stays, however old: nothing else knows whose they are. The ledger keeps its movements.
+    const TABLE: Table = Table {
+        name: "reservations",
+        may_be_removed: "NOT reservations.holds",
+        removed_with: ", lines AS (
+                 DELETE FROM reservation_items USING removed WHERE reservation_items.order_id = removed.order_id
+             )",
+    };
+    const COLUMNS: &'static str = "order_id, saga_id, status, reason, short::text, created_at, updated_at,
+        (SELECT jsonb_object_agg(line.sku, line.quantity)::text FROM reservation_items AS line
+         WHERE line.order_id = reservations.order_id) AS items";
     const WRITES: [&'static str; 2] = ["reservations created", "reservations moved"];
+    /// A reservation moves to where it holds nothing.
+    const MOVE_SETS: &'static str = ", holds = FALSE";
+    const MOVED_WITH: &'static str = reserving::GIVEN_BACK;
     const POINTS: [&'static str; 2] = ["inventory.storing", "inventory.stored"];
 
     fn common(&self) -> Common<'_> {
@@ -28,6 +45,8 @@ impl Row for Reservation {
             saga_id: row.try_get::<Uuid, _>("saga_id")?.into(),
             status: row.try_get::<&str, _>("status")?.parse().map_err(unreadable)?,
             reason: row.try_get("reason")?,
+            items: of_json(row.try_get("items")?)?,
+            short: of_json(row.try_get("short")?)?,
             created_at: row.try_get("created_at")?,
             updated_at: row.try_get("updated_at")?,
         })
@@ -48,4 +67,19 @@ impl Row for Reservation {
         .bind(rows.iter().map(|r| r.created_at).collect::<Vec<_>>())
         .bind(rows.iter().map(|r| r.updated_at).collect::<Vec<_>>())
     }
+
+    async fn create(session: &Session, rows: &[&Self]) -> Result<HashMap<OrderId, Self>, StoreError> {
+        let (counted, plain): (Vec<&Self>, Vec<&Self>) = rows.iter().partition(|row| !row.items.is_empty());
+        let mut created = reserving::reserve(session, &counted).await?;
+        if !plain.is_empty() {
+            created.extend(stored(plain.iter().copied(), &session.rows(Self::insert(&plain)).await?)?);
+        }
+        Ok(created)
+    }
+}
+
+/// What a column of JSON holds; nothing where it is NULL.
+pub fn of_json<T: Default + DeserializeOwned>(text: Option<&str>) -> Result<T, StoreError> {
+    let unreadable = |error| StoreError::Refused(format!("a row's JSON can't be read: {error}").into());
+    text.map_or_else(|| Ok(T::default()), |text| serde_json::from_str(text).map_err(unreadable))
 }

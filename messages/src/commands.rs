@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{DecodeError, Envelope, EventId, Message, Money, OrderId, SagaId, Topic, UserId};
+use crate::{DecodeError, Envelope, EventId, Item, Items, Message, Money, OrderId, SagaId, Topic, UserId};
 
 /// Take the money for an order, once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -27,13 +27,17 @@ pub struct RefundPayment {
     pub reason: String,
 }
 
-/// Set the goods of an order aside.
+/// Set the goods of an order aside: pieces of products, or of nothing that is counted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReserveInventory {
     /// The reservation is to fail as out of stock (for trying the failure path out).
     #[serde(default)]
     pub force_fail: bool,
+    /// What is set aside, all of it or nothing.
+    #[serde(default, skip_serializing_if = "Items::is_empty")]
+    #[schema(value_type = Vec<Item>, max_items = 100)]
+    pub items: Items,
 }
 
 /// Give the goods of an order free, for good.

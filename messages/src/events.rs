@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{DecodeError, Envelope, EventId, Message, Money, OrderId, SagaId, Topic};
+use crate::{DecodeError, Envelope, EventId, Message, Money, OrderId, SagaId, Short, Topic};
 
 /// The money was taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -37,6 +37,9 @@ pub struct InventoryReserved {}
 #[serde(rename_all = "camelCase")]
 pub struct InventoryFailed {
     pub reason: String,
+    /// The products of which there were too few pieces.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub short: Vec<Short>,
 }
 
 /// No goods are held for the order, for good.

@@ -8,6 +8,7 @@ mod commands;
 mod envelope;
 mod events;
 mod ids;
+mod items;
 mod money;
 pub mod object;
 mod record;
@@ -28,6 +29,7 @@ pub use events::{
     Event, InventoryFailed, InventoryReleased, InventoryReserved, PaymentCharged, PaymentFailed, PaymentRefunded,
 };
 pub use ids::{EventId, OrderId, SagaId};
+pub use items::{Item, Items, NotItems, Short};
 pub use money::{AmountText, Currency, MAX_AMOUNT, Money, MoneyError};
 pub use record::OutgoingRecord;
 pub use signal::{MAX_SIGNAL_ID, MAX_SIGNAL_MATCH, MAX_SIGNAL_PAYLOAD, SignalRecord};

@@ -7,9 +7,9 @@ use std::path::Path;
 
 use chrono::{TimeZone, Utc};
 use messages::{
-    ChargePayment, Currency, Envelope, EventId, InventoryFailed, InventoryReleased, InventoryReserved, MESSAGE_TOPICS,
-    Message, Money, PaymentCharged, PaymentFailed, PaymentRefunded, RefundPayment, ReleaseInventory, ReserveInventory,
-    SIGNALS, SagaId, SignalRecord, TOPICS, dead_letter_topic,
+    ChargePayment, Currency, Envelope, EventId, InventoryFailed, InventoryReleased, InventoryReserved, Items,
+    MESSAGE_TOPICS, Message, Money, PaymentCharged, PaymentFailed, PaymentRefunded, RefundPayment, ReleaseInventory,
+    ReserveInventory, SIGNALS, SagaId, SignalRecord, TOPICS, dead_letter_topic,
 };
 use serde_json::{Map, Value, json};
 use utoipa::{PartialSchema, ToSchema};
@@ -51,7 +51,7 @@ impl Document {
         self.schemas.insert(envelope.clone(), serde_json::to_value(Envelope::<T>::schema()).unwrap());
 
         let is_command = topic.ends_with(".command");
-        let command = sent(ReserveInventory { force_fail: false });
+        let command = sent(ReserveInventory { force_fail: false, items: Items::default() });
         let example = if is_command {
             sent(payload).to_record(way.from, Some(TRACEPARENT))
         } else {
@@ -211,7 +211,11 @@ fn document() -> Value {
     );
     let refund = RefundPayment { money: money(), reason: "INVENTORY_FAILED".into() };
     all.add(TO_PAYMENT, "Make the net charge of an order zero, for good", refund);
-    all.add(TO_INVENTORY, "Set the goods of an order aside", ReserveInventory { force_fail: false });
+    all.add(
+        TO_INVENTORY,
+        "Set the goods of an order aside",
+        ReserveInventory { force_fail: false, items: Items::default() },
+    );
     all.add(TO_INVENTORY, "Give the goods of an order free, for good", ReleaseInventory { reason: "TIMED_OUT".into() });
     all.add(FROM_PAYMENT, "The money was taken", PaymentCharged { money: money() });
     let declined = PaymentFailed { reason: "declined by the bank".into() };
@@ -219,7 +223,7 @@ fn document() -> Value {
     let refunded = PaymentRefunded { money: money(), money_returned: true };
     all.add(FROM_PAYMENT, "The net charge is zero, for good", refunded);
     all.add(FROM_INVENTORY, "The goods are set aside", InventoryReserved {});
-    let refused = InventoryFailed { reason: "out of stock".into() };
+    let refused = InventoryFailed { reason: "out of stock".into(), short: Vec::new() };
     all.add(FROM_INVENTORY, "The goods were not set aside, and never will be for this order", refused);
     all.add(FROM_INVENTORY, "No goods are held for the order, for good", InventoryReleased {});
     all.add_signal();

@@ -6,8 +6,8 @@
 use chrono::{TimeZone, Utc};
 use messages::{
     ChargePayment, Currency, Envelope, Event, EventId, InventoryCommand, InventoryFailed, InventoryReleased,
-    InventoryReserved, Message, Money, PaymentCharged, PaymentCommand, PaymentFailed, PaymentRefunded, RefundPayment,
-    ReleaseInventory, ReserveInventory, TOPICS,
+    InventoryReserved, Items, Message, Money, PaymentCharged, PaymentCommand, PaymentFailed, PaymentRefunded,
+    RefundPayment, ReleaseInventory, ReserveInventory, TOPICS,
 };
 
 const SAGA: &str = "0198f5a0-0000-7000-8000-000000000001";
@@ -26,7 +26,7 @@ fn command<T: Message>(payload: T) -> Envelope<T> {
 }
 
 fn event<T: Message>(payload: T) -> Envelope<T> {
-    let cause = command(ReserveInventory { force_fail: false });
+    let cause = command(ReserveInventory { force_fail: false, items: Items::default() });
     cause.reply(payload, cause.timestamp)
 }
 
@@ -60,7 +60,7 @@ fn payment_commands() {
 
 #[test]
 fn inventory_commands() {
-    golden(command(ReserveInventory { force_fail: true }));
+    golden(command(ReserveInventory { force_fail: true, items: Items::default() }));
     golden(command(ReleaseInventory { reason: "TIMED_OUT".into() }));
 }
 
@@ -74,7 +74,7 @@ fn payment_events() {
 #[test]
 fn inventory_events() {
     golden(event(InventoryReserved {}));
-    golden(event(InventoryFailed { reason: "out of stock".into() }));
+    golden(event(InventoryFailed { reason: "out of stock".into(), short: Vec::new() }));
     golden(event(InventoryReleased {}));
 }
 

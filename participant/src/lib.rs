@@ -17,12 +17,13 @@ use service_runtime::database::DatabaseClock;
 use service_runtime::kafka::Retry;
 use service_runtime::metrics::Metrics;
 use service_runtime::settings::{Settings, SettingsError};
+use service_runtime::{CancellationToken, Fatal};
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 use utoipa::OpenApi;
 
 pub use service::{Config, openapi, run};
-pub use store::{Common, Row, Statement};
+pub use store::{Common, Row, Statement, stored};
 
 /// What to do next with a command.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,6 +74,14 @@ pub trait Participant: Send + Sync + Sized + 'static {
 
     /// Starts what it needs.
     fn start(settings: Self::Settings, pool: &PgPool, clock: &DatabaseClock, metrics: &Metrics) -> Self;
+
+    /// What it does by itself, until `stop`. Most do nothing.
+    fn work(_: PgPool, stop: CancellationToken) -> impl Future<Output = Result<(), Fatal>> + Send {
+        async move {
+            stop.cancelled().await;
+            Ok(())
+        }
+    }
 
     /// `GET <PATH>/{orderId}`, and what it has beside that.
     fn routes(pool: PgPool) -> Router;

@@ -45,8 +45,21 @@ pub trait Row: Clone + Send + Sync + 'static {
     /// [`StoreError::Refused`] for a row that can't be read.
     fn from_row(row: &PgRow) -> Result<Self, StoreError>;
 
+    /// What a move sets beside, in SQL: ", handed_over = FALSE".
+    const MOVE_SETS: &'static str = "";
+    /// What else a move's statement does, in SQL: CTEs that follow `moved`, which has the `order_id`s.
+    const MOVED_WITH: &'static str = "";
+
     /// Inserts those rows whose orders have none, and answers their orders.
     fn insert(rows: &[&Self]) -> Statement;
+
+    /// Stores those rows whose orders have none, and returns them as stored. The rows are sorted by their orders.
+    fn create(
+        session: &Session,
+        rows: &[&Self],
+    ) -> impl Future<Output = Result<HashMap<OrderId, Self>, StoreError>> + Send {
+        async move { stored(rows.iter().copied(), &session.rows(Self::insert(rows)).await?) }
+    }
 }
 
 /// The table.
@@ -87,7 +100,7 @@ impl<R: Row> Store<R> {
 // Columns by name: a release that adds one must not change the result of this one's prepared statement.
 const READ: &str = "SELECT {columns} FROM {table} WHERE order_id = ANY($1)";
 
-const MOVE: &str = "UPDATE {table} SET status = new.status, reason = new.reason, updated_at = new.updated_at
+const MOVE: &str = "UPDATE {table} SET status = new.status, reason = new.reason, updated_at = new.updated_at{sets}
     FROM (SELECT UNNEST($1::uuid[]) AS order_id, UNNEST($2::text[]) AS status,
                  UNNEST($3::text[]) AS reason, UNNEST($4::timestamptz[]) AS updated_at,
                  UNNEST($5::text[]) AS expected) AS new
@@ -99,9 +112,18 @@ const HELD: &str = "WITH free AS MATERIALIZED (
     )
     SELECT order_id FROM {table} WHERE order_id = ANY($1) AND order_id NOT IN (SELECT order_id FROM free)";
 
+/// The statement of moves.
+fn moves<R: Row>() -> String {
+    match R::MOVED_WITH {
+        "" => MOVE.to_owned(),
+        with => format!("WITH moved AS ({MOVE}){with} SELECT order_id FROM moved"),
+    }
+}
+
 /// A statement about this table. What is filled in stands in the source.
 fn sql<R: Row>(statement: &str) -> SqlStr {
     let filled = statement.replace("{table}", R::TABLE.name).replace("{columns}", R::COLUMNS);
+    let filled = filled.replace("{sets}", R::MOVE_SETS);
     AssertSqlSafe(Arc::<str>::from(filled)).into_sql_str()
 }
 
@@ -116,7 +138,7 @@ struct Statements<R> {
 
 impl<R: Row> Statements<R> {
     fn by(session: Session) -> Self {
-        Self { session, read: sql::<R>(READ), update: sql::<R>(MOVE), held: sql::<R>(HELD), row: PhantomData }
+        Self { session, read: sql::<R>(READ), update: sql::<R>(&moves::<R>()), held: sql::<R>(HELD), row: PhantomData }
     }
 
     async fn read(&self, orders: Vec<OrderId>) -> Result<HashMap<OrderId, R>, StoreError> {
@@ -139,7 +161,7 @@ impl<R: Row> Table for New<R> {
     }
 
     async fn compare_and_set(&self, rows: &[&R]) -> Result<HashMap<OrderId, R>, StoreError> {
-        stored(rows.iter().copied(), &self.0.session.rows(R::insert(rows)).await?)
+        R::create(&self.0.session, rows).await
     }
 
     async fn read(&self, orders: Vec<OrderId>) -> Result<HashMap<OrderId, R>, StoreError> {
@@ -187,7 +209,10 @@ impl<R: Row> Table for Moves<R> {
 }
 
 /// Those of `rows` whose orders a statement has answered: their write took place.
-fn stored<'a, R: Row>(
+///
+/// # Errors
+/// [`StoreError::Refused`] where the first column holds no orders.
+pub fn stored<'a, R: Row>(
     rows: impl Iterator<Item = &'a R>,
     answered: &[PgRow],
 ) -> Result<HashMap<OrderId, R>, StoreError> {

@@ -4,8 +4,9 @@
 
 use chrono::DateTime;
 use messages::{
-    ChargePayment, Currency, Envelope, Event, InventoryFailed, InventoryReleased, InventoryReserved, Message, Money,
-    OutgoingRecord, PaymentCharged, PaymentFailed, PaymentRefunded, RefundPayment, ReleaseInventory, ReserveInventory,
+    ChargePayment, Currency, Envelope, Event, InventoryFailed, InventoryReleased, InventoryReserved, Items, Message,
+    Money, OutgoingRecord, PaymentCharged, PaymentFailed, PaymentRefunded, RefundPayment, ReleaseInventory,
+    ReserveInventory,
 };
 use saga_orchestrator::saga::{
     Checkout, Effect, Input, Operator, OperatorAct, Reply, Role, Saga, advance, flows, start,
@@ -101,7 +102,9 @@ fn a_command_that_the_flow_file_describes_has_the_bytes_of_its_type() {
         let expected = match saga.step_name() {
             "PAYMENT_CHARGE" => typed(&saga, ChargePayment { user_id, money, force_fail: forced("forcePaymentFail") }),
             "PAYMENT_REFUND" => typed(&saga, RefundPayment { money, reason: reason() }),
-            "INVENTORY_RESERVE" => typed(&saga, ReserveInventory { force_fail: forced("forceInventoryFail") }),
+            "INVENTORY_RESERVE" => {
+                typed(&saga, ReserveInventory { force_fail: forced("forceInventoryFail"), items: Items::default() })
+            }
             "INVENTORY_RELEASE" => typed(&saga, ReleaseInventory { reason: reason() }),
             other => panic!("{other} sends a command that has no type here"),
         };
@@ -133,6 +136,6 @@ fn a_reply_is_read_alike_by_its_type_and_by_the_flow_file() {
     check(PaymentFailed { reason: "no funds".to_owned() });
     check(PaymentRefunded { money, money_returned: true });
     check(InventoryReserved {});
-    check(InventoryFailed { reason: "out of stock".to_owned() });
+    check(InventoryFailed { reason: "out of stock".to_owned(), short: Vec::new() });
     check(InventoryReleased {});
 }

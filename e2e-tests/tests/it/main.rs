@@ -34,6 +34,7 @@ mod participants;
 mod poison;
 mod readme;
 mod redrive;
+mod reservations;
 mod retention;
 mod sagactl;
 mod sagactl_flows;

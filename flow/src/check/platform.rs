@@ -45,8 +45,8 @@ fn commands() -> [Command; 4] {
             vec![event(&PaymentRefunded { money, money_returned: true })],
         ),
         command::<ReserveInventory>(
-            "perhaps `forceFail`, which is true or false",
-            vec![event(&InventoryReserved {}), event(&InventoryFailed { reason: reason() })],
+            "perhaps `items`, a list of `sku` and `qty`, and perhaps `forceFail`, which is true or false",
+            vec![event(&InventoryReserved {}), event(&InventoryFailed { reason: reason(), short: Vec::new() })],
         ),
         command::<ReleaseInventory>("`reason`, a text", vec![event(&InventoryReleased {})]),
     ]

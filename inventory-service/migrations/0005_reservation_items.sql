@@ -1,0 +1,19 @@
+-- What an order has of each product. A row of reservations that holds goods has its lines here, and each line its RESERVE in
+-- stock_movements; together they are what products.reserved says.
+
+ALTER TABLE reservations
+    -- Whether its lines' pieces are set aside. A release gives them back. An older release sets the status only: whoever
+    -- holds and is not RESERVED gives back as soon as this release runs again.
+    ADD COLUMN holds boolean NOT NULL DEFAULT false,
+    -- Why it is FAILED: [{"sku", "wanted", "available"}], the products of which there were too few pieces.
+    ADD COLUMN short jsonb;
+
+CREATE TABLE reservation_items (
+    order_id uuid             NOT NULL,
+    sku      text COLLATE "C" NOT NULL,
+    quantity pieces           NOT NULL,
+    PRIMARY KEY (order_id, sku)
+);
+
+-- Those that an older release has released.
+CREATE INDEX reservations_astray ON reservations (order_id) WHERE holds AND status <> 'RESERVED';

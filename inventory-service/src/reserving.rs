@@ -1,0 +1,144 @@
+//! Setting pieces of products aside, and giving them back: many orders in one statement.
+//!
+//! A statement locks what it changes in one order, so that no two wait for each other: reservations first, then products by
+//! their SKUs, each product once, however many orders of the batch want it. `products.available` can't go below zero, so
+//! nothing is oversold whatever was read before.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use messages::{OrderId, Sku};
+use participant::stored;
+use service_runtime::database::{Session, StoreError};
+use sqlx::Row as _;
+
+use crate::reservation::Reservation;
+
+// The products of `lines` (order_id, sku, quantity), locked in the order of their SKUs, each with its sum.
+macro_rules! locked {
+    () => {
+        ", sums AS (
+             SELECT sku, sum(quantity)::bigint AS quantity FROM lines GROUP BY sku
+         ), locked AS MATERIALIZED (
+             SELECT products.sku, sums.quantity FROM products JOIN sums ON sums.sku = products.sku
+             ORDER BY products.sku FOR NO KEY UPDATE OF products
+         )"
+    };
+}
+
+macro_rules! given_back {
+    () => {
+        concat!(
+            ", lines AS MATERIALIZED (
+                 SELECT line.order_id, line.sku, line.quantity FROM moved
+                 JOIN reservations AS before ON before.order_id = moved.order_id AND before.holds
+                 JOIN reservation_items AS line ON line.order_id = moved.order_id
+             )",
+            locked!(),
+            ", given_back AS (
+                 UPDATE products SET available = available + locked.quantity, reserved = reserved - locked.quantity,
+                                     updated_at = clock_timestamp()
+                 FROM locked WHERE products.sku = locked.sku
+             ), movements AS (
+                 INSERT INTO stock_movements (sku, kind, quantity, order_id)
+                 SELECT sku, 'RELEASE', quantity, order_id FROM lines
+             )"
+        )
+    };
+}
+
+/// Follows `moved`, which has the orders of reservations that hold nothing any more.
+pub const GIVEN_BACK: &str = given_back!();
+
+/// Gives back what reservations hold that are released, of at most so many; returns their orders.
+pub const ASTRAY_GIVEN_BACK: &str = concat!(
+    "WITH astray AS (
+         SELECT order_id FROM reservations WHERE holds AND status <> 'RESERVED'
+         ORDER BY order_id LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
+     ), moved AS (
+         UPDATE reservations SET holds = FALSE FROM astray WHERE reservations.order_id = astray.order_id
+         RETURNING reservations.order_id
+     )",
+    given_back!(),
+    " SELECT order_id FROM moved"
+);
+
+const RESERVE: &str = concat!(
+    "WITH created AS (
+         INSERT INTO reservations (order_id, saga_id, status, reason, short, holds, created_at, updated_at)
+         SELECT UNNEST($1::uuid[]), UNNEST($2::uuid[]), UNNEST($3::text[]), UNNEST($4::text[]), UNNEST($5::text[])::jsonb,
+                UNNEST($6::boolean[]), UNNEST($7::timestamptz[]), UNNEST($8::timestamptz[])
+         ON CONFLICT (order_id) DO NOTHING
+         RETURNING order_id
+     ), lines AS MATERIALIZED (
+         SELECT line.order_id, line.sku, line.quantity
+         FROM (SELECT UNNEST($9::uuid[]) AS order_id, UNNEST($10::text[]) AS sku, UNNEST($11::bigint[]) AS quantity) AS line
+         JOIN created ON created.order_id = line.order_id
+     )",
+    locked!(),
+    ", taken AS (
+         UPDATE products SET available = available - locked.quantity, reserved = reserved + locked.quantity,
+                             updated_at = clock_timestamp()
+         FROM locked WHERE products.sku = locked.sku
+     ), items AS (
+         INSERT INTO reservation_items (order_id, sku, quantity) SELECT order_id, sku, quantity FROM lines
+     ), movements AS (
+         INSERT INTO stock_movements (sku, kind, quantity, order_id) SELECT sku, 'RESERVE', quantity, order_id FROM lines
+     )
+     SELECT order_id FROM created"
+);
+
+/// Stores new reservations of counted goods, in the order of `rows`: those whose pieces are there as RESERVED, the others as
+/// FAILED. The rows as stored.
+pub async fn reserve(session: &Session, rows: &[&Reservation]) -> Result<HashMap<OrderId, Reservation>, StoreError> {
+    if rows.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let mut free = free(session, rows).await?;
+    loop {
+        let mut left = free.clone();
+        let counted: Vec<Reservation> = rows.iter().map(|row| row.counted(&mut left)).collect();
+        match create(session, &counted).await {
+            // Somebody may have taken pieces meanwhile: then the database refuses to have fewer than none.
+            Err(error @ StoreError::Refused(_)) => {
+                let now_free = self::free(session, rows).await?;
+                if now_free == free {
+                    return Err(error);
+                }
+                free = now_free;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// How many pieces of the products that `rows` are of are free now.
+async fn free(session: &Session, rows: &[&Reservation]) -> Result<BTreeMap<Sku, i64>, StoreError> {
+    let skus: BTreeSet<&str> = rows.iter().flat_map(|row| row.items.keys()).map(Sku::as_str).collect();
+    let select = sqlx::query("SELECT sku, available FROM products WHERE sku = ANY($1)");
+    let select = select.bind(skus.into_iter().map(str::to_owned).collect::<Vec<_>>());
+    let products = session.rows(select).await?;
+    let product = |row: &sqlx::postgres::PgRow| {
+        let sku = Sku::try_from(row.try_get::<String, _>("sku")?);
+        let sku = sku.map_err(|error| StoreError::Refused(format!("a product's SKU {error}").into()))?;
+        Ok((sku, row.try_get("available")?))
+    };
+    products.iter().map(product).collect()
+}
+
+async fn create(session: &Session, rows: &[Reservation]) -> Result<HashMap<OrderId, Reservation>, StoreError> {
+    let lines = || rows.iter().flat_map(|row| row.items.iter().map(|(sku, quantity)| (row.order_id, sku, *quantity)));
+    let short = |row: &Reservation| (!row.short.is_empty()).then(|| serde_json::to_string(&row.short).ok()).flatten();
+    let insert = sqlx::query(RESERVE)
+        .bind(rows.iter().map(|row| row.order_id.as_uuid()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.saga_id.as_uuid()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.status.as_str()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.reason.clone()).collect::<Vec<_>>())
+        .bind(rows.iter().map(short).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| !row.items.is_empty()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.created_at).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.updated_at).collect::<Vec<_>>())
+        .bind(lines().map(|(order, ..)| order.as_uuid()).collect::<Vec<_>>())
+        .bind(lines().map(|(_, sku, _)| sku.as_str().to_owned()).collect::<Vec<_>>())
+        .bind(lines().map(|(.., quantity)| quantity).collect::<Vec<_>>());
+    stored(rows.iter(), &session.rows(insert).await?)
+}
