@@ -220,7 +220,7 @@ impl Coordinator {
                 Err(NoMove::Ignored(ignored)) => {
                     let (by, trace_id) = (input.operator().map(|operator| operator.by.as_str()), saga.trace_id());
                     info!(%saga_id, trace_id, by, %ignored, "input ignored");
-                    self.counts.ignored();
+                    self.counts.ignored(&saga, input);
                     self.ignored.submit((saga_id, ignored.clone())).await?;
                     return Ok(Applied::Ignored(ignored));
                 }

@@ -12,8 +12,8 @@ pub mod flows;
 pub mod standing;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use dashmap::DashMap;
 use flow::{Flow, Name};
 use messages::Timestamp;
 use service_runtime::metrics::{Count, Histogram, Metrics};
@@ -21,7 +21,7 @@ use service_runtime::metrics::{Count, Histogram, Metrics};
 use self::flows::FlowSagas;
 use crate::registry::Flows;
 use crate::saga::flows::{built_in, is_checkout};
-use crate::saga::{Saga, State};
+use crate::saga::{Input, Saga, State};
 
 /// The upper bounds of the buckets: from a few statements to what is past `SAGA_TIMEOUT_MS`.
 const SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
@@ -30,7 +30,8 @@ const SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 
 pub struct SagaMetrics {
     checkouts: Checkouts,
     others: FlowSagas,
-    ignored: AtomicU64,
+    /// Replies that did not count, since the start, by their flow.
+    ignored: DashMap<String, u64>,
 }
 
 /// The counts of sagas of `POST /checkout`.
@@ -63,7 +64,7 @@ impl SagaMetrics {
     pub fn new(metrics: &Metrics, flows: Arc<Flows>) -> Self {
         let others = FlowSagas::new(metrics);
         others.keep_prepared(metrics, flows);
-        Self { checkouts: Checkouts::new(metrics), others, ignored: AtomicU64::new(0) }
+        Self { checkouts: Checkouts::new(metrics), others, ignored: DashMap::new() }
     }
 
     /// Notes that a saga was stored.
@@ -80,14 +81,16 @@ impl SagaMetrics {
         if is_checkout(&to.flow) { self.checkouts.moved(from, to) } else { self.others.moved(from, to) }
     }
 
-    /// Notes that an input did not count.
-    pub fn ignored(&self) {
-        self.ignored.fetch_add(1, Ordering::Relaxed);
+    /// Notes that an input of a saga did not count.
+    pub fn ignored(&self, saga: &Saga, input: &Input) {
+        if let Input::Reply(_) = input {
+            *self.ignored.entry(saga.flow.name.clone()).or_default() += 1;
+        }
     }
 
-    /// How many did not, since the start.
-    pub fn all_ignored(&self) -> u64 {
-        self.ignored.load(Ordering::Relaxed)
+    /// How many replies to sagas of a flow did not count, since the start.
+    pub fn ignored_replies(&self, flow: &str) -> u64 {
+        self.ignored.get(flow).map_or(0, |count| *count)
     }
 
     /// Notes that the effect of a saga's state is repeated, since nobody answered.

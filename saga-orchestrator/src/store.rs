@@ -232,14 +232,14 @@ impl Table for Sagas {
         to_sagas(&self.flows, &self.session.rows(wanted(sagas)).await?)
     }
 
-    async fn held(&self, sagas: Vec<SagaId>) -> Result<HashSet<SagaId>, StoreError> {
+    async fn held(&self, moves: &[&Transition]) -> Result<HashSet<SagaId>, StoreError> {
         let held = sqlx::query(
             "WITH free AS MATERIALIZED (
                  SELECT saga_id FROM sagas WHERE saga_id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED
              )
              SELECT saga_id FROM sagas WHERE saga_id = ANY($1) AND saga_id NOT IN (SELECT saga_id FROM free)",
         );
-        let wanted: Vec<Uuid> = sagas.into_iter().map(Uuid::from).collect();
+        let wanted: Vec<Uuid> = moves.iter().map(|m| m.saga.saga_id.as_uuid()).collect();
         ids(&self.session.rows(held.bind(wanted)).await?)
     }
 }

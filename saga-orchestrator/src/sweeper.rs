@@ -1,6 +1,7 @@
 //! Finds sagas whose next effect is overdue and repeats it, or times the step out. It is the whole of recovery: a
 //! saga that a dead process left behind is one more saga whose effect is overdue.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,8 @@ const TICK: Duration = Duration::from_millis(250);
 
 /// Sweeps until `stop`.
 pub async fn run(coordinator: Arc<Coordinator>, session: Session, settings: &SagaSettings, stop: CancellationToken) {
-    let mut pace = Pace::new(f64::from(settings.resend_per_second) * TICK.as_secs_f64());
+    let most = f64::from(settings.resend_per_second) * TICK.as_secs_f64();
+    let mut paces: HashMap<String, Pace> = HashMap::new();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut sweeping = true;
@@ -33,11 +35,17 @@ pub async fn run(coordinator: Arc<Coordinator>, session: Session, settings: &Sag
             _ = ticks.tick() => {}
         }
         let mut failure = None;
-        let limit = pace.limit(coordinator.counts.all_ignored());
         // Each flow by itself: sagas of one whose participant does not answer take nothing from the others.
         for versions in coordinator.flows.by_name() {
-            let may_wait = versions.iter().any(|flow| flow.may_wait());
-            for sweep in [Sweep::Running, Sweep::Waiting].into_iter().take(1 + usize::from(may_wait)) {
+            let Some(name) = versions.first().map(|flow| flow.name.clone()) else { continue };
+            let ignored = coordinator.counts.ignored_replies(&name);
+            let pace = paces.entry(name).or_insert_with(|| Pace::new(most, ignored));
+            pace.begin_tick(ignored);
+            // What has timed out is not repeated: it has the whole rate.
+            let late = pace.is_slowed().then_some((Sweep::Late, most));
+            let waiting = versions.iter().any(|flow| flow.may_wait()).then_some((Sweep::Waiting, most));
+            for (sweep, limit) in late.into_iter().chain([(Sweep::Running, pace.now)]).chain(waiting) {
+                let limit = limit.ceil().max(1.0) as i64;
                 let claim = claim_due(&session, &coordinator.flows, sweep, limit, &versions);
                 let claimed = tokio::select! {
                     () = stop.cancelled() => return,
@@ -45,7 +53,10 @@ pub async fn run(coordinator: Arc<Coordinator>, session: Session, settings: &Sag
                 };
                 match claimed {
                     Ok(due) => {
-                        pace.repeated += due.len() as u64;
+                        let is_repeated = |due: &&_| matches!(due, Ok(Due { deadline_passed: false, .. }));
+                        if sweep == Sweep::Running {
+                            pace.repeated += due.iter().filter(is_repeated).count() as u64;
+                        }
                         due.into_iter().for_each(|due| repeat(&coordinator, due));
                     }
                     Err(error) => failure = Some(error),
@@ -61,10 +72,10 @@ pub async fn run(coordinator: Arc<Coordinator>, session: Session, settings: &Sag
     }
 }
 
-/// How many sagas of each flow are repeated in a tick.
+/// How many sagas of a flow are repeated in a tick.
 ///
 /// After an outage all participants have queues, and what is repeated meanwhile only makes these longer: each of its replies
-/// is read, ignored and noted, which costs more than a move. So the rate is halved for each second in which more inputs were
+/// is read, ignored and noted, which costs more than a move. So the rate is halved for each second in which more replies were
 /// ignored than half of what was repeated, down to a sixteenth of RESEND_PER_SECOND, and doubled for each other one.
 struct Pace {
     most: f64,
@@ -82,12 +93,16 @@ impl Pace {
     /// Of the most.
     const SLOWEST: f64 = 1.0 / 16.0;
 
-    const fn new(most: f64) -> Self {
-        Self { most, now: most, ticks: 0, repeated: 0, ignored_before: 0 }
+    const fn new(most: f64, ignored_before: u64) -> Self {
+        Self { most, now: most, ticks: 0, repeated: 0, ignored_before }
     }
 
-    /// The limit of the tick that begins. `ignored`: since the start.
-    fn limit(&mut self, ignored: u64) -> i64 {
+    const fn is_slowed(&self) -> bool {
+        self.now < self.most
+    }
+
+    /// `ignored`: since the start.
+    fn begin_tick(&mut self, ignored: u64) {
         self.ticks += 1;
         if self.ticks > Self::TICKS {
             let is_in_vain = (ignored - self.ignored_before) * 2 > self.repeated;
@@ -99,7 +114,6 @@ impl Pace {
             }
             (self.ticks, self.repeated, self.ignored_before) = (1, 0, ignored);
         }
-        self.now.ceil().max(1.0) as i64
     }
 }
 
@@ -147,27 +161,29 @@ mod tests {
         let mut limits = Vec::new();
         for (repeated, in_vain) in seconds {
             for _ in 0..Pace::TICKS {
-                limits.push(pace.limit(ignored));
+                pace.begin_tick(ignored);
+                limits.push(pace.now.round() as i64);
             }
             pace.repeated += repeated;
             ignored += in_vain;
         }
-        limits.push(pace.limit(ignored));
+        pace.begin_tick(ignored);
+        limits.push(pace.now.round() as i64);
         limits.into_iter().step_by(Pace::TICKS as usize).collect()
     }
 
     #[test]
     fn the_rate_falls_while_most_is_repeated_in_vain_and_comes_back() {
-        let mut pace = Pace::new(250.0);
+        let mut pace = Pace::new(250.0, 0);
         assert_eq!(limits(&mut pace, &[(1000, 0), (1000, 499), (1000, 501)]), [250, 250, 250, 125]);
-        assert_eq!(limits(&mut Pace::new(250.0), &[(1000, 2000); 6]), [250, 125, 63, 32, 16, 16, 16]);
-        let mut slow = Pace { now: 16.0, ..Pace::new(250.0) };
+        assert_eq!(limits(&mut Pace::new(250.0, 0), &[(1000, 2000); 6]), [250, 125, 63, 31, 16, 16, 16]);
+        let mut slow = Pace { now: 16.0, ..Pace::new(250.0, 0) };
         assert_eq!(limits(&mut slow, &[(60, 10), (120, 0), (0, 0)]), [16, 32, 64, 128]);
     }
 
     #[test]
     fn a_few_repetitions_in_vain_slow_nothing_down() {
-        assert_eq!(limits(&mut Pace::new(250.0), &[(30, 100); 3]), [250; 4]);
-        assert_eq!(limits(&mut Pace::new(0.25), &[(0, 0)]), [1, 1]);
+        assert_eq!(limits(&mut Pace::new(250.0, 0), &[(30, 100); 3]), [250; 4]);
+        assert_eq!(limits(&mut Pace::new(1.0, 7), &[(1, 1); 2]), [1; 3]);
     }
 }

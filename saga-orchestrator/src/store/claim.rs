@@ -15,13 +15,15 @@ use crate::registry::Flows;
 pub enum Sweep {
     /// Those whose participants answer at once, mostly.
     Running,
+    /// Those of them whose step has timed out.
+    Late,
     /// Those that may wait for days. A command is repeated each five minutes, less up to a quarter; one that waits for a signal
     /// is looked at when its limit has passed.
     Waiting,
 }
 
 macro_rules! claim {
-    ($statuses:literal) => {
+    ($statuses:literal, $which:literal) => {
         concat!(
             "WITH known AS (
              SELECT UNNEST($3::int[]) AS definition_version, UNNEST($4::float8[]) AS first, UNNEST($5::float8[]) AS most,
@@ -43,7 +45,9 @@ macro_rules! claim {
              WHERE status IN ",
             $statuses,
             " AND sweep_at <= now() AND next_attempt_at <= now()
-               AND definition = $2 AND definition_version = ANY($3)
+               AND definition = $2 AND definition_version = ANY($3)",
+            $which,
+            "
              ORDER BY sweep_at LIMIT $1
              FOR UPDATE SKIP LOCKED
          ), spaced AS (
@@ -78,11 +82,12 @@ macro_rules! claim {
 }
 
 impl Sweep {
-    /// Written out twice: a partial index is used only where its condition stands in the statement.
+    /// Written out: a partial index is used only where its condition stands in the statement.
     const fn statement(self) -> &'static str {
         match self {
-            Self::Running => claim!("('RUNNING', 'COMPENSATING')"),
-            Self::Waiting => claim!("('WAITING')"),
+            Self::Running => claim!("('RUNNING', 'COMPENSATING')", ""),
+            Self::Late => claim!("('RUNNING', 'COMPENSATING')", " AND deadline_at <= now()"),
+            Self::Waiting => claim!("('WAITING')", ""),
         }
     }
 }
@@ -110,7 +115,7 @@ pub async fn claim_due(
 ) -> Result<Vec<Result<Due, StoreError>>, StoreError> {
     let Some(name) = versions.first().map(|flow| flow.name.as_str()) else { return Ok(Vec::new()) };
     let repeat = |flow: &Arc<Flow>| match sweep {
-        Sweep::Running => flow.repeat,
+        Sweep::Running | Sweep::Late => flow.repeat,
         Sweep::Waiting => Repeat { first: WAITING_REPETITION, most: WAITING_REPETITION, ..flow.repeat },
     };
     let claim = sqlx::query(sweep.statement())
