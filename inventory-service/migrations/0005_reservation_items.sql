@@ -15,5 +15,7 @@ CREATE TABLE reservation_items (
     PRIMARY KEY (order_id, sku)
 );
 
--- Those that an older release has released.
-CREATE INDEX reservations_astray ON reservations (order_id) WHERE holds AND status <> 'RESERVED';
+-- An older release removes reservations by their age alone. Those that hold pieces stay: nothing else knows whose these are.
+CREATE FUNCTION keep_who_holds() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+CREATE TRIGGER keep_who_holds BEFORE DELETE ON reservations
+    FOR EACH ROW WHEN (OLD.holds) EXECUTE FUNCTION keep_who_holds();

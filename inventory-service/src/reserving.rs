@@ -4,12 +4,13 @@
 //! their SKUs, each product once, however many orders of the batch want it. `products.available` can't go below zero, so
 //! nothing is oversold whatever was read before.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use messages::{OrderId, Sku};
 use participant::stored;
 use service_runtime::database::{Session, StoreError};
 use sqlx::Row as _;
+use uuid::Uuid;
 
 use crate::reservation::Reservation;
 
@@ -67,7 +68,6 @@ const RESERVE: &str = concat!(
          INSERT INTO reservations (order_id, saga_id, status, reason, short, holds, created_at, updated_at)
          SELECT UNNEST($1::uuid[]), UNNEST($2::uuid[]), UNNEST($3::text[]), UNNEST($4::text[]), UNNEST($5::text[])::jsonb,
                 UNNEST($6::boolean[]), UNNEST($7::timestamptz[]), UNNEST($8::timestamptz[])
-         ON CONFLICT (order_id) DO NOTHING
          RETURNING order_id
      ), lines AS MATERIALIZED (
          SELECT line.order_id, line.sku, line.quantity
@@ -87,42 +87,79 @@ const RESERVE: &str = concat!(
      SELECT order_id FROM created"
 );
 
+/// How often a batch is decided that others overtake.
+const TRIES: u32 = 5;
+
 /// Stores new reservations of counted goods, in the order of `rows`: those whose pieces are there as RESERVED, the others as
-/// FAILED. The rows as stored.
+/// FAILED. The rows as stored; those whose orders have a reservation already are left out.
 pub async fn reserve(session: &Session, rows: &[&Reservation]) -> Result<HashMap<OrderId, Reservation>, StoreError> {
-    if rows.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let mut free = free(session, rows).await?;
+    let mut tries = 1..TRIES;
     loop {
-        let mut left = free.clone();
-        let counted: Vec<Reservation> = rows.iter().map(|row| row.counted(&mut left)).collect();
+        let Seen { decided, mut free } = look(session, rows).await?;
+        // A command that comes again wants nothing more.
+        let new = rows.iter().filter(|row| !decided.contains(&row.order_id));
+        let counted: Vec<Reservation> = new.map(|row| row.counted(&mut free)).collect();
+        if counted.is_empty() {
+            return Ok(HashMap::new());
+        }
         match create(session, &counted).await {
-            // Somebody may have taken pieces meanwhile: then the database refuses to have fewer than none.
-            Err(error @ StoreError::Refused(_)) => {
-                let now_free = self::free(session, rows).await?;
-                if now_free == free {
-                    return Err(error);
-                }
-                free = now_free;
-            }
+            // Others may have taken pieces meanwhile, or stored one of these orders. The database refuses both.
+            Err(StoreError::Refused(_)) if tries.next().is_some() => {}
             outcome => return outcome,
         }
     }
 }
 
-/// How many pieces of the products that `rows` are of are free now.
-async fn free(session: &Session, rows: &[&Reservation]) -> Result<BTreeMap<Sku, i64>, StoreError> {
-    let skus: BTreeSet<&str> = rows.iter().flat_map(|row| row.items.keys()).map(Sku::as_str).collect();
-    let select = sqlx::query("SELECT sku, available FROM products WHERE sku = ANY($1)");
-    let select = select.bind(skus.into_iter().map(str::to_owned).collect::<Vec<_>>());
-    let products = session.rows(select).await?;
-    let product = |row: &sqlx::postgres::PgRow| {
-        let sku = Sku::try_from(row.try_get::<String, _>("sku")?);
-        let sku = sku.map_err(|error| StoreError::Refused(format!("a product's SKU {error}").into()))?;
-        Ok((sku, row.try_get("available")?))
-    };
-    products.iter().map(product).collect()
+/// What a batch is decided by.
+struct Seen {
+    /// The orders that have a reservation.
+    decided: HashSet<OrderId>,
+    /// How many pieces of each product are free.
+    free: BTreeMap<Sku, i64>,
+}
+
+async fn look(session: &Session, rows: &[&Reservation]) -> Result<Seen, StoreError> {
+    let look = sqlx::query(
+        "SELECT NULL::uuid AS order_id, sku, available::bigint FROM products WHERE sku = ANY($1)
+         UNION ALL SELECT order_id, NULL, NULL FROM reservations WHERE order_id = ANY($2)",
+    );
+    let orders: Vec<Uuid> = rows.iter().map(|row| row.order_id.as_uuid()).collect();
+    let (mut decided, mut free) = (HashSet::new(), BTreeMap::new());
+    for row in session.rows(look.bind(skus(rows)).bind(orders)).await? {
+        match row.try_get::<Option<Uuid>, _>("order_id")? {
+            Some(order_id) => {
+                decided.insert(order_id.into());
+            }
+            None => {
+                free.insert(sku(row.try_get("sku")?)?, row.try_get("available")?);
+            }
+        }
+    }
+    Ok(Seen { decided, free })
+}
+
+/// Those of the orders for whose products others hold the rows.
+pub async fn held(session: &Session, rows: &[&Reservation]) -> Result<HashSet<OrderId>, StoreError> {
+    let held = sqlx::query(
+        "WITH free AS MATERIALIZED (
+             SELECT sku FROM products WHERE sku = ANY($1) FOR NO KEY UPDATE SKIP LOCKED
+         )
+         SELECT sku FROM products WHERE sku = ANY($1) AND sku NOT IN (SELECT sku FROM free)",
+    );
+    let held = session.rows(held.bind(skus(rows))).await?;
+    let held: HashSet<Sku> = held.iter().map(|row| sku(row.try_get("sku")?)).collect::<Result<_, StoreError>>()?;
+    let is_held = |row: &&&Reservation| row.items.keys().any(|sku| held.contains(sku));
+    Ok(rows.iter().filter(is_held).map(|row| row.order_id).collect())
+}
+
+/// What `rows` are of.
+fn skus(rows: &[&Reservation]) -> Vec<String> {
+    let skus: BTreeSet<&Sku> = rows.iter().flat_map(|row| row.items.keys()).collect();
+    skus.into_iter().map(Sku::to_string).collect()
+}
+
+fn sku(text: String) -> Result<Sku, StoreError> {
+    Sku::try_from(text).map_err(|error| StoreError::Refused(format!("a product's SKU {error}").into()))
 }
 
 async fn create(session: &Session, rows: &[Reservation]) -> Result<HashMap<OrderId, Reservation>, StoreError> {

@@ -1,9 +1,9 @@
 //! The SQL of `reservations`: what is this table's own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use messages::OrderId;
-use participant::{Common, Row, Statement, stored};
+use participant::{Common, Row, Statement};
 use serde::de::DeserializeOwned;
 use service_runtime::database::{Session, StoreError};
 use service_runtime::retention::Table;
@@ -27,6 +27,7 @@ impl Row for Reservation {
         (SELECT jsonb_object_agg(line.sku, line.quantity)::text FROM reservation_items AS line
          WHERE line.order_id = reservations.order_id) AS items";
     const WRITES: [&'static str; 2] = ["reservations created", "reservations moved"];
+    const WIDE: Option<&'static str> = Some("reservations counted");
     /// A reservation moves to where it holds nothing.
     const MOVE_SETS: &'static str = ", holds = FALSE";
     const MOVED_WITH: &'static str = reserving::GIVEN_BACK;
@@ -68,13 +69,16 @@ impl Row for Reservation {
         .bind(rows.iter().map(|r| r.updated_at).collect::<Vec<_>>())
     }
 
-    async fn create(session: &Session, rows: &[&Self]) -> Result<HashMap<OrderId, Self>, StoreError> {
-        let (counted, plain): (Vec<&Self>, Vec<&Self>) = rows.iter().partition(|row| !row.items.is_empty());
-        let mut created = reserving::reserve(session, &counted).await?;
-        if !plain.is_empty() {
-            created.extend(stored(plain.iter().copied(), &session.rows(Self::insert(&plain)).await?)?);
-        }
-        Ok(created)
+    fn is_wide(&self) -> bool {
+        !self.items.is_empty()
+    }
+
+    async fn insert_wide(session: &Session, rows: &[&Self]) -> Result<HashMap<OrderId, Self>, StoreError> {
+        reserving::reserve(session, rows).await
+    }
+
+    async fn held_wide(session: &Session, rows: &[&Self]) -> Result<HashSet<OrderId>, StoreError> {
+        reserving::held(session, rows).await
     }
 }
 

@@ -67,14 +67,14 @@ impl Table for Transitions {
         to_orders(self.0.rows(wanted(orders)).await?)
     }
 
-    async fn held(&self, orders: Vec<OrderId>) -> Result<HashSet<OrderId>, StoreError> {
+    async fn held(&self, transitions: &[&Transition]) -> Result<HashSet<OrderId>, StoreError> {
         let held = sqlx::query(
             "WITH free AS MATERIALIZED (
                  SELECT order_id FROM orders WHERE order_id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED
              )
              SELECT order_id FROM orders WHERE order_id = ANY($1) AND order_id NOT IN (SELECT order_id FROM free)",
         );
-        let ids: Vec<Uuid> = orders.into_iter().map(Uuid::from).collect();
+        let ids: Vec<Uuid> = transitions.iter().map(|transition| Self::key(transition).as_uuid()).collect();
         order_ids(&self.0.rows(held.bind(ids)).await?)
     }
 }

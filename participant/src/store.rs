@@ -50,15 +50,29 @@ pub trait Row: Clone + Send + Sync + 'static {
     /// What else a move's statement does, in SQL: CTEs that follow `moved`, which has the `order_id`s.
     const MOVED_WITH: &'static str = "";
 
+    /// How the metrics name the writes of new rows that change other tables' rows too, where there are any.
+    const WIDE: Option<&'static str> = None;
+
     /// Inserts those rows whose orders have none, and answers their orders.
     fn insert(rows: &[&Self]) -> Statement;
 
-    /// Stores those rows whose orders have none, and returns them as stored. The rows are sorted by their orders.
-    fn create(
+    /// Whether it is stored by [`Row::insert_wide`].
+    fn is_wide(&self) -> bool {
+        false
+    }
+
+    /// Stores those rows whose orders have none, with what else they change, and returns them as stored. The rows are sorted
+    /// by their orders.
+    fn insert_wide(
         session: &Session,
         rows: &[&Self],
     ) -> impl Future<Output = Result<HashMap<OrderId, Self>, StoreError>> + Send {
         async move { stored(rows.iter().copied(), &session.rows(Self::insert(rows)).await?) }
+    }
+
+    /// Those of the orders for which other transactions hold what a row changes in other tables.
+    fn held_wide(_: &Session, _: &[&Self]) -> impl Future<Output = Result<HashSet<OrderId>, StoreError>> + Send {
+        std::future::ready(Ok(HashSet::new()))
     }
 }
 
@@ -67,15 +81,19 @@ pub trait Row: Clone + Send + Sync + 'static {
 pub struct Store<R: Row> {
     /// New rows and moves apart: each statement does one thing, and does it sooner.
     new: Batcher<ConditionalWrites<New<R>>>,
+    /// What waits for others' rows must not be waited for by what does not.
+    wide: Option<Batcher<ConditionalWrites<Wide<R>>>>,
     moves: Batcher<ConditionalWrites<Moves<R>>>,
 }
 
 impl<R: Row> Store<R> {
     pub fn open(pool: &PgPool, metrics: &Metrics) -> Self {
         let new = New(Statements::by(Session::beside(pool)));
+        let wide = || Wide(Statements::by(Session::beside(pool).impatient_of_locks()));
         let moves = Moves(Statements::by(Session::beside(pool).impatient_of_locks()));
         Self {
             new: Batcher::start(ConditionalWrites::to(new), metrics),
+            wide: R::WIDE.map(|_| Batcher::start(ConditionalWrites::to(wide()), metrics)),
             moves: Batcher::start(ConditionalWrites::to(moves), metrics),
         }
     }
@@ -85,7 +103,10 @@ impl<R: Row> Store<R> {
         let ([storing, stored], status) = (R::POINTS, row.common().status);
         faults::reached(storing, status);
         let outcome = match expected {
-            None => self.new.submit(row).await?,
+            None => match self.wide.as_ref().filter(|_| row.is_wide()) {
+                Some(wide) => wide.submit(row).await?,
+                None => self.new.submit(row).await?,
+            },
             Some(expected) => self.moves.submit(Move { expected, row }).await?,
         };
         if let Outcome::Stored(row) = &outcome {
@@ -161,11 +182,40 @@ impl<R: Row> Table for New<R> {
     }
 
     async fn compare_and_set(&self, rows: &[&R]) -> Result<HashMap<OrderId, R>, StoreError> {
-        R::create(&self.0.session, rows).await
+        stored(rows.iter().copied(), &self.0.session.rows(R::insert(rows)).await?)
     }
 
     async fn read(&self, orders: Vec<OrderId>) -> Result<HashMap<OrderId, R>, StoreError> {
         self.0.read(orders).await
+    }
+}
+
+/// Rows of orders that have none yet, which change rows of other tables.
+struct Wide<R>(Statements<R>);
+
+impl<R: Row> Table for Wide<R> {
+    type Key = OrderId;
+    type Row = R;
+    type Write = R;
+    const NAME: &'static str = match R::WIDE {
+        Some(name) => name,
+        None => "",
+    };
+
+    fn key(row: &R) -> OrderId {
+        row.common().order_id
+    }
+
+    async fn compare_and_set(&self, rows: &[&R]) -> Result<HashMap<OrderId, R>, StoreError> {
+        R::insert_wide(&self.0.session, rows).await
+    }
+
+    async fn read(&self, orders: Vec<OrderId>) -> Result<HashMap<OrderId, R>, StoreError> {
+        self.0.read(orders).await
+    }
+
+    async fn held(&self, rows: &[&R]) -> Result<HashSet<OrderId>, StoreError> {
+        R::held_wide(&self.0.session, rows).await
     }
 }
 
@@ -203,8 +253,14 @@ impl<R: Row> Table for Moves<R> {
         self.0.read(orders).await
     }
 
-    async fn held(&self, orders: Vec<OrderId>) -> Result<HashSet<OrderId>, StoreError> {
-        order_ids(&self.0.session.rows(sqlx::query(self.0.held.clone()).bind(uuids(orders))).await?)
+    async fn held(&self, moves: &[&Move<R>]) -> Result<HashSet<OrderId>, StoreError> {
+        let orders: Vec<OrderId> = moves.iter().map(|m| Self::key(m)).collect();
+        let mut held = order_ids(&self.0.session.rows(sqlx::query(self.0.held.clone()).bind(uuids(orders))).await?)?;
+        let wide: Vec<&R> = moves.iter().map(|m| &m.row).filter(|row| row.is_wide()).collect();
+        if !wide.is_empty() {
+            held.extend(R::held_wide(&self.0.session, &wide).await?);
+        }
+        Ok(held)
     }
 }
 

@@ -52,8 +52,8 @@ pub trait Table: Send + Sync + 'static {
         keys: Vec<Self::Key>,
     ) -> impl Future<Output = Result<HashMap<Self::Key, Self::Row>, StoreError>> + Send;
 
-    /// Which of these keys' rows other transactions hold. For writes that create rows: none.
-    fn held(&self, _: Vec<Self::Key>) -> impl Future<Output = Result<HashSet<Self::Key>, StoreError>> + Send {
+    /// For which of these writes other transactions hold rows. For writes that create rows and change no others: none.
+    fn held(&self, _: &[&Self::Write]) -> impl Future<Output = Result<HashSet<Self::Key>, StoreError>> + Send {
         std::future::ready(Ok(HashSet::new()))
     }
 }
@@ -90,7 +90,7 @@ impl<T: Table> ConditionalWrites<T> {
                 outcome => return Ok((outcome?, HashSet::new())),
             }
         }
-        let held = self.table.held(writes.iter().map(|write| T::key(write)).collect()).await?;
+        let held = self.table.held(writes).await?;
         self.note(held.len(), Instant::now());
         let free: Vec<&T::Write> = writes.iter().copied().filter(|write| !held.contains(&T::key(write))).collect();
         let stored = if free.is_empty() { HashMap::new() } else { self.table.compare_and_set(&free).await? };
@@ -217,9 +217,9 @@ mod tests {
             Ok(keys.into_iter().filter_map(|key| rows.get(&key).map(|value| (key, *value))).collect())
         }
 
-        async fn held(&self, keys: Vec<char>) -> Result<HashSet<char>, StoreError> {
+        async fn held(&self, writes: &[&Set]) -> Result<HashSet<char>, StoreError> {
             let held = self.held.lock().unwrap();
-            Ok(keys.into_iter().filter(|key| held.contains(key)).collect())
+            Ok(writes.iter().map(|write| write.0).filter(|key| held.contains(key)).collect())
         }
     }
 

@@ -8,7 +8,6 @@ use e2e_tests::Service::{Inventory, Orchestrator};
 use e2e_tests::{Answer, Client, Command, Instance, Layout, Outsider, Services, Standalone, eventually, shared};
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
 use uuid::Uuid;
 
 const RESERVE: &str = "inventory.reserve.command";
@@ -33,18 +32,14 @@ fn reserve(outsider: &Outsider, lines: &[(&str, i64)]) -> Command {
     outsider.command(&json!({"items": items}))
 }
 
-/// Publishes each order's commands one after the other, and those of all orders at once.
-async fn publish(orders: impl Iterator<Item = Vec<(&'static str, Command)>>) -> Result<()> {
-    let mut publishing = JoinSet::new();
-    for commands in orders {
-        publishing.spawn(async move {
-            for (topic, command) in commands {
-                command.publish(topic).await?;
-            }
-            Ok(())
-        });
-    }
-    publishing.join_all().await.into_iter().collect()
+/// Publishes commands one behind the other, without waiting for each.
+async fn publish(client: &Client, topic: &str, commands: impl Iterator<Item = Command>) -> Result<()> {
+    let record = |command: Command| {
+        let key = command.body["sagaId"].as_str().context("a command has a saga")?.to_owned();
+        Ok((key, serde_json::to_vec(&command.body)?))
+    };
+    let records: Vec<(String, Vec<u8>)> = commands.map(record).collect::<Result<_>>()?;
+    client.kafka.publish_all(topic, &records).await
 }
 
 /// Pieces of a product: available and reserved.
@@ -106,13 +101,13 @@ async fn of_many_orders_at_once_none_gets_too_much_and_none_holds_up_another() -
 async fn as_many_get_a_piece_as_there_are(client: &Client) -> Result<()> {
     let sku = product(client, 5).await?;
     let orders: Vec<Outsider> = (0..200).map(|_| Outsider::new(&client.kafka)).collect();
-    publish(orders.iter().map(|order| vec![(RESERVE, reserve(order, &[(&sku, 1)]))])).await?;
+    publish(client, RESERVE, orders.iter().map(|order| reserve(order, &[(&sku, 1)]))).await?;
 
     assert_eq!(statuses(client, &orders, &[]).await?, counts([("FAILED", 195), ("RESERVED", 5)]));
 
     assert_eq!(pieces(client, &sku).await?, (0, 5));
     assert_eq!(disagreements(client).await?, [""; 0]);
-    publish(orders.iter().map(|order| vec![(RELEASE, order.release())])).await?;
+    publish(client, RELEASE, orders.iter().map(Outsider::release)).await?;
     assert_eq!(statuses(client, &orders, &["RESERVED"]).await?, counts([("FAILED", 195), ("RELEASED", 5)]));
     assert_eq!(pieces(client, &sku).await?, (5, 0));
     assert_eq!(disagreements(client).await?, [""; 0]);
@@ -126,12 +121,12 @@ async fn orders_of_the_same_products_in_any_order_end(client: &Client) -> Result
         skus.push(product(client, pieces).await?);
     }
     let orders: Vec<Outsider> = (0..300).map(|_| Outsider::new(&client.kafka)).collect();
-    let commands = orders.iter().enumerate().map(|(n, order)| {
+    let of_three = |(n, order): (usize, &Outsider)| {
         let (a, b, c) = (&skus[n % 5], &skus[(n / 5) % 5], &skus[(n * 7 + 3) % 5]);
-        let reserve = (RESERVE, reserve(order, &[(a, 2), (b, 1), (c, 1)]));
-        if n % 3 == 0 { vec![reserve, (RELEASE, order.release())] } else { vec![reserve] }
-    });
-    publish(commands).await?;
+        reserve(order, &[(a, 2), (b, 1), (c, 1)])
+    };
+    publish(client, RESERVE, orders.iter().enumerate().map(of_three)).await?;
+    publish(client, RELEASE, orders.iter().step_by(3).map(Outsider::release)).await?;
 
     let ended = statuses(client, &orders, &[]).await?;
 
@@ -238,35 +233,7 @@ async fn what_an_older_release_has_released_without_counting_is_given_back() -> 
 }
 
 /// A flow of counted goods, by the platform's own participants alone.
-const KIOSK: &str = r"
-format: 1
-flow: kiosk
-version: 1
-start:
-  subject: orderId
-  owner: $input.userId
-  money: { amount: $input.total, currency: $input.currency }
-  input:
-    userId:   { type: user_id }
-    items:    { type: list, most: 100, of: { sku: { type: sku }, qty: { type: count, most: 1000 } } }
-    total:    { type: amount }
-    currency: { type: currency, default: EUR }
-    decline:  { type: boolean, default: false }
-pivot: PAY
-reach_pivot_within: 3m
-answer: { after: PAY, done: 201, failed: { NOT_PAID: 402, otherwise: 409 } }
-steps:
-  - step: HOLD
-    within: 60s
-    ask: { topic: inventory.reserve.command, send: { items: $input.items } }
-    done: inventory.reserved
-    refused: { inventory.failed: { cause: SOLD_OUT, reason: $reply.reason } }
-    undo: { step: LET_GO, ask: { topic: inventory.release.command, send: { reason: $cause } }, done: inventory.released }
-  - step: PAY
-    ask: { topic: payment.charge.command, send: { userId: $input.userId, money: $start.money, forceFail: $input.decline } }
-    done: payment.charged
-    refused: { payment.failed: { cause: NOT_PAID, reason: $reply.reason } }
-";
+const KIOSK: &str = include_str!("../../../examples/kiosk/kiosk.v1.yaml");
 
 #[tokio::test]
 async fn the_last_piece_is_sold_once_by_a_flow_and_goes_back_where_it_is_not_paid() -> Result<()> {
@@ -294,5 +261,52 @@ async fn the_last_piece_is_sold_once_by_a_flow_and_goes_back_where_it_is_not_pai
     assert_eq!((&refused.json()?["step"], &refused.json()?["reason"]), (&json!("SOLD_OUT"), &json!(reason)));
     assert_eq!(pieces(&client, &sku).await?, (0, 1));
     assert_eq!(disagreements(&client).await?, [""; 0]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_command_that_comes_again_takes_nothing_from_those_beside_it() -> Result<()> {
+    let client = shared().await?;
+    let (sku, first) = (product(&client, 11).await?, Outsider::new(&client.kafka));
+    let again = || reserve(&first, &[(&sku, 1)]);
+    publish(&client, RESERVE, [again()].into_iter()).await?;
+    statuses(&client, std::slice::from_ref(&first), &[]).await?;
+    let others: Vec<Outsider> = (0..10).map(|_| Outsider::new(&client.kafka)).collect();
+
+    let between = others.iter().flat_map(|order| {
+        let repetitions = (0..10).map(|_| again());
+        repetitions.chain([reserve(order, &[(&sku, 1)])])
+    });
+    publish(&client, RESERVE, between).await?;
+
+    assert_eq!(statuses(&client, &others, &[]).await?, counts([("RESERVED", 10)]));
+    assert_eq!(pieces(&client, &sku).await?, (0, 11));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_product_that_somebody_holds_holds_up_its_own_orders_and_no_others() -> Result<()> {
+    let client = shared().await?;
+    let (held, other) = (product(&client, 10).await?, product(&client, 10).await?);
+    let orders: Vec<Outsider> = (0..4).map(|_| Outsider::new(&client.kafka)).collect();
+    let [reserved, waits, goes_on, uncounted] = &orders[..] else { unreachable!("there are four") };
+    reserve(reserved, &[(&held, 1)]).publish(RESERVE).await?;
+    statuses(&client, std::slice::from_ref(reserved), &[]).await?;
+    let mut person = client.databases.of(Inventory).begin().await?;
+    sqlx::query("SELECT FROM products WHERE sku = $1 FOR UPDATE").bind(&held).execute(&mut *person).await?;
+
+    reserved.release().publish(RELEASE).await?;
+    let commands = [reserve(waits, &[(&held, 1), (&other, 1)]), reserve(goes_on, &[(&other, 1)]), uncounted.reserve()];
+    publish(&client, RESERVE, commands.into_iter()).await?;
+    goes_on.release().publish(RELEASE).await?;
+
+    statuses(&client, std::slice::from_ref(uncounted), &[]).await?;
+    statuses(&client, std::slice::from_ref(goes_on), &["RESERVED"]).await?;
+    assert!(client.databases.reservations(waits.order_id).await?.is_empty());
+    assert_eq!(statuses(&client, std::slice::from_ref(reserved), &[]).await?, counts([("RESERVED", 1)]));
+    person.rollback().await?;
+    statuses(&client, std::slice::from_ref(waits), &[]).await?;
+    statuses(&client, std::slice::from_ref(reserved), &["RESERVED"]).await?;
+    assert_eq!((pieces(&client, &held).await?, pieces(&client, &other).await?), ((9, 1), (9, 1)));
     Ok(())
 }
