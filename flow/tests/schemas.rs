@@ -18,6 +18,7 @@ fn flows() -> Vec<Arc<Flow>> {
         include_str!("../../flows/pay-first.v1.yaml"),
         include_str!("../../examples/trip/trip.v1.yaml"),
         include_str!("../../examples/booking/booking.v1.yaml"),
+        include_str!("../../examples/kiosk/kiosk.v1.yaml"),
         include_str!("flows/club.v1.yaml"),
         include_str!("flows/order.v1.yaml"),
         include_str!("flows/reserve-first.v1.yaml"),
