@@ -37,7 +37,7 @@ pub use databases::Databases;
 pub use kafka::{KafkaClient, Seen};
 pub use ports::{free_port, free_ports};
 pub use process::{Ended, Process};
-pub use programs::{program, target_dir, use_programs_in};
+pub use programs::{copy_to_run, program, target_dir, use_programs_in};
 pub use raw_producer::Batch;
 pub use sagactl::Ran;
 pub use samples::Samples;

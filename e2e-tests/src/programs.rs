@@ -68,12 +68,23 @@ fn built() -> Result<PathBuf> {
     for name in PROGRAMS {
         // A file that runs can't be written over, but it can be replaced.
         let new = own.join(format!("{name}.new"));
-        std::fs::copy(profile_dir.join(name), &new)?;
+        copy_to_run(&profile_dir.join(name), &new)?;
         std::fs::rename(new, own.join(name))?;
     }
     // The normal programs again, for whoever starts them by their path.
     build(&[])?;
     Ok(own)
+}
+
+/// Copies a program that is to be run. A process that writes a program itself, and starts others meanwhile, lends them the
+/// open file until they are started: "Text file busy".
+///
+/// # Errors
+/// When `cp` fails.
+pub fn copy_to_run(program: &Path, to: &Path) -> Result<()> {
+    let status = Command::new("cp").arg(program).arg(to).status().context("cannot run cp")?;
+    ensure!(status.success(), "cp {} {}: {status}", program.display(), to.display());
+    Ok(())
 }
 
 /// The target folder that these tests were built into.

@@ -6,7 +6,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use e2e_tests::{Client, Process, Scratch, Service, Standalone, free_port, kafka_security, program, shared};
+use e2e_tests::{
+    Client, Process, Scratch, Service, Standalone, copy_to_run, free_port, kafka_security, program, shared,
+};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -116,7 +118,7 @@ async fn a_data_directory_of_another_user_is_named_with_the_command_that_mends_i
     let mut command;
     let data = if rustix::process::geteuid().is_root() {
         let copy = scratch.path().join("standalone");
-        std::fs::copy(program("standalone")?, &copy)?;
+        copy_to_run(&program("standalone")?, &copy)?;
         let data = scratch.data();
         std::fs::create_dir(&data)?;
         std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755))?;
