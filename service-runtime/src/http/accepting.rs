@@ -39,8 +39,8 @@ const SWEEP: Duration = Duration::from_millis(500);
 /// How long no connection is taken after the system had no descriptor for one, and none could be freed.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(50);
 
-/// How long connections that were closed to free descriptors have to do so. Whoever waits to be taken waits that long for
-/// each one before it: at [`NO_DESCRIPTOR`], a hundred clients that come again each second made an honest one wait 5 s.
+/// The pause after connections were closed to free descriptors. It delays everyone in the listen queue once for each
+/// connection ahead of them: with [`NO_DESCRIPTOR`] and a hundred clients that reconnect each second, an honest one waited 5 s.
 const FREEING: Duration = Duration::from_millis(1);
 
 /// How long a refused client has to read why.
