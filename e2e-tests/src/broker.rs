@@ -237,10 +237,12 @@ pub async fn dev_kafka(arguments: &[&str]) -> Result<()> {
 
 /// Runs `kafka-init` on topics with this prefix, and with these arguments besides.
 pub async fn kafka_init(address: &str, prefix: &str, arguments: &[&str]) -> Result<Ran> {
-    let mut command = tokio::process::Command::new(program("kafka-init")?);
+    let program = program("kafka-init")?;
+    let mut command = tokio::process::Command::new(&program);
     command.args(["--bootstrap-servers", address, "--topic-prefix", prefix]).args(arguments);
     command.env_clear().envs(kafka_security()).stdin(std::process::Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(2 * LIMIT, command.output()).await.context("kafka-init does not end")??;
+    let output = tokio::time::timeout(2 * LIMIT, command.output()).await.context("kafka-init does not end")?;
+    let output = output.with_context(|| format!("cannot run {}", program.display()))?;
     Ran::of(output)
 }
 
