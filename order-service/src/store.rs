@@ -68,12 +68,7 @@ impl Table for Transitions {
     }
 
     async fn held(&self, transitions: &[&Transition]) -> Result<HashSet<OrderId>, StoreError> {
-        let held = sqlx::query(
-            "WITH free AS MATERIALIZED (
-                 SELECT order_id FROM orders WHERE order_id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED
-             )
-             SELECT order_id FROM orders WHERE order_id = ANY($1) AND order_id NOT IN (SELECT order_id FROM free)",
-        );
+        let held = sqlx::query(service_runtime::held_rows!("orders", "order_id"));
         let ids: Vec<Uuid> = transitions.iter().map(|transition| Self::key(transition).as_uuid()).collect();
         order_ids(&self.0.rows(held.bind(ids)).await?)
     }

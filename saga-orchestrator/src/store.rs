@@ -233,12 +233,7 @@ impl Table for Sagas {
     }
 
     async fn held(&self, moves: &[&Transition]) -> Result<HashSet<SagaId>, StoreError> {
-        let held = sqlx::query(
-            "WITH free AS MATERIALIZED (
-                 SELECT saga_id FROM sagas WHERE saga_id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED
-             )
-             SELECT saga_id FROM sagas WHERE saga_id = ANY($1) AND saga_id NOT IN (SELECT saga_id FROM free)",
-        );
+        let held = sqlx::query(service_runtime::held_rows!("sagas", "saga_id"));
         let wanted: Vec<Uuid> = moves.iter().map(|m| m.saga.saga_id.as_uuid()).collect();
         ids(&self.session.rows(held.bind(wanted)).await?)
     }

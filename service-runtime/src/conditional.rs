@@ -24,6 +24,33 @@ use crate::database::{StoreError, again_if_lost};
 /// Once a row was held, so long each batch asks beforehand which of its rows are: else each would find it out by waiting.
 const WARY: Duration = Duration::from_secs(10);
 
+/// The statement of [`Table::held`]: of the keys in `$1`, those whose rows other transactions hold. Both as they stand in SQL:
+/// `held_rows!("orders", "order_id")`.
+#[macro_export]
+macro_rules! held_rows {
+    ($table:literal, $key:literal) => {
+        concat!(
+            "WITH free AS MATERIALIZED (SELECT ",
+            $key,
+            " FROM ",
+            $table,
+            " WHERE ",
+            $key,
+            " = ANY($1) FOR NO KEY UPDATE SKIP LOCKED) SELECT ",
+            $key,
+            " FROM ",
+            $table,
+            " WHERE ",
+            $key,
+            " = ANY($1) AND ",
+            $key,
+            " NOT IN (SELECT ",
+            $key,
+            " FROM free)"
+        )
+    };
+}
+
 /// A table, and one kind of write to it.
 pub trait Table: Send + Sync + 'static {
     type Key: Clone + Eq + Ord + Hash + Send + Sync + 'static;
