@@ -9,12 +9,11 @@ use serde::Serialize;
 use service_runtime::CancellationToken;
 use service_runtime::database::{Session, StoreError, again_if_lost, within_limit};
 use service_runtime::http::Check;
+use service_runtime::looking::keep_looking;
 use service_runtime::metrics::{Gauge, Metrics};
 use sqlx::Row as _;
 use tracing::{info, warn};
 use utoipa::ToSchema;
-
-use crate::looking::keep_looking;
 
 /// How often an instance looks whether another one was told to pause, and how many sagas are unfinished.
 const LOOK: Duration = Duration::from_millis(500);

@@ -33,7 +33,6 @@ mod forced_failures;
 mod gate;
 mod idempotency;
 mod intake;
-mod looking;
 mod mass_acts;
 mod metrics;
 mod operator;

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use flow::{Flow, Origin, Reach, check};
 use service_runtime::database::{Session, StoreError, within_limit};
+use service_runtime::looking::keep_looking;
 use service_runtime::{CancellationToken, Fatal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::SagaSettings;
-use crate::looking::keep_looking;
 use crate::saga::flows::{BuiltIn, PAY_FIRST, built_in};
 use crate::store::definitions::patiently;
 use crate::store::flows::{self as rows, Changed, Publication, Published, Stored, Undecided};

@@ -382,12 +382,12 @@ pub async fn meet(coordinator: Arc<Coordinator>, stop: CancellationToken) {
     };
     // What a process has left behind that died. If it fails, the next look does it.
     let _ = together().await;
-    crate::looking::keep_looking(MEET, "sagas whose signal is there", stop, together).await;
+    service_runtime::looking::keep_looking(MEET, "sagas whose signal is there", stop, together).await;
 }
 
 /// Removes signals that came longer than [`KEPT`] ago, until `stop`.
 pub async fn forget_old(pool: PgPool, stop: CancellationToken) {
-    crate::looking::keep_looking(FORGET, "old signals", stop, || {
+    service_runtime::looking::keep_looking(FORGET, "old signals", stop, || {
         within_limit(async {
             while forget_signals(&pool, KEPT, AT_ONCE).await? == AT_ONCE.unsigned_abs() {}
             Ok(())

@@ -9,11 +9,11 @@ use flow::Flow;
 use messages::SagaId;
 use service_runtime::CancellationToken;
 use service_runtime::database::{Session, within_limit};
+use service_runtime::looking::keep_looking;
 use service_runtime::metrics::{Count, Gauge, Metrics};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::looking::keep_looking;
 use crate::registry::Flows;
 use crate::saga::Saga;
 use crate::store;

@@ -7,6 +7,7 @@ pub mod conditional;
 pub mod database;
 pub mod http;
 pub mod kafka;
+pub mod looking;
 pub mod metrics;
 mod percent;
 pub mod pgpass;

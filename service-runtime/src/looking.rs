@@ -1,10 +1,11 @@
-//! What each instance looks up again and again: what others have stored.
+//! What each instance looks up again and again in its database.
 
 use std::time::Duration;
 
-use service_runtime::CancellationToken;
-use service_runtime::database::StoreError;
 use tracing::warn;
+
+use crate::CancellationToken;
+use crate::database::StoreError;
 
 /// Looks every so often until `stop`. Of a database that does not answer one line is logged, which names `what`, until it
 /// answers again. Each look sets its own time limit.
@@ -18,8 +19,7 @@ pub async fn keep_looking<W: Future<Output = Result<(), StoreError>>>(
     loop {
         let next_look = async {
             tokio::time::sleep(every).await;
-            // Boxed: it may be large, and would be a part of what runs all the time.
-            Box::pin(look()).await
+            look().await
         };
         match stop.run_until_cancelled(next_look).await {
             None => return,
