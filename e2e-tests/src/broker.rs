@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use messages::{MESSAGE_TOPICS, SIGNALS, TOPICS, dead_letter_topic};
+use messages::{MESSAGE_TOPICS, SIGNALS, all_topics, dead_letter_topic};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use service_runtime::kafka::{KafkaSettings, TopicCreation};
@@ -89,10 +89,9 @@ async fn delete_topics(address: &str, made_before: SystemTime) -> Result<()> {
     Ok(())
 }
 
-/// The contract's topics and their dead-letter topics.
+/// The contract's topics, those of dead letters included.
 fn topic_names(prefix: &str) -> Vec<String> {
-    let names = TOPICS.iter().flat_map(|topic| [(*topic).to_owned(), dead_letter_topic(topic)]);
-    names.map(|name| format!("{prefix}{name}")).collect()
+    all_topics().map(|name| format!("{prefix}{name}")).collect()
 }
 
 fn signal_topics() -> [String; 2] {

@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use messages::duration;
+
 use crate::finding::Position;
-use crate::format::{duration, integer};
+use crate::format::integer;
 use crate::payload::Payload;
 use crate::shape::Shape;
 use crate::slot::Slot;

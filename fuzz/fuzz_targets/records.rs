@@ -24,6 +24,8 @@ fuzz_target!(|data: &[u8]| {
         Ok(Event::InventoryReserved(event)) => is_the_same_again(&event),
         Ok(Event::InventoryFailed(event)) => is_the_same_again(&event),
         Ok(Event::InventoryReleased(event)) => is_the_same_again(&event),
+        Ok(Event::InventoryCommitted(event)) => is_the_same_again(&event),
+        Ok(Event::InventoryKept(event)) => is_the_same_again(&event),
         Err(error) => drop(error.to_string()),
     }
     match PaymentCommand::decode(topic, body) {
@@ -34,6 +36,8 @@ fuzz_target!(|data: &[u8]| {
     match InventoryCommand::decode(topic, body) {
         Ok(InventoryCommand::Reserve(command)) => is_the_same_again(&command),
         Ok(InventoryCommand::Release(command)) => is_the_same_again(&command),
+        Ok(InventoryCommand::Commit(command)) => is_the_same_again(&command),
+        Ok(InventoryCommand::Keep(command)) => is_the_same_again(&command),
         Err(error) => drop(error.to_string()),
     }
 });

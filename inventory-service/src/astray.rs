@@ -4,30 +4,27 @@ use std::time::Duration;
 
 use service_runtime::CancellationToken;
 use service_runtime::database::{StoreError, within_limit};
+use service_runtime::looking::keep_looking;
 use sqlx::PgPool;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::reserving::ASTRAY_GIVEN_BACK;
 
 /// An older release may run beside this one while instances are replaced one by one.
-const EVERY: Duration = Duration::from_secs(60);
+const EVERY: Duration = Duration::from_secs(15);
 
 /// Reservations of one statement.
 const AT_ONCE: usize = 100;
 
-/// Gives such pieces back, now and from time to time, until `stop`.
+/// Gives such pieces back, until `stop`.
 pub async fn give_back(pool: &PgPool, stop: CancellationToken) {
-    loop {
-        match stop.run_until_cancelled(within_limit(some(pool))).await {
-            None => return,
-            Some(Ok(AT_ONCE)) => continue,
-            Some(Ok(_)) => {}
-            Some(Err(error)) => warn!(error = error.for_log(), "pieces can't be given back; trying on"),
-        }
-        if stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_none() {
-            return;
-        }
-    }
+    let look = || {
+        within_limit(async {
+            while some(pool).await? == AT_ONCE {}
+            Ok(())
+        })
+    };
+    keep_looking(EVERY, "pieces of orders that an older release has released", stop, look).await;
 }
 
 /// How many reservations there were, of [`AT_ONCE`] at most.

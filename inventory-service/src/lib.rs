@@ -1,10 +1,11 @@
-//! Inventory: takes reserve and release commands from Kafka and answers with events. The service owns
+//! Inventory: takes reserve, keep, commit and release commands from Kafka and answers with events. The service owns
 //! `inventory_db`.
 //!
 //! It promises that an order holds goods at most once, and none after a release, however often its commands come
 //! and in whatever order: see [`reservation`] for the rules.
 
 mod astray;
+mod expiring;
 mod products;
 mod reading;
 pub mod reservation;
@@ -18,7 +19,7 @@ use axum::Router;
 use messages::{DecodeError, InventoryCommand, OrderId, OutgoingRecord, Timestamp};
 use participant::{Anew, Participant};
 use service_runtime::database::DatabaseClock;
-use service_runtime::kafka::Retry;
+use service_runtime::kafka::{Producer, Retry};
 use service_runtime::metrics::Metrics;
 use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS};
 use service_runtime::{CancellationToken, Fatal};
@@ -26,7 +27,7 @@ use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 use utoipa::openapi::OpenApi;
 
-use crate::reservation::{Next, Reply, Reservation, Stock, decide, reserved_anew};
+use crate::reservation::{Facts, Next, Reply, Reservation, decide, reserved_anew};
 use crate::stock::StockSettings;
 
 /// Every setting with its default.
@@ -60,15 +61,19 @@ impl Participant for Reservations {
     type Row = Reservation;
     type Reply = Reply;
     type Call = Infallible;
-    type Facts = Stock;
+    type Facts = Facts;
     type Described = reading::Described;
 
     fn start(stock: StockSettings, _: &PgPool, _: &DatabaseClock, _: &Metrics) -> Self {
         Self { stock }
     }
 
-    async fn work(pool: PgPool, stop: CancellationToken) -> Result<(), Fatal> {
-        astray::give_back(&pool, stop).await;
+    async fn work(pool: PgPool, producer: Producer, stop: CancellationToken) -> Result<(), Fatal> {
+        tokio::join!(
+            expiring::expire(&pool, &producer, stop.clone()),
+            expiring::announce_again(&pool, &producer, stop.clone()),
+            astray::give_back(&pool, stop),
+        );
         Ok(())
     }
 
@@ -84,12 +89,12 @@ impl Participant for Reservations {
         command.order_id()
     }
 
-    async fn facts(&self) -> Stock {
+    async fn facts(&self) -> Facts {
         self.stock.look().await
     }
 
-    fn decide(command: &InventoryCommand, stored: Option<&Reservation>, stock: &Stock, now: Timestamp) -> Next {
-        decide(command, stored, *stock, now)
+    fn decide(command: &InventoryCommand, stored: Option<&Reservation>, facts: &Facts, now: Timestamp) -> Next {
+        decide(command, stored, facts, now)
     }
 
     async fn ask(&self, call: Infallible, _: &Reservation) -> Result<Option<Reservation>, Retry> {

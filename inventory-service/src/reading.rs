@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use messages::schema::one_of;
-use messages::{Item, OrderId, SagaId, Short, TimestampText};
+use messages::{Item, OrderId, SagaId, Short, Timestamp, TimestampText};
 use serde::Serialize;
 use service_runtime::database::{StoreError, again_if_lost};
 use service_runtime::http::description::{DatabaseProblems, IdProblems};
@@ -38,7 +38,7 @@ pub fn router(pool: PgPool) -> Router {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(example = json!({"orderId": "01a1fcfc-725d-7633-911d-f040ef17b270", "sagaId": "01a1fcfc-725d-7633-911d-f03f136c0c20", "status": "FAILED",
-    "reason": "out of stock: SKU-1 (2 wanted, 1 available)", "items": [], "short": [{"sku": "SKU-1", "wanted": 2, "available": 1}], "createdAt": "2026-11-21T07:22:45.250000Z", "updatedAt": "2026-11-21T07:22:45.250000Z"}))]
+    "reason": "out of stock: SKU-1 (2 wanted, 1 available)", "items": [], "short": [{"sku": "SKU-1", "wanted": 2, "available": 1}], "expiresAt": null, "createdAt": "2026-11-21T07:22:45.250000Z", "updatedAt": "2026-11-21T07:22:45.250000Z"}))]
 struct ReservationBody {
     #[schema(value_type = OrderId)]
     order_id: Uuid,
@@ -51,6 +51,8 @@ struct ReservationBody {
     items: Vec<Item>,
     /// Why it is FAILED: the products of which there were too few pieces.
     short: Vec<Short>,
+    /// Until when its goods were set aside, as its reserve was answered; `null`: without a limit.
+    expires_at: Option<TimestampText>,
     created_at: TimestampText,
     updated_at: TimestampText,
 }
@@ -75,7 +77,7 @@ async fn reservation(State(pool): State<PgPool>, PathText(id): PathText) -> Resu
 
 async fn stored(pool: &PgPool, order_id: OrderId) -> Result<Option<ReservationBody>, StoreError> {
     let select = sqlx::query(
-        "SELECT order_id, saga_id, status, reason, short::text, created_at, updated_at,
+        "SELECT order_id, saga_id, status, reason, short::text, expires_at, created_at, updated_at,
                 (SELECT jsonb_agg(jsonb_build_object('sku', line.sku, 'qty', line.quantity) ORDER BY line.sku)::text
                  FROM reservation_items AS line WHERE line.order_id = $1) AS items
          FROM reservations WHERE order_id = $1",
@@ -88,6 +90,7 @@ async fn stored(pool: &PgPool, order_id: OrderId) -> Result<Option<ReservationBo
         reason: row.try_get("reason")?,
         items: of_json(row.try_get("items")?)?,
         short: of_json(row.try_get("short")?)?,
+        expires_at: row.try_get::<Option<Timestamp>, _>("expires_at")?.map(TimestampText),
         created_at: TimestampText(row.try_get("created_at")?),
         updated_at: TimestampText(row.try_get("updated_at")?),
     }))

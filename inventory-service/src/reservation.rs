@@ -5,25 +5,29 @@
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
+use std::time::Duration;
 
 use faults::Bug;
 use messages::{
-    InventoryCommand, InventoryFailed, InventoryReleased, InventoryReserved, OrderId, OutgoingRecord, SagaId, Short,
-    Sku, Timestamp,
+    Envelope, InventoryCommand, InventoryCommitted, InventoryFailed, InventoryKept, InventoryReleased,
+    InventoryReserved, Message, OrderId, OutgoingRecord, SagaId, Short, Sku, Timestamp, TimestampText,
 };
 use participant::Anew;
 
-/// See `migrations/0001_reservations.sql` for what each means.
+/// See `migrations/0001_reservations.sql` and `0007_holds_that_end.sql` for what each means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     Reserved,
     Failed,
     Released,
     Voided,
+    Expired,
+    Committed,
 }
 
 impl Status {
-    pub const ALL: [Self; 4] = [Self::Reserved, Self::Failed, Self::Released, Self::Voided];
+    pub const ALL: [Self; 6] =
+        [Self::Reserved, Self::Failed, Self::Released, Self::Voided, Self::Expired, Self::Committed];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -31,6 +35,8 @@ impl Status {
             Self::Failed => "FAILED",
             Self::Released => "RELEASED",
             Self::Voided => "VOIDED",
+            Self::Expired => "EXPIRED",
+            Self::Committed => "COMMITTED",
         }
     }
 }
@@ -54,11 +60,23 @@ pub struct Reservation {
     pub items: BTreeMap<Sku, i64>,
     /// Why it has failed: the products of which there were too few pieces.
     pub short: Vec<Short>,
+    /// Until when its goods were set aside, as the reserve was answered. `None`: without a limit.
+    pub expires_at: Option<Timestamp>,
+    /// Whether that is still to be seen to.
+    pub will_expire: bool,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
 
-/// Whether there is stock, for an order that was not decided before and whose goods are not counted.
+/// What the decision about a new order depends on, beside its command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    pub stock: Stock,
+    /// How long goods that are counted are set aside, where the command does not say.
+    pub hold_for: Option<Duration>,
+}
+
+/// Whether there is stock, for an order whose goods are not counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stock {
     Available,
@@ -71,16 +89,18 @@ pub type Next = participant::Next<Reservation, Reply>;
 /// The reply to a command.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
-    Reserved(messages::Envelope<InventoryReserved>),
-    Failed(messages::Envelope<InventoryFailed>),
-    Released(messages::Envelope<InventoryReleased>),
+    Reserved(Envelope<InventoryReserved>),
+    Failed(Envelope<InventoryFailed>),
+    Released(Envelope<InventoryReleased>),
+    Committed(Envelope<InventoryCommitted>),
+    Kept(Envelope<InventoryKept>),
 }
 
 /// The next thing to do with `command`, given the order's stored row.
-pub fn decide(command: &InventoryCommand, stored: Option<&Reservation>, stock: Stock, now: Timestamp) -> Next {
-    use Status::{Failed, Released, Reserved, Voided};
+pub fn decide(command: &InventoryCommand, stored: Option<&Reservation>, facts: &Facts, now: Timestamp) -> Next {
+    use Status::{Committed, Expired, Failed, Released, Reserved, Voided};
 
-    let Some(row) = stored else { return Next::Write(first_row(command, stock, now)) };
+    let Some(row) = stored else { return Next::Write(first_row(command, facts, now)) };
     let saga_id = command.saga_id();
     if saga_id != row.saga_id {
         let (order, owner) = (row.order_id, row.saga_id);
@@ -93,51 +113,96 @@ pub fn decide(command: &InventoryCommand, stored: Option<&Reservation>, stock: S
         {
             Next::Contradiction(format!("order {} is of other goods than the command", row.order_id))
         }
-        (InventoryCommand::Reserve(command), Reserved) => {
-            Next::Reply(Reply::Reserved(command.reply(InventoryReserved {}, row.updated_at)))
+        // Whatever became of the goods since: what was answered once stands, until they are released.
+        (InventoryCommand::Reserve(command), Reserved | Expired | Committed) => {
+            let reserved = InventoryReserved { expires_at: row.expires_at.map(TimestampText) };
+            Next::Reply(Reply::Reserved(command.reply(reserved, row.created_at)))
         }
         (InventoryCommand::Reserve(_), Voided) if faults::planted(Bug::NoTombstone) => {
-            Next::Write(first_row(command, stock, now))
+            Next::Write(first_row(command, facts, now))
         }
-        (InventoryCommand::Reserve(command), Failed | Released | Voided) => {
-            let reason = row.reason.clone().unwrap_or_else(|| row.status.as_str().to_owned());
-            let failed = InventoryFailed { reason, short: row.short.clone() };
-            Next::Reply(Reply::Failed(command.reply(failed, row.updated_at)))
-        }
-        (InventoryCommand::Release(command), Reserved) => {
+        (InventoryCommand::Reserve(command), Failed | Released | Voided) => refused(command, row),
+
+        (InventoryCommand::Release(command), Reserved | Expired) => {
             let reason = Some(format!("released: {}", command.payload.reason));
-            Next::Write(Reservation { status: Released, reason, updated_at: now, ..row.clone() })
+            Next::Write(row.moved_to(Released, reason, now))
+        }
+        (InventoryCommand::Release(_), Committed) => {
+            Next::Contradiction(format!("the goods of order {} have left the house", row.order_id))
         }
         (InventoryCommand::Release(command), Failed | Released | Voided) => {
             Next::Reply(Reply::Released(command.reply(InventoryReleased {}, row.updated_at)))
         }
+
+        (InventoryCommand::Commit(_), Reserved) => Next::Write(row.moved_to(Committed, None, now)),
+        (InventoryCommand::Commit(command), Committed) => {
+            Next::Reply(Reply::Committed(command.reply(InventoryCommitted {}, row.updated_at)))
+        }
+        (InventoryCommand::Commit(command), Failed | Released | Voided | Expired) => refused(command, row),
+
+        (InventoryCommand::Keep(_), Reserved) if row.will_expire => Next::Write(row.moved_to(Reserved, None, now)),
+        (InventoryCommand::Keep(command), Reserved | Committed) => {
+            Next::Reply(Reply::Kept(command.reply(InventoryKept {}, row.updated_at)))
+        }
+        (InventoryCommand::Keep(command), Failed | Released | Voided | Expired) => refused(command, row),
     }
 }
 
-/// The row for an order that has none: a reserve is decided, once; a release leaves a tombstone. Whether there are enough
-/// pieces of its products shows as it is stored ([`Reservation::counted`]).
-fn first_row(command: &InventoryCommand, stock: Stock, now: Timestamp) -> Reservation {
-    let mut items = BTreeMap::new();
-    let (status, reason) = match command {
-        InventoryCommand::Reserve(command) => match (command.payload.force_fail, command.payload.items.by_sku()) {
-            (true, _) => (Status::Failed, Some("out of stock: forceInventoryFail".to_owned())),
-            (false, wanted) if !wanted.is_empty() => {
-                items = wanted;
-                (Status::Reserved, None)
-            }
-            (false, _) if stock == Stock::SoldOut => (Status::Failed, Some("out of stock".to_owned())),
-            (false, _) => (Status::Reserved, None),
-        },
+/// What is wanted of goods that are not set aside.
+fn refused<T: Message>(command: &Envelope<T>, row: &Reservation) -> Next {
+    let reason = row.reason.clone().unwrap_or_else(|| row.status.as_str().to_owned());
+    let failed = InventoryFailed { reason, short: row.short.clone() };
+    Next::Reply(Reply::Failed(command.reply(failed, row.updated_at)))
+}
+
+/// The row for an order that has none: a reserve is decided, once; what should come behind it leaves a tombstone. Whether
+/// there are enough pieces of its products shows as it is stored ([`Reservation::counted`]).
+fn first_row(command: &InventoryCommand, facts: &Facts, now: Timestamp) -> Reservation {
+    let mut row = Reservation {
+        order_id: command.order_id(),
+        saga_id: command.saga_id(),
+        status: Status::Voided,
+        reason: None,
+        items: BTreeMap::new(),
+        short: Vec::new(),
+        expires_at: None,
+        will_expire: false,
+        created_at: now,
+        updated_at: now,
+    };
+    let command = match command {
+        InventoryCommand::Reserve(command) => &command.payload,
         InventoryCommand::Release(command) => {
             let reason = format!("voided before the reserve came: {}", command.payload.reason);
-            (Status::Voided, Some(reason))
+            return Reservation { reason: Some(reason), ..row };
+        }
+        InventoryCommand::Commit(_) | InventoryCommand::Keep(_) => {
+            return Reservation { reason: Some("nothing was set aside for it".to_owned()), ..row };
         }
     };
-    let (order_id, saga_id) = (command.order_id(), command.saga_id());
-    Reservation { order_id, saga_id, status, reason, items, short: Vec::new(), created_at: now, updated_at: now }
+    row.items = command.items.by_sku();
+    let is_counted = !row.items.is_empty();
+    let why_not = match command.force_fail {
+        true => Some("out of stock: forceInventoryFail"),
+        false => (!is_counted && facts.stock == Stock::SoldOut).then_some("out of stock"),
+    };
+    if let Some(reason) = why_not {
+        return Reservation { status: Status::Failed, reason: Some(reason.to_owned()), items: BTreeMap::new(), ..row };
+    }
+    let limit = match &command.hold_for {
+        Some(hold_for) => hold_for.limit(),
+        None => facts.hold_for.filter(|_| is_counted),
+    };
+    let expires_at = limit.map(|limit| now + limit);
+    Reservation { status: Status::Reserved, will_expire: expires_at.is_some(), expires_at, ..row }
 }
 
 impl Reservation {
+    /// The row in its next status. It does not expire any more.
+    fn moved_to(&self, status: Status, reason: Option<String>, now: Timestamp) -> Self {
+        Self { status, reason, will_expire: false, updated_at: now, ..self.clone() }
+    }
+
     /// The row where so many pieces of each product are free, and these pieces less: reserved if it gets all that it is of,
     /// else failed. A SKU that `free` lacks is unknown.
     #[must_use]
@@ -158,7 +223,9 @@ impl Reservation {
             .collect();
         if !short.is_empty() {
             let reason = Some(format!("out of stock: {}", listed(&short)));
-            return Self { status: Status::Failed, reason, items: BTreeMap::new(), short, ..self.clone() };
+            let (expires_at, will_expire) = (None, false);
+            let items = BTreeMap::new();
+            return Self { status: Status::Failed, reason, items, short, expires_at, will_expire, ..self.clone() };
         }
         for (sku, wanted) in &self.items {
             if let Some(available) = free.get_mut(sku) {
@@ -192,7 +259,7 @@ pub fn reserved_anew(row: &Reservation, now: Timestamp) -> Option<Anew<Reservati
     if (now - row.created_at).num_hours() >= 12 {
         return None;
     }
-    let released = Reservation { status: Status::Released, updated_at: now, ..row.clone() };
+    let released = row.moved_to(Status::Released, row.reason.clone(), now);
     let undone = (row.status == Status::Reserved).then_some(released);
     Some(Anew { why: "nothing is set aside for it again", undone })
 }
@@ -204,139 +271,11 @@ impl Reply {
             Self::Reserved(event) => event.to_record(source, traceparent),
             Self::Failed(event) => event.to_record(source, traceparent),
             Self::Released(event) => event.to_record(source, traceparent),
+            Self::Committed(event) => event.to_record(source, traceparent),
+            Self::Kept(event) => event.to_record(source, traceparent),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use messages::{Envelope, EventId, Items, ReleaseInventory, ReserveInventory};
-
-    use super::*;
-
-    fn envelope<T>(payload: T) -> Envelope<T> {
-        let id = |n: u128| uuid::Uuid::from_u128(n);
-        Envelope {
-            event_id: EventId::from(id(1)),
-            causation_id: None,
-            saga_id: SagaId::from(id(2)),
-            order_id: OrderId::from(id(3)),
-            timestamp: service_runtime::now(),
-            payload,
-        }
-    }
-
-    fn reserve(force_fail: bool) -> InventoryCommand {
-        InventoryCommand::Reserve(envelope(ReserveInventory { force_fail, items: Items::default() }))
-    }
-
-    fn reserve_items(items: &str) -> InventoryCommand {
-        let items = serde_json::from_str(items).unwrap();
-        InventoryCommand::Reserve(envelope(ReserveInventory { force_fail: false, items }))
-    }
-
-    fn free(pieces: &[(&str, i64)]) -> BTreeMap<Sku, i64> {
-        pieces.iter().map(|(sku, count)| (Sku::try_from((*sku).to_owned()).unwrap(), *count)).collect()
-    }
-
-    fn release() -> InventoryCommand {
-        InventoryCommand::Release(envelope(ReleaseInventory { reason: "TIMED_OUT".into() }))
-    }
-
-    fn next(command: &InventoryCommand, stored: Option<Status>) -> Next {
-        let now = service_runtime::now();
-        let row = stored.map(|status| Reservation { status, ..first_row(command, Stock::Available, now) });
-        decide(command, row.as_ref(), Stock::Available, now)
-    }
-
-    fn written(next: Next) -> Status {
-        match next {
-            Next::Write(row) => row.status,
-            other => panic!("expected a write, got {other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_reserve_is_decided_once_and_answered_from_the_row() {
-        assert_eq!(written(next(&reserve(false), None)), Status::Reserved);
-        assert_eq!(written(next(&reserve(true), None)), Status::Failed);
-        let sold_out = decide(&reserve(false), None, Stock::SoldOut, service_runtime::now());
-        assert_eq!(written(sold_out), Status::Failed);
-        assert!(matches!(next(&reserve(false), Some(Status::Reserved)), Next::Reply(Reply::Reserved(_))));
-    }
-
-    #[test]
-    fn an_order_gets_all_pieces_that_it_is_of_or_none() {
-        let row = |items| first_row(&reserve_items(items), Stock::SoldOut, service_runtime::now());
-        let mut stock = free(&[("a", 3), ("b", 1)]);
-
-        let first = row(r#"[{"sku":"a","qty":1},{"sku":"b","qty":1},{"sku":"a","qty":1}]"#).counted(&mut stock);
-        assert_eq!(
-            (first.status, first.items, &stock),
-            (Status::Reserved, free(&[("a", 2), ("b", 1)]), &free(&[("a", 1), ("b", 0)]))
-        );
-
-        let second = row(r#"[{"sku":"a","qty":1},{"sku":"b","qty":2},{"sku":"c","qty":1}]"#).counted(&mut stock);
-        assert_eq!((second.status, second.items.len(), &stock), (Status::Failed, 0, &free(&[("a", 1), ("b", 0)])));
-        let reason = "out of stock: b (2 wanted, 0 available), c (there is no such product)";
-        assert_eq!(second.reason.as_deref(), Some(reason));
-
-        let third = row(r#"[{"sku":"a","qty":1}]"#).counted(&mut stock);
-        assert_eq!((third.status, stock), (Status::Reserved, free(&[("a", 0), ("b", 0)])));
-    }
-
-    #[test]
-    fn a_reserve_of_other_goods_than_are_reserved_is_a_contradiction() {
-        let (now, command) = (service_runtime::now(), reserve_items(r#"[{"sku":"a","qty":2}]"#));
-        let row = first_row(&command, Stock::Available, now);
-        let decided = |items| decide(&reserve_items(items), Some(&row), Stock::Available, now);
-        assert!(matches!(decided(r#"[{"sku":"a","qty":1},{"sku":"a","qty":1}]"#), Next::Reply(Reply::Reserved(_))));
-        for other in [r#"[{"sku":"a","qty":1}]"#, r#"[{"sku":"b","qty":2}]"#, "[]"] {
-            assert!(matches!(decided(other), Next::Contradiction(_)), "{other}");
-        }
-        let uncounted = Reservation { items: BTreeMap::new(), ..row.clone() };
-        assert!(matches!(decide(&command, Some(&uncounted), Stock::Available, now), Next::Reply(Reply::Reserved(_))));
-    }
-
-    #[test]
-    fn a_reserve_after_the_end_is_answered_failed() {
-        for status in [Status::Failed, Status::Released, Status::Voided] {
-            assert!(matches!(next(&reserve(false), Some(status)), Next::Reply(Reply::Failed(_))), "{status:?}");
-        }
-    }
-
-    #[test]
-    fn a_release_frees_what_is_reserved_and_is_answered_released_in_any_case() {
-        assert_eq!(written(next(&release(), Some(Status::Reserved))), Status::Released);
-        for status in [Status::Failed, Status::Released, Status::Voided] {
-            assert!(matches!(next(&release(), Some(status)), Next::Reply(Reply::Released(_))), "{status:?}");
-        }
-    }
-
-    #[test]
-    fn a_release_before_its_reserve_leaves_a_tombstone() {
-        assert_eq!(written(next(&release(), None)), Status::Voided);
-    }
-
-    #[test]
-    fn what_was_stored_lately_for_an_order_whose_saga_has_ended_is_taken_back() {
-        let now = service_runtime::now();
-        let row = |status| Reservation { status, ..first_row(&reserve(false), Stock::Available, now) };
-        let undone = reserved_anew(&row(Status::Reserved), now).unwrap().undone.unwrap();
-        assert_eq!(undone, Reservation { status: Status::Released, ..row(Status::Reserved) });
-        assert!(reserved_anew(&row(Status::Voided), now).unwrap().undone.is_none());
-        let half_a_day_later = now + std::time::Duration::from_secs(12 * 3600);
-        assert!(reserved_anew(&row(Status::Reserved), half_a_day_later).is_none());
-    }
-
-    #[test]
-    fn a_command_of_another_saga_gets_no_reply_in_any_status() {
-        for command in [reserve(false), release()] {
-            for status in Status::ALL {
-                let now = service_runtime::now();
-                let row = Reservation { saga_id: SagaId::new(), status, ..first_row(&command, Stock::Available, now) };
-                assert!(matches!(decide(&command, Some(&row), Stock::Available, now), Next::Contradiction(_)));
-            }
-        }
-    }
-}
+mod tests;

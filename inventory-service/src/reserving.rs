@@ -1,4 +1,4 @@
-//! Setting pieces of products aside, and giving them back: many orders in one statement.
+//! Setting pieces of products aside, and letting them go: many orders in one statement.
 //!
 //! A statement locks what it changes in one order, so that no two wait for each other: reservations first, then products by
 //! their SKUs, each product once, however many orders of the batch want it. `products.available` can't go below zero, so
@@ -14,41 +14,55 @@ use uuid::Uuid;
 
 use crate::reservation::Reservation;
 
-// The products of `lines` (order_id, sku, quantity), locked in the order of their SKUs, each with its sum.
+// The products of `lines` (order_id, sku, quantity, and what `$sums` is of), locked in the order of their SKUs, each with its
+// sums.
 macro_rules! locked {
-    () => {
-        ", sums AS (
-             SELECT sku, sum(quantity)::bigint AS quantity FROM lines GROUP BY sku
-         ), locked AS MATERIALIZED (
-             SELECT products.sku, sums.quantity FROM products JOIN sums ON sums.sku = products.sku
-             ORDER BY products.sku FOR NO KEY UPDATE OF products
-         )"
-    };
-}
-
-macro_rules! given_back {
-    () => {
+    ($sums:literal, $names:literal) => {
         concat!(
-            ", lines AS MATERIALIZED (
-                 SELECT line.order_id, line.sku, line.quantity FROM moved
-                 JOIN reservations AS before ON before.order_id = moved.order_id AND before.holds
-                 JOIN reservation_items AS line ON line.order_id = moved.order_id
-             )",
-            locked!(),
-            ", given_back AS (
-                 UPDATE products SET available = available + locked.quantity, reserved = reserved - locked.quantity,
-                                     updated_at = clock_timestamp()
-                 FROM locked WHERE products.sku = locked.sku
-             ), movements AS (
-                 INSERT INTO stock_movements (sku, kind, quantity, order_id)
-                 SELECT sku, 'RELEASE', quantity, order_id FROM lines
+            ", sums AS (
+                 SELECT sku, sum(quantity)::bigint AS quantity",
+            $sums,
+            " FROM lines GROUP BY sku
+             ), locked AS MATERIALIZED (
+                 SELECT products.sku, sums.quantity",
+            $names,
+            " FROM products JOIN sums ON sums.sku = products.sku ORDER BY products.sku FOR NO KEY UPDATE OF products
              )"
         )
     };
 }
 
-/// Follows `moved`, which has the orders of reservations that hold nothing any more.
-pub const GIVEN_BACK: &str = given_back!();
+macro_rules! let_go {
+    () => {
+        concat!(
+            ", lines AS MATERIALIZED (
+                 SELECT line.order_id, line.sku, line.quantity, moved.status FROM moved
+                 JOIN reservations AS before ON before.order_id = moved.order_id AND before.holds
+                 JOIN reservation_items AS line ON line.order_id = moved.order_id
+                 WHERE moved.status <> 'RESERVED'
+             )",
+            locked!(
+                ", coalesce(sum(quantity) FILTER (WHERE status = 'COMMITTED'), 0)::bigint AS gone",
+                ", sums.gone"
+            ),
+            ", let_go AS (
+                 UPDATE products SET available = available + locked.quantity - locked.gone,
+                                     committed = committed + locked.gone, reserved = reserved - locked.quantity,
+                                     updated_at = clock_timestamp()
+                 FROM locked WHERE products.sku = locked.sku
+             ), movements AS (
+                 INSERT INTO stock_movements (sku, kind, quantity, order_id)
+                 SELECT sku, CASE status WHEN 'COMMITTED' THEN 'COMMIT' WHEN 'EXPIRED' THEN 'EXPIRE' ELSE 'RELEASE' END,
+                        quantity, order_id
+                 FROM lines
+             )"
+        )
+    };
+}
+
+/// Follows `moved`, which has the orders of reservations with their new statuses. What those held whose status is not
+/// RESERVED any more has left the house, or is available again.
+pub const LET_GO: &str = let_go!();
 
 /// Gives back what reservations hold that are released, of at most so many; returns their orders.
 pub const ASTRAY_GIVEN_BACK: &str = concat!(
@@ -56,25 +70,42 @@ pub const ASTRAY_GIVEN_BACK: &str = concat!(
          SELECT order_id FROM reservations WHERE holds AND status <> 'RESERVED'
          ORDER BY order_id LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
      ), moved AS (
-         UPDATE reservations SET holds = FALSE FROM astray WHERE reservations.order_id = astray.order_id
-         RETURNING reservations.order_id
+         UPDATE reservations SET holds = FALSE, will_expire = FALSE FROM astray
+         WHERE reservations.order_id = astray.order_id
+         RETURNING reservations.order_id, reservations.status
      )",
-    given_back!(),
+    let_go!(),
     " SELECT order_id FROM moved"
+);
+
+/// Ends the holds whose time is over, at most so many; returns what is to be announced of them.
+pub const EXPIRE: &str = concat!(
+    "WITH due AS (
+         SELECT order_id FROM reservations WHERE will_expire AND expires_at <= now() AND status = 'RESERVED'
+         ORDER BY order_id LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
+     ), moved AS (
+         UPDATE reservations SET status = 'EXPIRED', holds = FALSE, updated_at = now(),
+                reason = 'the goods were set aside until ' || to_char(expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC'
+         FROM due WHERE reservations.order_id = due.order_id
+         RETURNING reservations.order_id, reservations.status, reservations.saga_id, reservations.expires_at
+     )",
+    let_go!(),
+    " SELECT order_id, saga_id, expires_at FROM moved"
 );
 
 const RESERVE: &str = concat!(
     "WITH created AS (
-         INSERT INTO reservations (order_id, saga_id, status, reason, short, holds, created_at, updated_at)
+         INSERT INTO reservations (order_id, saga_id, status, reason, short, holds, expires_at, will_expire, created_at, updated_at)
          SELECT UNNEST($1::uuid[]), UNNEST($2::uuid[]), UNNEST($3::text[]), UNNEST($4::text[]), UNNEST($5::text[])::jsonb,
-                UNNEST($6::boolean[]), UNNEST($7::timestamptz[]), UNNEST($8::timestamptz[])
+                UNNEST($6::boolean[]), UNNEST($7::timestamptz[]), UNNEST($8::boolean[]), UNNEST($9::timestamptz[]),
+                UNNEST($10::timestamptz[])
          RETURNING order_id
      ), lines AS MATERIALIZED (
          SELECT line.order_id, line.sku, line.quantity
-         FROM (SELECT UNNEST($9::uuid[]) AS order_id, UNNEST($10::text[]) AS sku, UNNEST($11::bigint[]) AS quantity) AS line
+         FROM (SELECT UNNEST($11::uuid[]) AS order_id, UNNEST($12::text[]) AS sku, UNNEST($13::bigint[]) AS quantity) AS line
          JOIN created ON created.order_id = line.order_id
      )",
-    locked!(),
+    locked!("", ""),
     ", taken AS (
          UPDATE products SET available = available - locked.quantity, reserved = reserved + locked.quantity,
                              updated_at = clock_timestamp()
@@ -140,12 +171,7 @@ async fn look(session: &Session, rows: &[&Reservation]) -> Result<Seen, StoreErr
 
 /// Those of the orders for whose products others hold the rows.
 pub async fn held(session: &Session, rows: &[&Reservation]) -> Result<HashSet<OrderId>, StoreError> {
-    let held = sqlx::query(
-        "WITH free AS MATERIALIZED (
-             SELECT sku FROM products WHERE sku = ANY($1) FOR NO KEY UPDATE SKIP LOCKED
-         )
-         SELECT sku FROM products WHERE sku = ANY($1) AND sku NOT IN (SELECT sku FROM free)",
-    );
+    let held = sqlx::query(service_runtime::held_rows!("products", "sku"));
     let held = session.rows(held.bind(skus(rows))).await?;
     let held: HashSet<Sku> = held.iter().map(|row| sku(row.try_get("sku")?)).collect::<Result<_, StoreError>>()?;
     let is_held = |row: &&&Reservation| row.items.keys().any(|sku| held.contains(sku));
@@ -172,6 +198,8 @@ async fn create(session: &Session, rows: &[Reservation]) -> Result<HashMap<Order
         .bind(rows.iter().map(|row| row.reason.clone()).collect::<Vec<_>>())
         .bind(rows.iter().map(short).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| !row.items.is_empty()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.expires_at).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.will_expire).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.created_at).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.updated_at).collect::<Vec<_>>())
         .bind(lines().map(|(order, ..)| order.as_uuid()).collect::<Vec<_>>())

@@ -23,14 +23,15 @@ impl Row for Reservation {
                  DELETE FROM reservation_items USING removed WHERE reservation_items.order_id = removed.order_id
              )",
     };
-    const COLUMNS: &'static str = "order_id, saga_id, status, reason, short::text, created_at, updated_at,
+    const COLUMNS: &'static str =
+        "order_id, saga_id, status, reason, short::text, expires_at, will_expire, created_at, updated_at,
         (SELECT jsonb_object_agg(line.sku, line.quantity)::text FROM reservation_items AS line
          WHERE line.order_id = reservations.order_id) AS items";
     const WRITES: [&'static str; 2] = ["reservations created", "reservations moved"];
     const WIDE: Option<&'static str> = Some("reservations counted");
-    /// A reservation moves to where it holds nothing.
-    const MOVE_SETS: &'static str = ", holds = FALSE";
-    const MOVED_WITH: &'static str = reserving::GIVEN_BACK;
+    /// One that is kept stays where it is, and holds what it held. Any other moves to where it holds nothing.
+    const MOVE_SETS: &'static str = ", holds = reservations.holds AND new.status = 'RESERVED', will_expire = FALSE";
+    const MOVED_WITH: &'static str = reserving::LET_GO;
     const POINTS: [&'static str; 2] = ["inventory.storing", "inventory.stored"];
 
     fn common(&self) -> Common<'_> {
@@ -48,6 +49,8 @@ impl Row for Reservation {
             reason: row.try_get("reason")?,
             items: of_json(row.try_get("items")?)?,
             short: of_json(row.try_get("short")?)?,
+            expires_at: row.try_get("expires_at")?,
+            will_expire: row.try_get("will_expire")?,
             created_at: row.try_get("created_at")?,
             updated_at: row.try_get("updated_at")?,
         })
@@ -55,9 +58,9 @@ impl Row for Reservation {
 
     fn insert(rows: &[&Self]) -> Statement {
         sqlx::query(
-            "INSERT INTO reservations (order_id, saga_id, status, reason, created_at, updated_at)
+            "INSERT INTO reservations (order_id, saga_id, status, reason, expires_at, will_expire, created_at, updated_at)
              SELECT UNNEST($1::uuid[]), UNNEST($2::uuid[]), UNNEST($3::text[]), UNNEST($4::text[]),
-                    UNNEST($5::timestamptz[]), UNNEST($6::timestamptz[])
+                    UNNEST($5::timestamptz[]), UNNEST($6::boolean[]), UNNEST($7::timestamptz[]), UNNEST($8::timestamptz[])
              ON CONFLICT (order_id) DO NOTHING
              RETURNING order_id",
         )
@@ -65,6 +68,8 @@ impl Row for Reservation {
         .bind(rows.iter().map(|r| r.saga_id.as_uuid()).collect::<Vec<_>>())
         .bind(rows.iter().map(|r| r.status.as_str()).collect::<Vec<_>>())
         .bind(rows.iter().map(|r| r.reason.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.expires_at).collect::<Vec<_>>())
+        .bind(rows.iter().map(|r| r.will_expire).collect::<Vec<_>>())
         .bind(rows.iter().map(|r| r.created_at).collect::<Vec<_>>())
         .bind(rows.iter().map(|r| r.updated_at).collect::<Vec<_>>())
     }

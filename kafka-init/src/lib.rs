@@ -5,7 +5,7 @@ mod wanted;
 
 use std::time::Duration;
 
-use messages::{Event, InventoryCommand, PaymentCommand, SIGNALS, TOPICS, dead_letter_topic};
+use messages::{Event, InventoryCommand, PaymentCommand, SIGNALS, all_topics, dead_letter_topic};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
@@ -132,13 +132,12 @@ impl Plan {
 
     /// All topics that are wanted, without the prefix.
     fn names(&self) -> Vec<String> {
-        let platform = TOPICS.iter().flat_map(|topic| [(*topic).to_owned(), dead_letter_topic(topic)]);
         let of_flows = self.topics.iter().flat_map(|topic| {
             let letters = topic.ends_with(REPLIES).then(|| dead_letter_topic(topic));
             [topic.clone()].into_iter().chain(letters)
         });
         let mut names: Vec<String> = Vec::new();
-        for name in platform.chain(of_flows) {
+        for name in all_topics().chain(of_flows) {
             if !names.contains(&name) {
                 names.push(name);
             }

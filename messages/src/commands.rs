@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{DecodeError, Envelope, EventId, Item, Items, Message, Money, OrderId, SagaId, Topic, UserId};
+use crate::{DecodeError, Envelope, EventId, HoldFor, Item, Items, Message, Money, OrderId, SagaId, Topic, UserId};
 
 /// Take the money for an order, once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -38,7 +38,18 @@ pub struct ReserveInventory {
     #[serde(default, skip_serializing_if = "Items::is_empty")]
     #[schema(value_type = Vec<Item>, max_items = 100)]
     pub items: Items,
+    /// How long they are set aside. Absent: as long as the inventory service is set to, for goods that are counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_for: Option<HoldFor>,
 }
+
+/// The goods of an order go to the customer: they leave the house.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CommitInventory {}
+
+/// Set the goods of an order aside without a limit from here on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KeepInventory {}
 
 /// Give the goods of an order free, for good.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -60,6 +71,12 @@ impl Message for ReserveInventory {
 impl Message for ReleaseInventory {
     const TOPIC: Topic<Self> = Topic::new("inventory.release.command");
 }
+impl Message for CommitInventory {
+    const TOPIC: Topic<Self> = Topic::new("inventory.commit.command");
+}
+impl Message for KeepInventory {
+    const TOPIC: Topic<Self> = Topic::new("inventory.keep.command");
+}
 
 macro_rules! commands {
     ($(#[$doc:meta])* $name:ident => $($variant:ident($payload:ident),)+) => {
@@ -71,7 +88,7 @@ macro_rules! commands {
 
         impl $name {
             /// The topics that these commands arrive on.
-            pub const TOPICS: [&str; 2] = [$($payload::TOPIC.name()),+];
+            pub const TOPICS: [&str; [$(stringify!($variant)),+].len()] = [$($payload::TOPIC.name()),+];
 
             /// Reads a record of one of [`Self::TOPICS`].
             pub fn decode(topic: &str, body: &[u8]) -> Result<Self, DecodeError> {
@@ -109,4 +126,6 @@ commands! {
     InventoryCommand =>
     Reserve(ReserveInventory),
     Release(ReleaseInventory),
+    Commit(CommitInventory),
+    Keep(KeepInventory),
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{DecodeError, Envelope, EventId, Message, Money, OrderId, SagaId, Short, Topic};
+use crate::{DecodeError, Envelope, EventId, Message, Money, OrderId, SagaId, Short, TimestampText, Topic};
 
 /// The money was taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -30,9 +30,14 @@ pub struct PaymentRefunded {
 
 /// The goods are set aside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct InventoryReserved {}
+#[serde(rename_all = "camelCase")]
+pub struct InventoryReserved {
+    /// From then on they are free again, unless they are kept or committed before. Absent: they are set aside without a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<TimestampText>,
+}
 
-/// The goods were not set aside, and never will be for this order.
+/// The goods were not set aside, and never will be for this order; or they are not any more, and can't be kept or committed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct InventoryFailed {
@@ -46,13 +51,33 @@ pub struct InventoryFailed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct InventoryReleased {}
 
+/// The goods have left the house.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InventoryCommitted {}
+
+/// The goods are set aside without a limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InventoryKept {}
+
+/// The time for which goods were set aside is over: they are free again. It answers no command, and moves no saga: that one
+/// learns of it when it wants the goods kept or committed. For whoever wants to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InventoryExpired {
+    pub expires_at: TimestampText,
+}
+
+impl Message for InventoryExpired {
+    const TOPIC: Topic<Self> = Topic::new("inventory.expired");
+}
+
 macro_rules! events {
     ($($name:ident => $topic:literal,)+) => {
         $(impl Message for $name {
             const TOPIC: Topic<Self> = Topic::new($topic);
         })+
 
-        /// Any participant's reply.
+        /// Any of our participants' replies.
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub enum Event {
             $($name(Envelope<$name>),)+
@@ -60,7 +85,7 @@ macro_rules! events {
 
         impl Event {
             /// The topics that events arrive on.
-            pub const TOPICS: [&str; 6] = [$($name::TOPIC.name()),+];
+            pub const TOPICS: [&str; [$($topic),+].len()] = [$($name::TOPIC.name()),+];
 
             /// Reads a record of one of [`Self::TOPICS`].
             pub fn decode(topic: &str, body: &[u8]) -> Result<Self, DecodeError> {
@@ -97,4 +122,6 @@ events! {
     InventoryReserved => "inventory.reserved",
     InventoryFailed => "inventory.failed",
     InventoryReleased => "inventory.released",
+    InventoryCommitted => "inventory.committed",
+    InventoryKept => "inventory.kept",
 }

@@ -5,6 +5,7 @@
 //! Owns no I/O and imports no other crate of this workspace.
 
 mod commands;
+mod duration;
 mod envelope;
 mod events;
 mod ids;
@@ -22,11 +23,14 @@ mod trace_context;
 mod user;
 
 pub use commands::{
-    ChargePayment, InventoryCommand, PaymentCommand, RefundPayment, ReleaseInventory, ReserveInventory,
+    ChargePayment, CommitInventory, InventoryCommand, KeepInventory, PaymentCommand, RefundPayment, ReleaseInventory,
+    ReserveInventory,
 };
+pub use duration::{HoldFor, NotHoldFor, duration};
 pub use envelope::{Command, DecodeError, Envelope};
 pub use events::{
-    Event, InventoryFailed, InventoryReleased, InventoryReserved, PaymentCharged, PaymentFailed, PaymentRefunded,
+    Event, InventoryCommitted, InventoryExpired, InventoryFailed, InventoryKept, InventoryReleased, InventoryReserved,
+    PaymentCharged, PaymentFailed, PaymentRefunded,
 };
 pub use ids::{EventId, OrderId, SagaId};
 pub use items::{Item, Items, NotItems, Short};
@@ -35,7 +39,9 @@ pub use record::OutgoingRecord;
 pub use signal::{MAX_SIGNAL_ID, MAX_SIGNAL_MATCH, MAX_SIGNAL_PAYLOAD, SignalRecord};
 pub use sku::{NotASku, Sku};
 pub use timestamp::{Timestamp, TimestampText};
-pub use topics::{MESSAGE_TOPICS, Message, SIGNALS, TOPICS, Topic, dead_letter_topic, partition_for_key};
+pub use topics::{
+    ANNOUNCEMENTS, MESSAGE_TOPICS, Message, SIGNALS, TOPICS, Topic, all_topics, dead_letter_topic, partition_for_key,
+};
 pub use trace_context::{NotATraceContext, TRACEPARENT, TraceContext};
 pub use user::UserId;
 

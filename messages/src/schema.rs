@@ -9,7 +9,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::text::{INVISIBLE, PARTS_OF_WORDS};
 use crate::user::MAX_USER_ID;
-use crate::{AmountText, Currency, EventId, OrderId, SagaId, Sku, TimestampText, UserId, sku};
+use crate::{AmountText, Currency, EventId, HoldFor, OrderId, SagaId, Sku, TimestampText, UserId, sku};
 
 /// 10^12: [`crate::MAX_AMOUNT`].
 const MAX_AMOUNT: i64 = 1_000_000_000_000;
@@ -41,6 +41,14 @@ schema!(OrderId, id("Identifies one order.", "01a1fcfc-71e1-7774-8bfb-88a030f9fb
 schema!(
     EventId,
     id("Identifies one message. One that is sent again keeps its id.", "968b5bb3-524a-56f0-bea6-ff12d7bd9c72")
+);
+schema!(
+    HoldFor,
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .pattern(Some("^(0|[1-9][0-9]*)(ms|s|m|h|d)$"))
+        .description(Some("A length of time, at most 365 days; 0: without a limit."))
+        .examples(["20m"])
 );
 schema!(
     UserId,

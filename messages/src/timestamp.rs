@@ -4,13 +4,13 @@
 use std::fmt;
 
 use chrono::SecondsFormat;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// A point in time, UTC.
 pub type Timestamp = chrono::DateTime<chrono::Utc>;
 
 /// A point in time as it is written: RFC 3339, UTC, with six digits of a second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub struct TimestampText(pub Timestamp);
 
 impl From<Timestamp> for TimestampText {

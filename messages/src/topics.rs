@@ -33,26 +33,39 @@ pub trait Message: Serialize + DeserializeOwned {
 pub const SIGNALS: &str = "saga.signals";
 
 /// The topics of the messages that drive sagas, commands first.
-pub const MESSAGE_TOPICS: [&str; 10] = [
+pub const MESSAGE_TOPICS: [&str; 14] = [
     c::ChargePayment::TOPIC.name,
     c::RefundPayment::TOPIC.name,
     c::ReserveInventory::TOPIC.name,
     c::ReleaseInventory::TOPIC.name,
+    c::CommitInventory::TOPIC.name,
+    c::KeepInventory::TOPIC.name,
     e::PaymentCharged::TOPIC.name,
     e::PaymentFailed::TOPIC.name,
     e::PaymentRefunded::TOPIC.name,
     e::InventoryReserved::TOPIC.name,
     e::InventoryFailed::TOPIC.name,
     e::InventoryReleased::TOPIC.name,
+    e::InventoryCommitted::TOPIC.name,
+    e::InventoryKept::TOPIC.name,
 ];
 
-/// All topics of the platform: those of messages, then [`SIGNALS`]. Each also has a dead-letter topic.
-pub const TOPICS: [&str; 11] = {
-    let mut all = [SIGNALS; 11];
+/// The topics that the platform reads: those of messages, then [`SIGNALS`]. Each also has a dead-letter topic.
+pub const TOPICS: [&str; MESSAGE_TOPICS.len() + 1] = {
+    let mut all = [SIGNALS; MESSAGE_TOPICS.len() + 1];
     let (of_messages, _) = all.split_at_mut(MESSAGE_TOPICS.len());
     of_messages.copy_from_slice(&MESSAGE_TOPICS);
     all
 };
+
+/// Where the platform says what others may want to hear. It reads nothing there itself.
+pub const ANNOUNCEMENTS: [&str; 1] = [e::InventoryExpired::TOPIC.name];
+
+/// All topics of the platform, with those of dead letters.
+pub fn all_topics() -> impl Iterator<Item = String> {
+    let read = TOPICS.into_iter().flat_map(|topic| [topic.to_owned(), dead_letter_topic(topic)]);
+    read.chain(ANNOUNCEMENTS.map(str::to_owned))
+}
 
 /// Where records of `topic` go that can't be handled.
 pub fn dead_letter_topic(topic: &str) -> String {

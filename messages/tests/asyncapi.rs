@@ -7,9 +7,10 @@ use std::path::Path;
 
 use chrono::{TimeZone, Utc};
 use messages::{
-    ChargePayment, Currency, Envelope, EventId, InventoryFailed, InventoryReleased, InventoryReserved, Items,
-    MESSAGE_TOPICS, Message, Money, PaymentCharged, PaymentFailed, PaymentRefunded, RefundPayment, ReleaseInventory,
-    ReserveInventory, SIGNALS, SagaId, SignalRecord, TOPICS, dead_letter_topic,
+    ANNOUNCEMENTS, ChargePayment, CommitInventory, Currency, Envelope, EventId, InventoryCommitted, InventoryExpired,
+    InventoryFailed, InventoryKept, InventoryReleased, InventoryReserved, Items, KeepInventory, MESSAGE_TOPICS,
+    Message, Money, PaymentCharged, PaymentFailed, PaymentRefunded, RefundPayment, ReleaseInventory, ReserveInventory,
+    SIGNALS, SagaId, SignalRecord, TOPICS, TimestampText, dead_letter_topic,
 };
 use serde_json::{Map, Value, json};
 use utoipa::{PartialSchema, ToSchema};
@@ -31,6 +32,7 @@ struct Document {
 struct Way {
     /// Empty: programs of others.
     from: &'static str,
+    /// Likewise. The platform knows no dead letters of theirs.
     to: &'static str,
 }
 
@@ -38,6 +40,7 @@ const TO_PAYMENT: Way = Way { from: "saga-orchestrator", to: "payment-service" }
 const TO_INVENTORY: Way = Way { from: "saga-orchestrator", to: "inventory-service" };
 const FROM_PAYMENT: Way = Way { from: "payment-service", to: "saga-orchestrator" };
 const FROM_INVENTORY: Way = Way { from: "inventory-service", to: "saga-orchestrator" };
+const ANNOUNCED_BY_INVENTORY: Way = Way { from: "inventory-service", to: "" };
 
 impl Document {
     /// A message, its topic and its dead-letter topic, who sends and who reads it.
@@ -51,8 +54,9 @@ impl Document {
         self.schemas.insert(envelope.clone(), serde_json::to_value(Envelope::<T>::schema()).unwrap());
 
         let is_command = topic.ends_with(".command");
-        let command = sent(ReserveInventory { force_fail: false, items: Items::default() });
-        let example = if is_command {
+        let command = sent(ReserveInventory { force_fail: false, items: Items::default(), hold_for: None });
+        let is_announcement = way.to.is_empty();
+        let example = if is_command || is_announcement {
             sent(payload).to_record(way.from, Some(TRACEPARENT))
         } else {
             command.reply(payload, command.timestamp).to_record(way.from, Some(TRACEPARENT))
@@ -62,6 +66,8 @@ impl Document {
         let payload: Value = serde_json::from_slice(&example.body).unwrap();
         let what = if is_command {
             "Answered by one event whose `causationId` is this `eventId`; sent again, with the same `eventId`, until it is."
+        } else if is_announcement {
+            "Answers no command. Comes at least once, and with the same `eventId` each time."
         } else {
             "May come more than once, with the same `eventId`."
         };
@@ -109,15 +115,15 @@ impl Document {
             topic.to_owned(),
             json!({"address": topic, "summary": summary, "messages": of_message, "bindings": {"kafka": {"bindingVersion": "0.5.0"}}}),
         );
-        self.channels.insert(
-            dlq.clone(),
-            json!({
+        if !way.to.is_empty() {
+            let letters = json!({
                 "address": dlq,
                 "summary": format!("What {} could not handle of {topic}", way.to),
                 "description": "The record as it came, whatever it holds, with headers that say where it stood and why it was set aside; and a marker without a body (`dlq_redriven`) behind each letter that was sent back.",
                 "messages": {"DeadLetter": {"$ref": "#/components/messages/DeadLetter"}},
-            }),
-        );
+            });
+            self.channels.insert(dlq.clone(), letters);
+        }
         for (action, who, channel, reference) in [
             ("send", way.from, topic, message(topic)),
             ("receive", way.to, topic, message(topic)),
@@ -136,6 +142,7 @@ impl Document {
 
     fn whole(mut self) -> Value {
         let text = json!({"type": "string"});
+        let topics = [&MESSAGE_TOPICS[..], &ANNOUNCEMENTS].concat();
         let headers = json!({
             "type": "object",
             "description": "CloudEvents 1.0, binary content mode of the Kafka protocol binding.",
@@ -144,7 +151,7 @@ impl Document {
                 "content-type": {"const": "application/json"},
                 "ce_specversion": {"const": "1.0"},
                 "ce_id": {"type": "string", "format": "uuid", "description": "The message's `eventId`."},
-                "ce_type": {"type": "string", "description": "The topic.", "enum": MESSAGE_TOPICS},
+                "ce_type": {"type": "string", "description": "The topic.", "enum": topics},
                 "ce_source": {"type": "string", "description": "The service that sent it, as `/payment-service`."},
                 "ce_time": {"type": "string", "format": "date-time"},
                 "traceparent": {"type": "string", "description": "W3C Trace Context. To be passed on with the reply.", "pattern": "^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"},
@@ -214,18 +221,29 @@ fn document() -> Value {
     all.add(
         TO_INVENTORY,
         "Set the goods of an order aside",
-        ReserveInventory { force_fail: false, items: Items::default() },
+        ReserveInventory { force_fail: false, items: Items::default(), hold_for: None },
     );
     all.add(TO_INVENTORY, "Give the goods of an order free, for good", ReleaseInventory { reason: "TIMED_OUT".into() });
+    all.add(TO_INVENTORY, "The goods of an order leave the house", CommitInventory {});
+    all.add(TO_INVENTORY, "Set the goods of an order aside without a limit from here on", KeepInventory {});
     all.add(FROM_PAYMENT, "The money was taken", PaymentCharged { money: money() });
     let declined = PaymentFailed { reason: "declined by the bank".into() };
     all.add(FROM_PAYMENT, "The money was not taken, and never will be for this order", declined);
     let refunded = PaymentRefunded { money: money(), money_returned: true };
     all.add(FROM_PAYMENT, "The net charge is zero, for good", refunded);
-    all.add(FROM_INVENTORY, "The goods are set aside", InventoryReserved {});
+    all.add(FROM_INVENTORY, "The goods are set aside", InventoryReserved { expires_at: None });
     let refused = InventoryFailed { reason: "out of stock".into(), short: Vec::new() };
-    all.add(FROM_INVENTORY, "The goods were not set aside, and never will be for this order", refused);
+    all.add(
+        FROM_INVENTORY,
+        "The goods were not set aside, and never will be for this order; or they are not any more",
+        refused,
+    );
     all.add(FROM_INVENTORY, "No goods are held for the order, for good", InventoryReleased {});
+    all.add(FROM_INVENTORY, "The goods have left the house", InventoryCommitted {});
+    all.add(FROM_INVENTORY, "The goods are set aside without a limit", InventoryKept {});
+    let expires_at = TimestampText(Utc.with_ymd_and_hms(2026, 1, 1, 0, 20, 0).unwrap());
+    let expired = InventoryExpired { expires_at };
+    all.add(ANNOUNCED_BY_INVENTORY, "The time for which goods were set aside is over: they are free again", expired);
     all.add_signal();
     all.whole()
 }
@@ -248,6 +266,9 @@ fn every_topic_is_described_with_its_dead_letters_and_no_reference_leads_nowhere
     for topic in TOPICS {
         assert!(document["channels"][topic].is_object(), "{topic}");
         assert!(document["channels"][dead_letter_topic(topic)].is_object(), "{topic}");
+    }
+    for topic in ANNOUNCEMENTS {
+        assert!(document["channels"][topic].is_object(), "{topic}");
     }
     let mut references = Vec::new();
     collect(&document, &mut references);

@@ -5,9 +5,10 @@
 
 use chrono::{TimeZone, Utc};
 use messages::{
-    ChargePayment, Currency, Envelope, Event, EventId, InventoryCommand, InventoryFailed, InventoryReleased,
-    InventoryReserved, Items, Message, Money, PaymentCharged, PaymentCommand, PaymentFailed, PaymentRefunded,
-    RefundPayment, ReleaseInventory, ReserveInventory, TOPICS,
+    ChargePayment, CommitInventory, Currency, Envelope, Event, EventId, InventoryCommand, InventoryCommitted,
+    InventoryFailed, InventoryKept, InventoryReleased, InventoryReserved, Items, KeepInventory, Message, Money,
+    PaymentCharged, PaymentCommand, PaymentFailed, PaymentRefunded, RefundPayment, ReleaseInventory, ReserveInventory,
+    TOPICS,
 };
 
 const SAGA: &str = "0198f5a0-0000-7000-8000-000000000001";
@@ -26,7 +27,7 @@ fn command<T: Message>(payload: T) -> Envelope<T> {
 }
 
 fn event<T: Message>(payload: T) -> Envelope<T> {
-    let cause = command(ReserveInventory { force_fail: false, items: Items::default() });
+    let cause = command(ReserveInventory { force_fail: false, items: Items::default(), hold_for: None });
     cause.reply(payload, cause.timestamp)
 }
 
@@ -60,8 +61,10 @@ fn payment_commands() {
 
 #[test]
 fn inventory_commands() {
-    golden(command(ReserveInventory { force_fail: true, items: Items::default() }));
+    golden(command(ReserveInventory { force_fail: true, items: Items::default(), hold_for: None }));
     golden(command(ReleaseInventory { reason: "TIMED_OUT".into() }));
+    golden(command(CommitInventory {}));
+    golden(command(KeepInventory {}));
 }
 
 #[test]
@@ -73,9 +76,23 @@ fn payment_events() {
 
 #[test]
 fn inventory_events() {
-    golden(event(InventoryReserved {}));
+    golden(event(InventoryReserved { expires_at: None }));
     golden(event(InventoryFailed { reason: "out of stock".into(), short: Vec::new() }));
     golden(event(InventoryReleased {}));
+    golden(event(InventoryCommitted {}));
+    golden(event(InventoryKept {}));
+}
+
+#[test]
+fn a_hold_keeps_the_words_it_was_asked_for_in_and_ends_at_a_point_in_time() {
+    let payload = r#"{"forceFail":false,"items":[{"sku":"A-1","qty":2}],"holdFor":"120m"}"#;
+    let asked: ReserveInventory = serde_json::from_str(payload).unwrap();
+    assert_eq!(serde_json::to_string(&asked).unwrap(), payload);
+    let payload = r#"{"expiresAt":"2026-01-01T02:00:00.000000Z"}"#;
+    let answered: InventoryReserved = serde_json::from_str(payload).unwrap();
+    assert_eq!(serde_json::to_string(&answered).unwrap(), payload);
+    let wrong = serde_json::from_str::<ReserveInventory>(r#"{"holdFor":"2 hours"}"#).unwrap_err().to_string();
+    assert!(wrong.contains("`holdFor` must be"), "{wrong}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::convert::Infallible;
 use axum::Router;
 use messages::{DecodeError, OrderId, OutgoingRecord, Timestamp};
 use service_runtime::database::DatabaseClock;
-use service_runtime::kafka::Retry;
+use service_runtime::kafka::{Producer, Retry};
 use service_runtime::metrics::Metrics;
 use service_runtime::settings::{Settings, SettingsError};
 use service_runtime::{CancellationToken, Fatal};
@@ -76,7 +76,7 @@ pub trait Participant: Send + Sync + Sized + 'static {
     fn start(settings: Self::Settings, pool: &PgPool, clock: &DatabaseClock, metrics: &Metrics) -> Self;
 
     /// What it does by itself, until `stop`. Most do nothing.
-    fn work(_: PgPool, stop: CancellationToken) -> impl Future<Output = Result<(), Fatal>> + Send {
+    fn work(_: PgPool, _: Producer, stop: CancellationToken) -> impl Future<Output = Result<(), Fatal>> + Send {
         async move {
             stop.cancelled().await;
             Ok(())

@@ -81,7 +81,7 @@ pub async fn run<P: Participant>(config: Config<P::Settings>, shutdown: Cancella
     // Whichever ends first, by the signal or by an error, ends the other.
     let stop = shutdown.child_token();
     let (worked, consumed, served) = tokio::join!(
-        stop_when_done(&stop, P::work(pool.clone(), stop.clone())),
+        stop_when_done(&stop, P::work(pool.clone(), producer.clone(), stop.clone())),
         stop_when_done(&stop, consumer.run(handling, producer, stop.clone())),
         stop_when_done(&stop, server.serve(routes, openapi::<P>, health, metrics, tracer.clone(), stop.clone())),
     );

@@ -45,9 +45,9 @@ pub trait Row: Clone + Send + Sync + 'static {
     /// [`StoreError::Refused`] for a row that can't be read.
     fn from_row(row: &PgRow) -> Result<Self, StoreError>;
 
-    /// What a move sets beside, in SQL: ", handed_over = FALSE".
+    /// What a move sets beside, in SQL: ", handed_over = (new.status = 'GONE')".
     const MOVE_SETS: &'static str = "";
-    /// What else a move's statement does, in SQL: CTEs that follow `moved`, which has the `order_id`s.
+    /// What else a move's statement does, in SQL: CTEs that follow `moved`, which has `order_id` and the new `status`.
     const MOVED_WITH: &'static str = "";
 
     /// How the metrics name the writes of new rows that change other tables' rows too, where there are any.
@@ -126,12 +126,9 @@ const MOVE: &str = "UPDATE {table} SET status = new.status, reason = new.reason,
                  UNNEST($3::text[]) AS reason, UNNEST($4::timestamptz[]) AS updated_at,
                  UNNEST($5::text[]) AS expected) AS new
     WHERE {table}.order_id = new.order_id AND {table}.status = new.expected
-    RETURNING {table}.order_id";
+    RETURNING {table}.order_id, {table}.status";
 
-const HELD: &str = "WITH free AS MATERIALIZED (
-        SELECT order_id FROM {table} WHERE order_id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED
-    )
-    SELECT order_id FROM {table} WHERE order_id = ANY($1) AND order_id NOT IN (SELECT order_id FROM free)";
+const HELD: &str = service_runtime::held_rows!("{table}", "order_id");
 
 /// The statement of moves.
 fn moves<R: Row>() -> String {

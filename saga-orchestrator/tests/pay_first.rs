@@ -102,9 +102,10 @@ fn a_command_that_the_flow_file_describes_has_the_bytes_of_its_type() {
         let expected = match saga.step_name() {
             "PAYMENT_CHARGE" => typed(&saga, ChargePayment { user_id, money, force_fail: forced("forcePaymentFail") }),
             "PAYMENT_REFUND" => typed(&saga, RefundPayment { money, reason: reason() }),
-            "INVENTORY_RESERVE" => {
-                typed(&saga, ReserveInventory { force_fail: forced("forceInventoryFail"), items: Items::default() })
-            }
+            "INVENTORY_RESERVE" => typed(
+                &saga,
+                ReserveInventory { force_fail: forced("forceInventoryFail"), items: Items::default(), hold_for: None },
+            ),
             "INVENTORY_RELEASE" => typed(&saga, ReleaseInventory { reason: reason() }),
             other => panic!("{other} sends a command that has no type here"),
         };
@@ -135,7 +136,7 @@ fn a_reply_is_read_alike_by_its_type_and_by_the_flow_file() {
     check(PaymentCharged { money });
     check(PaymentFailed { reason: "no funds".to_owned() });
     check(PaymentRefunded { money, money_returned: true });
-    check(InventoryReserved {});
+    check(InventoryReserved { expires_at: None });
     check(InventoryFailed { reason: "out of stock".to_owned(), short: Vec::new() });
     check(InventoryReleased {});
 }

@@ -33,7 +33,9 @@ impl Paint {
     /// A status or a step in its colour: green for what is well, red for what failed, yellow for what is undone.
     pub fn state(self, status: &str, text: &str) -> String {
         match status {
-            "COMPLETED" | "CONFIRMED" | "CHARGED" | "RESERVED" => self.style(AnsiColor::Green.on_default(), text),
+            "COMPLETED" | "CONFIRMED" | "CHARGED" | "RESERVED" | "COMMITTED" => {
+                self.style(AnsiColor::Green.on_default(), text)
+            }
             "FAILED" | "CANCELLED" => self.style(AnsiColor::Red.on_default(), text),
             "COMPENSATING" | "REFUNDING" | "REFUNDED" | "RELEASED" | "VOIDED" => {
                 self.style(AnsiColor::Yellow.on_default(), text)

@@ -1,7 +1,7 @@
 //! The inventory service's processes: what `participant/src/handling.rs` does around `reservation.rs`; and, for
 //! both participants, the sending of replies as `service-runtime/src/kafka/consumer.rs` does it.
 
-use inventory_service::reservation::{Next, Reservation, Status, Stock, decide};
+use inventory_service::reservation::{Facts, Next, Reservation, Status, Stock, decide};
 use messages::{InventoryCommand, OutgoingRecord};
 
 use crate::coverage::Seen;
@@ -19,7 +19,7 @@ pub struct Reserving {
     taken: Taken,
     tries: u32,
     command: InventoryCommand,
-    stock: Stock,
+    facts: Facts,
     stored: Option<Versioned<Reservation>>,
     step: Step,
 }
@@ -35,9 +35,10 @@ impl World {
     pub fn take_inventory_command(&mut self, process: ProcessId, taken: Taken, tries: u32) {
         let sold_out = self.dice.chance(self.rates.sold_out);
         let stock = if sold_out { Stock::SoldOut } else { Stock::Available };
+        let facts = Facts { stock, hold_for: None };
         match InventoryCommand::decode(&taken.record.topic, &taken.record.body) {
             Ok(command) => {
-                let reserving = Reserving { taken, tries, command, stock, stored: None, step: Step::Decide };
+                let reserving = Reserving { taken, tries, command, facts, stored: None, step: Step::Decide };
                 self.decide_reservation(process, Box::new(reserving));
             }
             Err(error) => self.broken(format!("an inventory command can't be read: {error}")),
@@ -80,7 +81,7 @@ impl World {
         {
             self.coverage.add(Seen::LateReserve);
         }
-        match decide(&reserving.command, stored, reserving.stock, self.clock(process)) {
+        match decide(&reserving.command, stored, &reserving.facts, self.clock(process)) {
             Next::Write(row) => {
                 reserving.step = Step::Write(row);
                 self.soon(process, Work::Reserve(reserving));
@@ -104,6 +105,10 @@ impl World {
                 Status::Failed => self.saw(Seen::SoldOut),
                 Status::Released => self.saw(Seen::Released),
                 Status::Voided => self.saw(Seen::ReservationTombstone),
+                // No flow of the simulation commits, and none has holds that end.
+                Status::Expired | Status::Committed => {
+                    self.broken(format!("reservation {index} is {}", row.status.as_str()))
+                }
             }
         }
         stored

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kafka_init::{BROKERS_DEFAULT, Plan};
-use messages::{TOPICS, dead_letter_topic};
+use messages::all_topics;
 use service_runtime::http::HttpSettings;
 use service_runtime::kafka::KafkaSettings;
 use service_runtime::program::Threads;
@@ -341,8 +341,7 @@ async fn start_kafka(
     let topic_prefix = std::env::var("KAFKA_TOPIC_PREFIX").unwrap_or_default();
     match kafka {
         Kafka::Embedded => {
-            let names = TOPICS.iter().flat_map(|topic| [(*topic).to_owned(), dead_letter_topic(topic)]);
-            let names: Vec<String> = names.map(|name| format!("{topic_prefix}{name}")).collect();
+            let names: Vec<String> = all_topics().map(|name| format!("{topic_prefix}{name}")).collect();
             let broker = EmbeddedBroker::start(&names, PARTITIONS).map_err(|error| Fatal::new(error.to_string()))?;
             let mut settings = HashMap::from([
                 ("kafka_bootstrap_servers", broker.bootstrap_servers().into()),

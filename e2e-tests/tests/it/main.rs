@@ -19,6 +19,7 @@ mod foreign;
 mod growing_topics;
 mod growth;
 mod hidden_causes;
+mod holds;
 mod idempotency;
 mod kafka_init;
 mod locked_rows;

@@ -1,5 +1,6 @@
 //! Orders of counted goods: nothing is sold twice, and every piece is accounted for.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -10,14 +11,14 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-const RESERVE: &str = "inventory.reserve.command";
-const RELEASE: &str = "inventory.release.command";
+pub const RESERVE: &str = "inventory.reserve.command";
+pub const RELEASE: &str = "inventory.release.command";
 
 /// What is under way is there by then, on a machine with much else to do.
-const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// A new product with so many pieces.
-async fn product(client: &Client, pieces: i64) -> Result<String> {
+pub async fn product(client: &Client, pieces: i64) -> Result<String> {
     let sku = format!("t-{}", Uuid::now_v7());
     let put = client.request(Inventory, Method::PUT, &format!("/products/{sku}")).json(&json!({"name": "Blue mug"}));
     ensure!(put.send().await?.status() == 201);
@@ -33,23 +34,23 @@ fn reserve(outsider: &Outsider, lines: &[(&str, i64)]) -> Command {
 }
 
 /// Publishes commands one behind the other, without waiting for each.
-async fn publish(client: &Client, topic: &str, commands: impl Iterator<Item = Command>) -> Result<()> {
-    let record = |command: Command| {
+pub async fn publish(client: &Client, topic: &str, commands: impl Iterator<Item: Borrow<Command>>) -> Result<()> {
+    let record = |command: &Command| {
         let key = command.body["sagaId"].as_str().context("a command has a saga")?.to_owned();
         Ok((key, serde_json::to_vec(&command.body)?))
     };
-    let records: Vec<(String, Vec<u8>)> = commands.map(record).collect::<Result<_>>()?;
+    let records: Vec<(String, Vec<u8>)> = commands.map(|command| record(command.borrow())).collect::<Result<_>>()?;
     client.kafka.publish_all(topic, &records).await
 }
 
 /// Pieces of a product: available and reserved.
-async fn pieces(client: &Client, sku: &str) -> Result<(i64, i64)> {
+pub async fn pieces(client: &Client, sku: &str) -> Result<(i64, i64)> {
     let select = "SELECT available::bigint, reserved::bigint FROM products WHERE sku = $1";
     Ok(sqlx::query_as(select).bind(sku).fetch_one(client.databases.of(Inventory)).await?)
 }
 
 /// Products whose row does not say what their movements do, or what the reservations do that hold them.
-async fn disagreements(client: &Client) -> Result<Vec<String>> {
+pub async fn disagreements(client: &Client) -> Result<Vec<String>> {
     let select = "
         WITH moved AS (
             SELECT sku,
@@ -68,7 +69,7 @@ async fn disagreements(client: &Client) -> Result<Vec<String>> {
 }
 
 /// How many of these orders' reservations have each status, once each order has one that is not among `passing`.
-async fn statuses(client: &Client, orders: &[Outsider], passing: &[&str]) -> Result<BTreeMap<String, usize>> {
+pub async fn statuses(client: &Client, orders: &[Outsider], passing: &[&str]) -> Result<BTreeMap<String, usize>> {
     let ids: Vec<Uuid> = orders.iter().map(|order| order.order_id).collect();
     eventually("all orders are decided", LIMIT, async || {
         let select = "SELECT status::text FROM reservations WHERE order_id = ANY($1)";
@@ -84,7 +85,7 @@ async fn statuses(client: &Client, orders: &[Outsider], passing: &[&str]) -> Res
     .await
 }
 
-fn counts<const N: usize>(of: [(&str, usize); N]) -> BTreeMap<String, usize> {
+pub fn counts<const N: usize>(of: [(&str, usize); N]) -> BTreeMap<String, usize> {
     of.into_iter().map(|(status, count)| (status.to_owned(), count)).collect()
 }
 

@@ -5,8 +5,9 @@ use std::cell::LazyCell;
 
 use messages::object::Object;
 use messages::{
-    ChargePayment, InventoryFailed, InventoryReleased, InventoryReserved, Message, Money, PaymentCharged,
-    PaymentFailed, PaymentRefunded, RefundPayment, ReleaseInventory, ReserveInventory,
+    ChargePayment, CommitInventory, InventoryCommitted, InventoryFailed, InventoryKept, InventoryReleased,
+    InventoryReserved, KeepInventory, Message, Money, PaymentCharged, PaymentFailed, PaymentRefunded, RefundPayment,
+    ReleaseInventory, ReserveInventory,
 };
 
 use super::names::{OUR_PARTICIPANTS, first_word};
@@ -31,10 +32,11 @@ struct Command {
 }
 
 /// All of them.
-fn commands() -> [Command; 4] {
+fn commands() -> [Command; 6] {
     // One euro; it keeps the rules of money.
     let money: Money = serde_json::from_str(r#"{"amount":1,"currency":"EUR"}"#).expect("a euro is money");
     let reason = || "sample".to_owned();
+    let failed = || event(&InventoryFailed { reason: reason(), short: Vec::new() });
     [
         command::<ChargePayment>(
             "`userId`, `money` and perhaps `forceFail`, which is true or false",
@@ -45,10 +47,13 @@ fn commands() -> [Command; 4] {
             vec![event(&PaymentRefunded { money, money_returned: true })],
         ),
         command::<ReserveInventory>(
-            "perhaps `items`, a list of `sku` and `qty`, and perhaps `forceFail`, which is true or false",
-            vec![event(&InventoryReserved {}), event(&InventoryFailed { reason: reason(), short: Vec::new() })],
+            "perhaps `items`, a list of `sku` and `qty`, perhaps `holdFor`, such as `20m`, and perhaps `forceFail`, which is \
+             true or false",
+            vec![event(&InventoryReserved { expires_at: None }), failed()],
         ),
         command::<ReleaseInventory>("`reason`, a text", vec![event(&InventoryReleased {})]),
+        command::<CommitInventory>("nothing", vec![event(&InventoryCommitted {}), failed()]),
+        command::<KeepInventory>("nothing", vec![event(&InventoryKept {}), failed()]),
     ]
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use messages::duration;
 use regex_lite::Regex;
 
 use super::kind::{Kind, Record, Sort};
@@ -173,21 +174,6 @@ fn wrong_type(node: &Node, expected: &str, findings: &mut Findings) {
 pub fn integer(text: &str) -> Option<i64> {
     let number: i64 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
-}
-
-/// `500ms`, `90s`, `20m`, `24h`, `14d`.
-pub fn duration(text: &str) -> Option<Duration> {
-    let unit = text.find(|c: char| !c.is_ascii_digit())?;
-    let number = u64::try_from(integer(&text[..unit])?).ok()?;
-    let of_seconds = |seconds: u64| number.checked_mul(seconds).map(Duration::from_secs);
-    match &text[unit..] {
-        "ms" => Some(Duration::from_millis(number)),
-        "s" => of_seconds(1),
-        "m" => of_seconds(60),
-        "h" => of_seconds(60 * 60),
-        "d" => of_seconds(24 * 60 * 60),
-        _ => None,
-    }
 }
 
 /// `255`, `2KiB`.

@@ -6,7 +6,7 @@ mod reference;
 mod schema;
 pub mod tables;
 
-pub use conform::{bytes, conforms, duration, integer};
+pub use conform::{bytes, conforms, integer};
 pub use kind::{Key, Kind, Record, Sort};
 pub use reference::reference;
 pub use schema::json_schema;

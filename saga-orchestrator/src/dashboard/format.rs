@@ -30,7 +30,7 @@ pub fn date_time(at: TimestampText) -> Markup {
 /// The class that gives a status its colour.
 pub fn tone(status: &str) -> &'static str {
     match status {
-        "COMPLETED" | "CONFIRMED" | "CHARGED" | "RESERVED" => "good",
+        "COMPLETED" | "CONFIRMED" | "CHARGED" | "RESERVED" | "COMMITTED" => "good",
         "FAILED" | "CANCELLED" => "bad",
         "COMPENSATING" | "REFUNDING" | "REFUNDED" | "RELEASED" | "VOIDED" => "back",
         _ => "busy",

@@ -4,8 +4,8 @@
 use flow::{RawEvent, Record, Value};
 use messages::object::Object;
 use messages::{
-    Event, InventoryFailed, InventoryReleased, InventoryReserved, Message as _, OrderId, PaymentCharged, PaymentFailed,
-    PaymentRefunded,
+    Event, InventoryCommitted, InventoryFailed, InventoryKept, InventoryReleased, InventoryReserved, Message as _,
+    OrderId, PaymentCharged, PaymentFailed, PaymentRefunded,
 };
 use serde::Deserialize;
 
@@ -33,6 +33,8 @@ impl From<Event> for Reply {
             Event::InventoryReserved(_) => (InventoryReserved::TOPIC.name(), Vec::new()),
             Event::InventoryFailed(event) => (InventoryFailed::TOPIC.name(), reason(event.payload.reason)),
             Event::InventoryReleased(_) => (InventoryReleased::TOPIC.name(), Vec::new()),
+            Event::InventoryCommitted(_) => (InventoryCommitted::TOPIC.name(), Vec::new()),
+            Event::InventoryKept(_) => (InventoryKept::TOPIC.name(), Vec::new()),
         };
         Self { event: event.into(), values: Record(values), message }
     }

@@ -269,7 +269,7 @@ fn ends_agree(case: &Case, saga: &Saga, found: &mut Vec<Violation>) {
                 || (order.is_none() && !saga.is_checkout())
                 || (matches!(order, None | Some("PENDING")) && settled("ORDER_CANCEL")),
             matches!(payment, None | Some("FAILED" | "REFUNDED" | "VOIDED")) || settled("PAYMENT_REFUND"),
-            matches!(reservation, None | Some("FAILED" | "RELEASED" | "VOIDED"))
+            matches!(reservation, None | Some("FAILED" | "RELEASED" | "VOIDED" | "EXPIRED"))
                 || (reservation == Some("RESERVED") && settled("INVENTORY_RELEASE")),
         )
     };
