@@ -273,8 +273,15 @@ mod tests {
         let commands: Vec<&str> = MESSAGE_TOPICS.into_iter().filter(|topic| !Event::TOPICS.contains(topic)).collect();
         assert_eq!(
             commands,
-            ["payment.charge", "payment.refund", "inventory.reserve", "inventory.release"]
-                .map(|name| format!("{name}.command"))
+            [
+                "payment.charge",
+                "payment.refund",
+                "inventory.reserve",
+                "inventory.release",
+                "inventory.commit",
+                "inventory.keep"
+            ]
+            .map(|name| format!("{name}.command"))
         );
         for (status, step, awaited) in places {
             for topic in &commands {
