@@ -194,9 +194,13 @@ async fn migrate(options: &PgConnectOptions, migrations: &Migrator) -> Result<()
 /// The SQLSTATE of a `lock_timeout`.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
+/// The SQLSTATE of a deadlock: what runs beside a migration may hold, and wait for, the same tables.
+const DEADLOCK: &str = "40P01";
+
 fn is_lock_timeout(error: &MigrateError) -> bool {
     let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else { return false };
-    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(LOCK_NOT_AVAILABLE))
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| [LOCK_NOT_AVAILABLE, DEADLOCK].contains(&&*code))
 }
 
 /// Closes the pool; a connection that does not answer is left to itself.
