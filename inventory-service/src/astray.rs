@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use service_runtime::CancellationToken;
-use service_runtime::database::{StoreError, within_limit};
+use service_runtime::database::{Session, StoreError, within_limit};
 use service_runtime::looking::keep_looking;
 use sqlx::PgPool;
 use tracing::info;
@@ -18,18 +18,17 @@ const AT_ONCE: usize = 100;
 
 /// Gives such pieces back, until `stop`.
 pub async fn give_back(pool: &PgPool, stop: CancellationToken) {
-    let look = || {
-        within_limit(async {
-            while some(pool).await? == AT_ONCE {}
-            Ok(())
-        })
+    let session = Session::beside(pool).impatient_of_locks();
+    let look = async || {
+        while within_limit(some(&session)).await? == AT_ONCE {}
+        Ok(())
     };
     keep_looking(EVERY, "pieces of orders that an older release has released", stop, look).await;
 }
 
 /// How many reservations there were, of [`AT_ONCE`] at most.
-async fn some(pool: &PgPool) -> Result<usize, StoreError> {
-    let orders = sqlx::query(ASTRAY_GIVEN_BACK).bind(AT_ONCE as i64).fetch_all(pool).await?.len();
+async fn some(session: &Session) -> Result<usize, StoreError> {
+    let orders = session.rows(sqlx::query(ASTRAY_GIVEN_BACK).bind(AT_ONCE as i64)).await?.len();
     if orders > 0 {
         info!(orders, "pieces of orders that an older release has released are available again");
     }

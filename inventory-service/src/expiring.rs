@@ -6,15 +6,17 @@ use futures::future::join_all;
 use messages::{Envelope, EventId, InventoryExpired, Message as _, OrderId, SagaId, Timestamp, TimestampText};
 use participant::Participant as _;
 use service_runtime::CancellationToken;
-use service_runtime::database::{StoreError, within_limit};
+use service_runtime::database::{Session, StoreError, within_limit};
 use service_runtime::kafka::Producer;
 use service_runtime::looking::keep_looking;
+use service_runtime::metrics::Count;
+use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row as _};
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::Reservations;
-use crate::reserving::EXPIRE;
+use crate::reserving::{EXPIRE, EXPIRE_FREE, FIRST_DUE};
 
 /// A hold ends so late at most, in calm.
 const EVERY: Duration = Duration::from_secs(1);
@@ -28,13 +30,13 @@ const DELIVERY: Duration = Duration::from_secs(30);
 /// How often it is looked for what was not announced: Kafka was away, or the process died.
 const ANNOUNCE_AGAIN: Duration = Duration::from_secs(60);
 
+// (What an older release has released before its time has not ended by itself.)
 const UNANNOUNCED: &str = "SELECT order_id, saga_id, expires_at FROM reservations
-     WHERE will_expire AND expires_at <= now() AND status = 'EXPIRED' AND updated_at < now() - interval '60 s'
-     ORDER BY expires_at LIMIT $1";
+     WHERE will_expire AND status <> 'RESERVED' AND updated_at >= expires_at AND updated_at < now() - interval '60 s'
+     ORDER BY updated_at LIMIT $1";
 
-// One that was released meanwhile is announced all the same; its row has moved on.
 const ANNOUNCED: &str =
-    "UPDATE reservations SET will_expire = FALSE WHERE order_id = ANY($1) AND status = 'EXPIRED' AND will_expire";
+    "UPDATE reservations SET will_expire = FALSE WHERE order_id = ANY($1) AND status <> 'RESERVED' AND will_expire";
 
 /// A hold that has ended.
 struct Ended {
@@ -44,32 +46,55 @@ struct Ended {
 }
 
 /// Ends the holds whose time is over, until `stop`.
-pub async fn expire(pool: &PgPool, producer: &Producer, stop: CancellationToken) {
-    let look = || {
-        within_limit(async {
-            loop {
-                let ended = holds(pool, EXPIRE).await?;
-                let count = ended.len();
-                if count > 0 {
-                    info!(orders = count, "the time of holds is over: their goods are free again");
-                    // Whether Kafka answers or not, the next ones are freed.
-                    let (pool, producer) = (pool.clone(), producer.clone());
-                    tokio::spawn(async move { announced(&pool, &producer, ended).await });
+pub async fn expire(pool: &PgPool, producer: &Producer, expired: &Count, stop: CancellationToken) {
+    let session = Session::beside(pool).impatient_of_locks();
+    let end = |ended: Vec<Ended>| {
+        let count = ended.len();
+        if count > 0 {
+            info!(orders = count, "the time of holds is over: their goods are free again");
+            expired.inc_by(count as u64);
+            // Whether Kafka answers or not, the next ones are freed.
+            let (pool, producer) = (pool.clone(), producer.clone());
+            tokio::spawn(async move { announced(&pool, &producer, ended).await });
+        }
+        count
+    };
+    let look = async || {
+        // What is refused is left out: it would hold up all others.
+        let mut wrong: Vec<Uuid> = Vec::new();
+        let mut at_once = AT_ONCE;
+        loop {
+            match due(&session, EXPIRE, at_once, &wrong).await {
+                Ok(ended) => {
+                    if end(ended) < at_once {
+                        return Ok(());
+                    }
                 }
-                if count < AT_ONCE {
+                // Somebody holds a product: its holds are tried again in a second.
+                Err(StoreError::Locked(_)) => {
+                    end(due(&session, EXPIRE_FREE, AT_ONCE, &wrong).await?);
                     return Ok(());
                 }
+                Err(StoreError::Refused(_)) if at_once > 1 => at_once = 1,
+                Err(StoreError::Refused(why)) => {
+                    let first = sqlx::query_scalar(FIRST_DUE).bind(&wrong).fetch_optional(pool);
+                    let Some(order_id) = within_limit(async { Ok(first.await?) }).await? else { return Ok(()) };
+                    warn!(%order_id, %why, "its hold can't be ended: see its reservation and its products");
+                    wrong.push(order_id);
+                }
+                Err(error) => return Err(error),
             }
-        })
+        }
     };
     keep_looking(EVERY, "holds whose time is over", stop, look).await;
 }
 
 /// Announces those that should have been announced before, until `stop`.
 pub async fn announce_again(pool: &PgPool, producer: &Producer, stop: CancellationToken) {
-    let look = || async {
+    let look = async || {
         loop {
-            let ended = within_limit(holds(pool, UNANNOUNCED)).await?;
+            let unannounced = sqlx::query(UNANNOUNCED).bind(AT_ONCE as i64);
+            let ended = within_limit(async { ended(&unannounced.fetch_all(pool).await?) }).await?;
             let is_last = ended.len() < AT_ONCE;
             if !announced(pool, producer, ended).await || is_last {
                 return Ok(());
@@ -79,8 +104,16 @@ pub async fn announce_again(pool: &PgPool, producer: &Producer, stop: Cancellati
     keep_looking(ANNOUNCE_AGAIN, "ended holds that were not announced", stop, look).await;
 }
 
-async fn holds(pool: &PgPool, statement: &'static str) -> Result<Vec<Ended>, StoreError> {
-    let rows = sqlx::query(statement).bind(AT_ONCE as i64).fetch_all(pool).await?;
+async fn due(
+    session: &Session,
+    statement: &'static str,
+    at_once: usize,
+    but_for: &[Uuid],
+) -> Result<Vec<Ended>, StoreError> {
+    ended(&within_limit(session.rows(sqlx::query(statement).bind(at_once as i64).bind(but_for))).await?)
+}
+
+fn ended(rows: &[PgRow]) -> Result<Vec<Ended>, StoreError> {
     let ended = rows.iter().map(|row| {
         Ok(Ended {
             order_id: row.try_get::<Uuid, _>("order_id")?.into(),

@@ -78,20 +78,56 @@ pub const ASTRAY_GIVEN_BACK: &str = concat!(
     " SELECT order_id FROM moved"
 );
 
-/// Ends the holds whose time is over, at most so many; returns what is to be announced of them.
-pub const EXPIRE: &str = concat!(
-    "WITH due AS (
-         SELECT order_id FROM reservations WHERE will_expire AND expires_at <= now() AND status = 'RESERVED'
-         ORDER BY order_id LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
-     ), moved AS (
-         UPDATE reservations SET status = 'EXPIRED', holds = FALSE, updated_at = now(),
-                reason = 'the goods were set aside until ' || to_char(expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC'
-         FROM due WHERE reservations.order_id = due.order_id
-         RETURNING reservations.order_id, reservations.status, reservations.saga_id, reservations.expires_at
-     )",
-    let_go!(),
-    " SELECT order_id, saga_id, expires_at FROM moved"
+// Ends the holds of the orders in `due`; returns what is to be announced of them.
+macro_rules! expire {
+    ($due:literal) => {
+        concat!(
+            "WITH ",
+            $due,
+            ", moved AS (
+                 UPDATE reservations SET status = 'EXPIRED', holds = FALSE, updated_at = now(),
+                        reason = 'the goods were set aside until '
+                                 || to_char(expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC'
+                 FROM due WHERE reservations.order_id = due.order_id
+                 RETURNING reservations.order_id, reservations.status, reservations.saga_id, reservations.expires_at
+             )",
+            let_go!(),
+            " SELECT order_id, saga_id, expires_at FROM moved"
+        )
+    };
+}
+
+/// Ends holds whose time is over, at most so many, but for these orders.
+pub const EXPIRE: &str = expire!(
+    "due AS (
+         SELECT order_id FROM reservations
+         WHERE will_expire AND expires_at <= now() AND status = 'RESERVED' AND order_id <> ALL($2)
+         ORDER BY expires_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
+     )"
 );
+
+/// The same, but for orders of products whose rows others hold: it waits for nobody.
+pub const EXPIRE_FREE: &str = expire!(
+    "candidates AS MATERIALIZED (
+         SELECT order_id, expires_at FROM reservations
+         WHERE will_expire AND expires_at <= now() AND status = 'RESERVED' AND order_id <> ALL($2)
+         ORDER BY expires_at LIMIT 10000 FOR NO KEY UPDATE SKIP LOCKED
+     ), free AS MATERIALIZED (
+         SELECT sku FROM products
+         WHERE sku IN (SELECT line.sku FROM reservation_items AS line JOIN candidates USING (order_id))
+         FOR NO KEY UPDATE SKIP LOCKED
+     ), due AS (
+         SELECT order_id FROM candidates
+         WHERE NOT EXISTS (SELECT FROM reservation_items AS line
+                           WHERE line.order_id = candidates.order_id AND line.sku NOT IN (SELECT sku FROM free))
+         ORDER BY expires_at LIMIT $1
+     )"
+);
+
+/// The order whose hold is over for the longest, but for these.
+pub const FIRST_DUE: &str = "SELECT order_id FROM reservations
+     WHERE will_expire AND expires_at <= now() AND status = 'RESERVED' AND order_id <> ALL($1)
+     ORDER BY expires_at LIMIT 1";
 
 const RESERVE: &str = concat!(
     "WITH created AS (

@@ -29,8 +29,10 @@ impl Row for Reservation {
          WHERE line.order_id = reservations.order_id) AS items";
     const WRITES: [&'static str; 2] = ["reservations created", "reservations moved"];
     const WIDE: Option<&'static str> = Some("reservations counted");
-    /// One that is kept stays where it is, and holds what it held. Any other moves to where it holds nothing.
-    const MOVE_SETS: &'static str = ", holds = reservations.holds AND new.status = 'RESERVED', will_expire = FALSE";
+    /// One that is kept stays where it is, and holds what it held. Any other moves to where it holds nothing. That a hold has
+    /// ended is announced also if it is released before that.
+    const MOVE_SETS: &'static str = ", holds = reservations.holds AND new.status = 'RESERVED',
+             will_expire = reservations.will_expire AND reservations.status = 'EXPIRED'";
     const MOVED_WITH: &'static str = reserving::LET_GO;
     const POINTS: [&'static str; 2] = ["inventory.storing", "inventory.stored"];
 

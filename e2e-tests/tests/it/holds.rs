@@ -23,7 +23,7 @@ async fn answered(command: &Command, topic: &str, reply: &str) -> Result<Value> 
     Ok(command.replies(reply, 1).await?[0].json()["payload"].take())
 }
 
-async fn committed(client: &Client, sku: &str) -> Result<i64> {
+pub async fn committed(client: &Client, sku: &str) -> Result<i64> {
     let select = "SELECT committed::bigint FROM products WHERE sku = $1";
     Ok(sqlx::query_scalar(select).bind(sku).fetch_one(client.databases.of(Inventory)).await?)
 }
@@ -152,6 +152,50 @@ async fn commits_that_meet_the_end_of_their_holds_are_answered_truthfully() -> R
     assert_eq!(answers, ended);
     assert_eq!(committed(&client, &sku).await?, ended.get("COMMITTED").copied().unwrap_or_default() as i64);
     assert_eq!(disagreements(&client).await?, [""; 0]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_product_that_somebody_holds_keeps_its_own_holds_from_ending_and_no_others() -> Result<()> {
+    let client = shared().await?;
+    let (held, free) = (product(&client, 10).await?, product(&client, 10).await?);
+    let [waits, ends] = [Outsider::new(&client.kafka), Outsider::new(&client.kafka)];
+    answered(&reserve_for(&waits, &held, 1, "1s"), RESERVE, "inventory.reserved").await?;
+    let mut person = client.databases.of(Inventory).begin().await?;
+    sqlx::query("SELECT FROM products WHERE sku = $1 FOR UPDATE").bind(&held).execute(&mut *person).await?;
+    answered(&reserve_for(&ends, &free, 1, "2s"), RESERVE, "inventory.reserved").await?;
+
+    let ended = statuses(&client, std::slice::from_ref(&ends), &["RESERVED"]).await?;
+
+    assert_eq!((ended, pieces(&client, &free).await?), (counts([("EXPIRED", 1)]), (10, 0)));
+    assert_eq!(statuses(&client, std::slice::from_ref(&waits), &[]).await?, counts([("RESERVED", 1)]));
+    person.rollback().await?;
+    statuses(&client, std::slice::from_ref(&waits), &["RESERVED"]).await?;
+    assert_eq!(pieces(&client, &held).await?, (10, 0));
+    Ok(())
+}
+
+/// Released before Kafka has taken the announcement, by a process that died behind the end of the hold.
+#[tokio::test]
+async fn a_hold_that_has_ended_is_announced_also_once_it_is_released() -> Result<()> {
+    let client = shared().await?;
+    let (sku, order) = (product(&client, 1).await?, Outsider::new(&client.kafka));
+    answered(&reserve_for(&order, &sku, 1, "1s"), RESERVE, "inventory.reserved").await?;
+    let is_it = |event: &Value| event["orderId"] == json!(order.order_id);
+    client.kafka.wait_for("inventory.expired", 1, is_it).await?;
+    answered(&order.release(), RELEASE, "inventory.released").await?;
+    let lost = "UPDATE reservations SET will_expire = TRUE, updated_at = now() - interval '2 min', expires_at = now() - interval '3 min'
+                WHERE order_id = $1";
+    sqlx::query(lost).bind(order.order_id).execute(client.databases.of(Inventory)).await?;
+
+    let again = eventually("it is announced again", Duration::from_secs(90), async || {
+        let mut announced = client.kafka.records("inventory.expired").await?;
+        announced.retain(|record| is_it(&record.json()));
+        Ok((announced.len() == 2).then_some(announced))
+    })
+    .await?;
+
+    assert_eq!(again[0].json()["eventId"], again[1].json()["eventId"]);
     Ok(())
 }
 
