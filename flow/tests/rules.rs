@@ -311,3 +311,12 @@ fn what_is_asked_of_the_platforms_participants_keeps_to_their_messages() {
     let all: Vec<String> = findings.iter().map(ToString::to_string).collect();
     assert!(all.len() == 2 && all.iter().all(|finding| finding.contains("invalid type: null")), "{all:?}");
 }
+
+#[test]
+fn goods_are_not_handed_over_before_the_pivot() {
+    let wrap = "  - step: WRAP\n";
+    let hand_over = "  - step: HAND_OVER\n    within: 60s\n    ask: { topic: inventory.commit.command }\n    done: inventory.committed\n    refused: { inventory.failed: { cause: GONE, reason: $reply.reason } }\n    undo: none\n";
+    shop_breaks(wrap, &format!("{hand_over}{wrap}"), "inventory.commit.command", &["the pivot, which is `WRAP`"]);
+    let keep = hand_over.replace("inventory.commit.command", "inventory.keep.command").replace("committed", "kept");
+    check(&SHOP.replacen(wrap, &format!("{keep}{wrap}"), 1), Origin::User).unwrap_or_else(|found| panic!("{found:?}"));
+}

@@ -71,7 +71,7 @@ pub fn check(file: &FlowFile, flow: &Flow, findings: &mut Findings) {
     // Most flows ask nobody of the platform.
     let samples = LazyCell::new(|| Samples::of(flow, None).ok());
     let mut asks_platform = false;
-    for step in &file.steps {
+    for (place, step) in file.steps.iter().enumerate() {
         let undo = if let Undo::By(undo) = &step.undo { Some(&**undo) } else { None };
         let refused: Vec<&At<String>> = step.refused.iter().map(|(event, _)| event).collect();
         let forward = step.ask.iter().map(|ask| (ask, &step.done, refused.as_slice()));
@@ -81,6 +81,14 @@ pub fn check(file: &FlowFile, flow: &Flow, findings: &mut Findings) {
                 continue;
             };
             asks_platform = true;
+            if topic.as_str() == CommitInventory::TOPIC.name() && place < flow.pivot {
+                let message = format!(
+                    "goods that have left the house can't be released, should a later step turn the saga back: commit at the pivot, which is `{}`, or behind it. `{}` may stand before it",
+                    flow.steps[flow.pivot].name,
+                    KeepInventory::TOPIC.name()
+                );
+                findings.report(topic.at, Rule::Platform, message);
+            }
             match commands.iter().find(|command| command.topic == topic.as_str()) {
                 Some(command) => {
                     command.takes(ask, topic, samples.as_ref(), findings);
