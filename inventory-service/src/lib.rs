@@ -6,6 +6,7 @@
 
 mod astray;
 mod expiring;
+mod metrics;
 mod products;
 mod reading;
 pub mod reservation;
@@ -48,6 +49,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
 
 struct Reservations {
     stock: StockSettings,
+    metrics: metrics::Reservations,
 }
 
 impl Participant for Reservations {
@@ -64,14 +66,19 @@ impl Participant for Reservations {
     type Facts = Facts;
     type Described = reading::Described;
 
-    fn start(stock: StockSettings, _: &PgPool, _: &DatabaseClock, _: &Metrics) -> Self {
-        Self { stock }
+    async fn start(stock: StockSettings, pool: &PgPool, _: &DatabaseClock, metrics: &Metrics) -> Result<Self, Fatal> {
+        if stock.sample_products {
+            products::samples::store(pool).await?;
+        }
+        Ok(Self { stock, metrics: metrics::Reservations::new(metrics) })
     }
 
-    async fn work(pool: PgPool, producer: Producer, stop: CancellationToken) -> Result<(), Fatal> {
+    async fn work(pool: PgPool, producer: Producer, metrics: Metrics, stop: CancellationToken) -> Result<(), Fatal> {
+        let expired = metrics.count("inventory_expired_total", "Holds whose time was over.");
         tokio::join!(
-            expiring::expire(&pool, &producer, stop.clone()),
+            expiring::expire(&pool, &producer, &expired, stop.clone()),
             expiring::announce_again(&pool, &producer, stop.clone()),
+            metrics::watch_stock(&pool, &metrics, stop.clone()),
             astray::give_back(&pool, stop),
         );
         Ok(())
@@ -91,6 +98,10 @@ impl Participant for Reservations {
 
     async fn facts(&self) -> Facts {
         self.stock.look().await
+    }
+
+    fn stored(&self, row: &Reservation) {
+        self.metrics.note(row);
     }
 
     fn decide(command: &InventoryCommand, stored: Option<&Reservation>, facts: &Facts, now: Timestamp) -> Next {

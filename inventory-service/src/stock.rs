@@ -13,6 +13,8 @@ pub struct StockSettings {
     inventory_failure_rate: Share,
     inventory_processing_ms: u64,
     reservation_ttl_ms: u64,
+    /// Whether a service without products begins with a handful.
+    pub sample_products: bool,
 }
 
 /// The longest hold: a year.

@@ -86,6 +86,10 @@ impl<P: Participant> Handling<P> {
             tokio::spawn(async move { store.write(expected, row).await });
             return Ok(Outcome::Stored(early));
         }
-        Ok(self.store.write(expected, row).await?)
+        let outcome = self.store.write(expected, row).await?;
+        if let Outcome::Stored(row) = &outcome {
+            self.participant.stored(row);
+        }
+        Ok(outcome)
     }
 }

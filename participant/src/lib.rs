@@ -73,10 +73,23 @@ pub trait Participant: Send + Sync + Sized + 'static {
     type Described: OpenApi;
 
     /// Starts what it needs.
-    fn start(settings: Self::Settings, pool: &PgPool, clock: &DatabaseClock, metrics: &Metrics) -> Self;
+    ///
+    /// # Errors
+    /// When it can't: the service ends.
+    fn start(
+        settings: Self::Settings,
+        pool: &PgPool,
+        clock: &DatabaseClock,
+        metrics: &Metrics,
+    ) -> impl Future<Output = Result<Self, Fatal>> + Send;
 
     /// What it does by itself, until `stop`. Most do nothing.
-    fn work(_: PgPool, _: Producer, stop: CancellationToken) -> impl Future<Output = Result<(), Fatal>> + Send {
+    fn work(
+        _: PgPool,
+        _: Producer,
+        _: Metrics,
+        stop: CancellationToken,
+    ) -> impl Future<Output = Result<(), Fatal>> + Send {
         async move {
             stop.cancelled().await;
             Ok(())
@@ -93,6 +106,9 @@ pub trait Participant: Send + Sync + Sized + 'static {
 
     /// Finds out, once for each command that comes, what the decision depends on.
     fn facts(&self) -> impl Future<Output = Self::Facts> + Send;
+
+    /// Notes that this row was stored, by this process and for the first time.
+    fn stored(&self, _: &Self::Row) {}
 
     /// The next thing to do with a command, given the order's stored row. Pure: a command that comes again, to an unchanged
     /// row, gets the same reply, byte for byte.

@@ -72,7 +72,7 @@ pub async fn run<P: Participant>(config: Config<P::Settings>, shutdown: Cancella
         .with_database(&pool)
         .with_clock(&clock)
         .with("kafka", move || Box::pin(std::future::ready(group.check())));
-    let participant = P::start(config.own, &pool, &clock, &metrics);
+    let participant = P::start(config.own, &pool, &clock, &metrics).await?;
     let old = Rows::of(&pool, P::Row::TABLE);
     let routes =
         router(P::PATH, old.clone(), config.retention, orchestrator, clock.clone()).merge(P::routes(pool.clone()));
@@ -81,7 +81,7 @@ pub async fn run<P: Participant>(config: Config<P::Settings>, shutdown: Cancella
     // Whichever ends first, by the signal or by an error, ends the other.
     let stop = shutdown.child_token();
     let (worked, consumed, served) = tokio::join!(
-        stop_when_done(&stop, P::work(pool.clone(), producer.clone(), stop.clone())),
+        stop_when_done(&stop, P::work(pool.clone(), producer.clone(), metrics.clone(), stop.clone())),
         stop_when_done(&stop, consumer.run(handling, producer, stop.clone())),
         stop_when_done(&stop, server.serve(routes, openapi::<P>, health, metrics, tracer.clone(), stop.clone())),
     );

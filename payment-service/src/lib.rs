@@ -60,9 +60,14 @@ impl Participant for Payments {
     type Facts = ();
     type Described = reading::Described;
 
-    fn start(settings: GatewaySettings, pool: &PgPool, clock: &DatabaseClock, metrics: &Metrics) -> Self {
+    async fn start(
+        settings: GatewaySettings,
+        pool: &PgPool,
+        clock: &DatabaseClock,
+        metrics: &Metrics,
+    ) -> Result<Self, Fatal> {
         let gateway = SimulatedGateway::start(Session::beside(pool), settings, metrics);
-        Self { gateway, clock: clock.clone() }
+        Ok(Self { gateway, clock: clock.clone() })
     }
 
     fn routes(pool: PgPool) -> Router {

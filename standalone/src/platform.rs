@@ -141,6 +141,7 @@ impl Platform {
         let stop = stop.child_token();
         check_settings()?;
         ports.check_free().await?;
+        let is_embedded = !urls.contains_key("inventory");
         let embedded = ports.embedded_databases(&urls);
         let servers = Servers::start(data_dir, embedded, |line| info!("{line}")).await;
         let servers = servers.map_err(|error| Fatal::new(error.to_string()))?;
@@ -168,7 +169,7 @@ impl Platform {
         };
         let order = participant(&order_service::DEFAULTS, ports.order, "order")?;
         let payment = participant(&payment_service::DEFAULTS, ports.payment, "payment")?;
-        let inventory = participant(&inventory_service::DEFAULTS, ports.inventory, "inventory")?;
+        let inventory = participant(&inventory_defaults(is_embedded), ports.inventory, "inventory")?;
         let orchestrator = orchestrator
             .with("order_service_url", format!("http://{}", address(&order)?))?
             .with("payment_service_url", format!("http://{}", address(&payment)?))?
@@ -284,6 +285,12 @@ fn quoted(path: &Path) -> String {
     let path = path.display().to_string();
     let is_plain = path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+".contains(c));
     if is_plain { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
+}
+
+/// Of the inventory service: with a database of ours it begins with something to sell.
+const fn inventory_defaults(is_embedded: bool) -> [&'static str; 4] {
+    let [own, kafka, service] = inventory_service::DEFAULTS;
+    [own, kafka, service, if is_embedded { "sample_products = true" } else { "" }]
 }
 
 /// What the environment says of a service, but for what names one service's own port or database.

@@ -2,6 +2,7 @@
 
 mod bodies;
 pub mod routes;
+pub mod samples;
 mod store;
 
 pub use routes::router;
