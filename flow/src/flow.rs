@@ -11,8 +11,14 @@ use crate::payload::Payload;
 use crate::shape::Shape;
 use crate::slot::Slot;
 
-/// The flow behind `POST /checkout`.
+/// The flow of a checkout without items.
 pub const PAY_FIRST: &str = "pay-first";
+
+/// The flow of a checkout with items.
+pub const RESERVE_FIRST: &str = "reserve-first";
+
+/// The flows behind `POST /checkout`.
+pub const CHECKOUTS: [&str; 2] = [PAY_FIRST, RESERVE_FIRST];
 
 /// How an effect is repeated where the file does not say it.
 const REPEAT: Repeat = Repeat { first: Duration::from_secs(2), most: Duration::from_secs(10), attention_after: 10 };

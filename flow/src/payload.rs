@@ -31,6 +31,11 @@ impl Payload {
         }
     }
 
+    /// Whether it is an object with this field.
+    pub fn has(&self, field: &str) -> bool {
+        matches!(self, Self::Object(fields) if fields.iter().any(|(name, _)| name == field))
+    }
+
     /// All slots, in the order of the file.
     pub fn slots(&self) -> Vec<&At<Slot>> {
         match self {

@@ -21,7 +21,7 @@ fn flows() -> Vec<Arc<Flow>> {
         include_str!("../../examples/kiosk/kiosk.v1.yaml"),
         include_str!("flows/club.v1.yaml"),
         include_str!("flows/order.v1.yaml"),
-        include_str!("flows/reserve-first.v1.yaml"),
+        include_str!("flows/reserve-first-draft.v1.yaml"),
         include_str!("flows/shop.v1.yaml"),
         KINDS,
     ];

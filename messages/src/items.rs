@@ -1,8 +1,10 @@
 //! What an order is of: pieces of products.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use crate::Sku;
@@ -20,7 +22,27 @@ pub struct Item {
     pub sku: Sku,
     /// Pieces.
     #[schema(minimum = 1, maximum = 1_000_000)]
+    #[serde(deserialize_with = "pieces")]
     pub qty: u32,
+}
+
+fn pieces<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    struct Pieces;
+
+    impl Visitor<'_> for Pieces {
+        type Value = u32;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a whole number from 1 to 1000000")
+        }
+
+        fn visit_u64<E: serde::de::Error>(self, count: u64) -> Result<u32, E> {
+            let pieces = u32::try_from(count).ok().filter(|pieces| (1..=MOST_PIECES).contains(pieces));
+            pieces.ok_or_else(|| E::invalid_value(serde::de::Unexpected::Unsigned(count), &self))
+        }
+    }
+
+    deserializer.deserialize_u32(Pieces)
 }
 
 /// The lines of an order, at most 100; none where its goods are not counted. A product may have several: they are added up.
@@ -28,18 +50,18 @@ pub struct Item {
 #[serde(try_from = "Vec<Object<Item>>", into = "Vec<Item>")]
 pub struct Items(Vec<Item>);
 
-/// What is wrong with the lines of an order. Meant for the person who sent them.
+/// More lines than an order may have. Meant for the person who sent them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NotItems {
-    #[error("`items` has {0} lines, and may have 100")]
-    TooMany(usize),
-    #[error("`items[{0}].qty` must be 1 to 1000000")]
-    Quantity(usize),
-}
+#[error("has {0} lines, and may have 100")]
+pub struct TooManyLines(usize);
 
 impl Items {
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    pub fn lines(&self) -> &[Item] {
+        &self.0
     }
 
     /// The pieces of each product.
@@ -53,17 +75,13 @@ impl Items {
 }
 
 impl TryFrom<Vec<Object<Item>>> for Items {
-    type Error = NotItems;
+    type Error = TooManyLines;
 
-    fn try_from(items: Vec<Object<Item>>) -> Result<Self, NotItems> {
-        let items: Vec<Item> = items.into_iter().map(|Object(item)| item).collect();
+    fn try_from(items: Vec<Object<Item>>) -> Result<Self, TooManyLines> {
         if items.len() > MOST_LINES {
-            return Err(NotItems::TooMany(items.len()));
+            return Err(TooManyLines(items.len()));
         }
-        match items.iter().position(|item| !(1..=MOST_PIECES).contains(&item.qty)) {
-            Some(wrong) => Err(NotItems::Quantity(wrong)),
-            None => Ok(Self(items)),
-        }
+        Ok(Self(items.into_iter().map(|Object(item)| item).collect()))
     }
 }
 
@@ -116,7 +134,7 @@ mod tests {
         assert!(read(&lines(101)).unwrap_err().contains("101 lines"));
         for qty in ["0", "1000001"] {
             let error = read(&format!(r#"[{{"sku":"a","qty":1}},{{"sku":"a","qty":{qty}}}]"#)).unwrap_err();
-            assert!(error.contains("items[1].qty"), "{error}");
+            assert!(error.contains("a whole number from 1 to 1000000"), "{error}");
         }
         for line in [r#"{"sku":"","qty":1}"#, r#"{"sku":"a","qty":-1}"#, r#"{"sku":"a","qty":1.5}"#, r#"{"sku":"a"}"#] {
             assert!(read(&format!("[{line}]")).is_err(), "{line}");

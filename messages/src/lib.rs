@@ -33,7 +33,7 @@ pub use events::{
     PaymentCharged, PaymentFailed, PaymentRefunded,
 };
 pub use ids::{EventId, OrderId, SagaId};
-pub use items::{Item, Items, NotItems, Short};
+pub use items::{Item, Items, Short, TooManyLines};
 pub use money::{AmountText, Currency, MAX_AMOUNT, Money, MoneyError};
 pub use record::OutgoingRecord;
 pub use signal::{MAX_SIGNAL_ID, MAX_SIGNAL_MATCH, MAX_SIGNAL_PAYLOAD, SignalRecord};

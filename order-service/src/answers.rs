@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 use messages::schema::{Amount, one_of};
-use messages::{Currency, OrderId, SagaId, TimestampText, UserId};
+use messages::{Currency, Item, OrderId, SagaId, TimestampText, UserId};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use service_runtime::http::Problem;
@@ -36,6 +36,10 @@ pub struct OrderBody {
     #[serde(with = "rust_decimal::serde::arbitrary_precision_option")]
     total_amount: Option<Decimal>,
     currency: Option<Currency>,
+    /// What it is of, where its goods are counted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    items: Vec<Item>,
     created_at: TimestampText,
     updated_at: TimestampText,
 }
@@ -52,6 +56,7 @@ impl From<Order> for OrderBody {
             order_id: order.order_id,
             saga_id: order.saga_id,
             status: order.status.as_str(),
+            items: order.contents.as_ref().map(|contents| contents.items.lines().to_vec()).unwrap_or_default(),
             user_id: order.contents.map(|contents| contents.user_id),
             total_amount: money.map(|money| money.amount()),
             currency: money.map(|money| money.currency()),

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use messages::{Money, OrderId, SagaId, Timestamp, UserId};
+use messages::{Items, Money, OrderId, SagaId, Timestamp, UserId};
 
 /// PENDING -> CONFIRMED | CANCELLED; both ends are final.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +52,8 @@ pub struct Order {
 pub struct Contents {
     pub user_id: UserId,
     pub money: Money,
+    /// None where its goods are not counted.
+    pub items: Items,
 }
 
 /// A request to create an order.
@@ -141,7 +143,11 @@ mod tests {
     use super::*;
 
     fn contents(amount: &str) -> Contents {
-        Contents { user_id: "u1".to_owned().try_into().unwrap(), money: Money::parse(amount, Currency::USD).unwrap() }
+        Contents {
+            user_id: "u1".to_owned().try_into().unwrap(),
+            money: Money::parse(amount, Currency::USD).unwrap(),
+            items: Items::default(),
+        }
     }
 
     fn stored(status: Status, saga_id: Option<SagaId>) -> Order {

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, patch, post};
 use axum::{Json, Router};
 use messages::schema::one_of;
-use messages::{AmountText, Currency, Money, OrderId, SagaId, UserId};
+use messages::{AmountText, Currency, Item, Items, Money, OrderId, SagaId, UserId};
 use serde::Deserialize;
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::{ConditionalWrites, Outcome, Reads};
@@ -68,6 +68,10 @@ struct CreateRequest {
     /// USD unless given. Without a `sagaId`: one that is in use.
     #[schema(value_type = Option<Currency>)]
     currency: Option<String>,
+    /// What it is of, where its goods are counted. With a `sagaId` only, which has them reserved.
+    #[schema(value_type = Vec<Item>, max_items = 100)]
+    #[serde(default)]
+    items: Items,
 }
 
 #[utoipa::path(
@@ -101,11 +105,14 @@ async fn create(State(orders): State<Orders>, JsonBody(request): JsonBody<Create
     let money = Money::parse(&request.total_amount.0, currency);
     let money = money.map_err(|error| Problem::invalid_field("totalAmount", error))?;
     let user_id = user_id.map_err(|error| Problem::invalid_field("userId", error))?;
+    if request.saga_id.is_none() && !request.items.is_empty() {
+        return Err(Problem::invalid_field("items", "are taken with a `sagaId` only: nobody else reserves them"));
+    }
     let named = request.order_id.is_some();
     let create = Create {
         order_id: request.order_id.unwrap_or_else(OrderId::new),
         saga_id: request.saga_id,
-        contents: Contents { user_id, money },
+        contents: Contents { user_id, money, items: request.items },
     };
     faults::reached("order.storing", Status::Pending.as_str());
     // Its id is known here, also where the client does not know it: so it may be stored twice.

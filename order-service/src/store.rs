@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use messages::{Money, OrderId, Timestamp, UserId};
+use messages::{Items, Money, OrderId, Timestamp, UserId};
 use rust_decimal::Decimal;
 use service_runtime::conditional::Table;
 use service_runtime::database::{DatabaseClock, Session, StoreError};
@@ -103,10 +103,11 @@ async fn insert(session: &Session, creates: &[&Create], now: Timestamp) -> Resul
     let amounts: Vec<Decimal> = creates.iter().map(|c| c.contents.money.amount()).collect();
     let currencies: Vec<&str> = creates.iter().map(|c| c.contents.money.currency().code()).collect();
     let insert = sqlx::query(
-        "INSERT INTO orders (order_id, saga_id, user_id, total_amount, currency, status, created_at, updated_at)
-         SELECT order_id, saga_id, user_id, total_amount, currency, 'PENDING', $6, $6
+        "INSERT INTO orders (order_id, saga_id, user_id, total_amount, currency, items, status, created_at, updated_at)
+         SELECT order_id, saga_id, user_id, total_amount, currency, items, 'PENDING', $6, $6
          FROM (SELECT UNNEST($1::uuid[]) AS order_id, UNNEST($2::uuid[]) AS saga_id, UNNEST($3::text[]) AS user_id,
-                      UNNEST($4::numeric[]) AS total_amount, UNNEST($5::text[]) AS currency) AS new
+                      UNNEST($4::numeric[]) AS total_amount, UNNEST($5::text[]) AS currency,
+                      UNNEST($7::text[])::jsonb AS items) AS new
          ON CONFLICT (order_id) DO NOTHING
          RETURNING order_id",
     )
@@ -115,8 +116,15 @@ async fn insert(session: &Session, creates: &[&Create], now: Timestamp) -> Resul
     .bind(users)
     .bind(amounts)
     .bind(currencies)
-    .bind(now);
+    .bind(now)
+    .bind(creates.iter().map(|c| items(&c.contents.items)).collect::<Vec<_>>());
     order_ids(&session.rows(insert).await?)
+}
+
+/// What stands in the column; `None` for an order without items.
+fn items(items: &Items) -> Option<String> {
+    // Lines of plain fields always have a JSON form.
+    (!items.is_empty()).then(|| serde_json::to_string(items).ok()).flatten()
 }
 
 /// The orders that a statement names in its first column.
@@ -135,7 +143,8 @@ async fn update(
          WHERE orders.order_id = wanted.order_id
            AND (orders.saga_id IS NULL OR orders.saga_id = wanted.saga_id)
            AND orders.status = 'PENDING'
-         RETURNING orders.order_id, orders.saga_id, user_id, total_amount, currency, orders.status, created_at, updated_at",
+         RETURNING orders.order_id, orders.saga_id, user_id, total_amount, currency, items::text, orders.status, created_at,
+                   updated_at",
     )
     .bind(transitions.iter().map(|t| t.order_id.as_uuid()).collect::<Vec<_>>())
     .bind(transitions.iter().map(|t| t.saga_id.map(Uuid::from)).collect::<Vec<_>>())
@@ -154,7 +163,7 @@ async fn leave(
          SELECT order_id, saga_id, 'CANCELLED', $3, $3
          FROM (SELECT UNNEST($1::uuid[]) AS order_id, UNNEST($2::uuid[]) AS saga_id) AS new
          ON CONFLICT (order_id) DO NOTHING
-         RETURNING order_id, saga_id, user_id, total_amount, currency, status, created_at, updated_at",
+         RETURNING order_id, saga_id, user_id, total_amount, currency, items::text, status, created_at, updated_at",
     )
     .bind(cancels.iter().map(|cancel| cancel.order_id.as_uuid()).collect::<Vec<_>>())
     .bind(cancels.iter().map(|cancel| cancel.saga_id.map(Uuid::from)).collect::<Vec<_>>())
@@ -166,7 +175,7 @@ fn wanted(orders: Vec<OrderId>) -> Query<'static, Postgres, PgArguments> {
     let ids: Vec<Uuid> = orders.into_iter().map(Uuid::from).collect();
     // Columns by name: a release that adds one must not change the result of this one's prepared statement.
     sqlx::query(
-        "SELECT order_id, saga_id, user_id, total_amount, currency, status, created_at, updated_at
+        "SELECT order_id, saga_id, user_id, total_amount, currency, items::text, status, created_at, updated_at
          FROM orders WHERE order_id = ANY($1)",
     )
     .bind(ids)
@@ -187,10 +196,12 @@ fn from_row(row: &PgRow) -> Result<Order, StoreError> {
     };
     let user_id = row.try_get::<Option<String>, _>("user_id")?.map(UserId::try_from).transpose();
     let user_id = user_id.map_err(|error| unreadable(error.to_string()))?;
+    let items = row.try_get::<Option<&str>, _>("items")?.map(serde_json::from_str).transpose();
+    let items: Items = items.map_err(|error| unreadable(error.to_string()))?.unwrap_or_default();
     Ok(Order {
         order_id: row.try_get::<Uuid, _>("order_id")?.into(),
         saga_id: row.try_get::<Option<Uuid>, _>("saga_id")?.map(Into::into),
-        contents: money.zip(user_id).map(|(money, user_id)| Contents { user_id, money }),
+        contents: money.zip(user_id).map(|(money, user_id)| Contents { user_id, money, items }),
         status: row.try_get::<&str, _>("status")?.parse().map_err(unreadable)?,
         created_at: row.try_get("created_at")?,
         updated_at: row.try_get("updated_at")?,

@@ -20,7 +20,7 @@ use crate::coordinator::{ApplyError, Begun, Coordinator};
 use crate::intake::{Intake, NOT_STORED, Place};
 use crate::outcome::Outcome;
 use crate::prefer::Preferences;
-use crate::saga::flows::PAY_FIRST;
+use crate::saga::flows::is_checkout;
 use crate::saga::{FlowOutcome, Saga, State, Transition, start};
 use crate::store::{KnownBy, NewSaga};
 use crate::waiters::{OFTEN, Waiter};
@@ -270,7 +270,7 @@ fn answer(saga: &Saga, preferences: Preferences, limit: Duration) -> Response {
     let retry_after = (!is_answered).then_some([(header::RETRY_AFTER, retry_after)]);
     let body = match &saga.answered {
         Some(answered) => ([(header::CONTENT_TYPE, "application/json")], answered.body.clone()).into_response(),
-        None if saga.flow.name == PAY_FIRST => Json(Outcome::from(saga)).into_response(),
+        None if is_checkout(&saga.flow) => Json(Outcome::from(saga)).into_response(),
         None => Json(FlowOutcome(saga)).into_response(),
     };
     let mut answer = (status, location, retry_after, body).into_response();

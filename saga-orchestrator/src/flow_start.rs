@@ -16,7 +16,7 @@ use utoipa::OpenApi;
 use crate::begin::{Wanted, begin, not_known};
 use crate::intake::Intake;
 use crate::registry::Flows;
-use crate::saga::flows::PAY_FIRST;
+use crate::saga::flows::CHECKOUTS;
 use service_runtime::http::{IdempotencyKey, TakenKey};
 
 /// Describes the route.
@@ -63,8 +63,8 @@ async fn start(
     JsonText(body): JsonText,
 ) -> Result<Response, Problem> {
     let flows = &intake.coordinator.flows;
-    if name == PAY_FIRST {
-        let detail = "sagas of pay-first are started by `POST /checkout`";
+    if CHECKOUTS.contains(&name.as_str()) {
+        let detail = format!("sagas of {name} are started by `POST /checkout`");
         return Err(Problem::new(StatusCode::NOT_FOUND, detail));
     }
     let text = std::str::from_utf8(&body);
@@ -136,7 +136,7 @@ pub fn not_started(flows: &Flows, name: &str) -> Problem {
         let detail = format!("{name} v{version} is active, and this release can't run it: one that can does");
         return Problem::unavailable(detail, 5);
     }
-    let active = active.into_iter().filter(|(name, _)| name != PAY_FIRST);
+    let active = active.into_iter().filter(|(name, _)| !CHECKOUTS.contains(&name.as_str()));
     let active: Vec<String> = active.map(|(name, version)| format!("{name} v{version}")).collect();
     let which = if active.is_empty() { "none is".to_owned() } else { format!("active: {}", active.join(", ")) };
     let name: String = name.chars().take(80).collect();

@@ -13,6 +13,7 @@ use service_runtime::metrics::Metrics;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::SagaSettings;
+use crate::checkout::CheckoutFlow;
 use crate::coordinator::Coordinator;
 use crate::gate::Gate;
 use crate::metrics::flows::{Refusal, Refused};
@@ -38,6 +39,7 @@ pub struct Intake {
     /// How long a request waits for the outcome.
     pub wait: Duration,
     pub allow_forced_failures: bool,
+    pub checkout_flow: CheckoutFlow,
     pub stop: CancellationToken,
     /// How long a request whose saga is just being stored is waited for when the service stops.
     pub stored_at_a_stop: Duration,
@@ -104,6 +106,7 @@ impl Intake {
             places,
             wait: Duration::from_millis(settings.checkout_wait_ms),
             allow_forced_failures: settings.allow_forced_failures.get(),
+            checkout_flow: settings.checkout_flow.clone(),
             stop,
             stored_at_a_stop: shutdown_timeout.saturating_sub(TO_ANSWER),
         }
@@ -117,6 +120,9 @@ impl Intake {
             Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).with_header(header::RETRY_AFTER, "1")
         })?;
         Ok(match self.gate.refusal() {
+            None if self.coordinator.flows.is_retired(flow) => {
+                Place::Closed(permit, format!("no version of {} is active", flow.name))
+            }
             None => Place::Taken(permit),
             Some(why) => Place::Closed(permit, why),
         })
@@ -124,7 +130,8 @@ impl Intake {
 
     /// Notes that a new checkout was refused because none are taken now.
     pub fn refused_as_closed(&self, flow: &Flow) {
-        let refusal = if self.gate.is_paused() { Refusal::Paused } else { Refusal::Unfinished };
+        let is_paused = self.gate.is_paused() || self.coordinator.flows.is_retired(flow);
+        let refusal = if is_paused { Refusal::Paused } else { Refusal::Unfinished };
         self.places.refused.note(flow, refusal);
     }
 

@@ -76,6 +76,7 @@ use service_runtime::trace::{TraceSettings, Tracer};
 use service_runtime::{CancellationToken, Fatal};
 use tokio::sync::watch;
 
+use crate::checkout::CheckoutFlow;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use crate::checkout::read_checkout;
@@ -140,6 +141,7 @@ struct SagaSettings {
     event_streams_max: usize,
     event_streams_max_per_client: usize,
     allow_forced_failures: ForcedFailures,
+    checkout_flow: CheckoutFlow,
 }
 
 impl SagaSettings {

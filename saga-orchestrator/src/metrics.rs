@@ -110,7 +110,7 @@ impl Checkouts {
         };
         let help = "Sagas that turned back, by why. They are compensated, as far as there is something to undo.";
         let turned_back = metrics.counts_by("saga_compensations_total", help, &["cause"]);
-        let causes = pay_first().flat_map(|flow| &flow.causes);
+        let causes = checkout_flows().flat_map(|flow| &flow.causes);
         let failed = causes.map(|cause| {
             let name = word(cause);
             (cause.clone(), Failed { turned_back: turned_back.with_label_values(&[&name]), ended: ended(&name) })
@@ -160,11 +160,11 @@ fn steps(metrics: &Metrics) -> Vec<Step> {
         let word = word(&name);
         Step { name, duration: durations.with_label_values(&[&word]), retries: retries.with_label_values(&[&word]) }
     };
-    places(pay_first()).into_iter().map(step).collect()
+    places(checkout_flows()).into_iter().map(step).collect()
 }
 
-/// The versions of the flow behind `POST /checkout`.
-fn pay_first() -> impl Iterator<Item = &'static Flow> {
+/// The flows behind `POST /checkout`.
+fn checkout_flows() -> impl Iterator<Item = &'static Flow> {
     built_in().iter().map(|built_in| &*built_in.flow).filter(|flow| is_checkout(flow))
 }
 
@@ -207,6 +207,7 @@ mod tests {
         let metrics = Metrics::of("test");
         let counts = Checkouts::new(&metrics);
         let checkout = Checkout {
+            items: messages::Items::default(),
             user_id: "u1".to_owned().try_into().unwrap(),
             money: Money::new(500.into(), Currency::USD).unwrap(),
             force_payment_fail: false,
@@ -284,7 +285,7 @@ mod tests {
     async fn a_repetition_counts_for_the_step_that_is_repeated() {
         let metrics = Metrics::of("test");
         let counts = Checkouts::new(&metrics);
-        assert_eq!(counts.steps.len(), 7);
+        assert_eq!(counts.steps.len(), 8);
         counts.steps.iter().find(|step| step.name == "PAYMENT_REFUND").unwrap().retries.inc();
         assert_lines(
             &metrics.text().await,

@@ -88,7 +88,7 @@ type Sagas = State<Arc<Coordinator>>;
     responses(
         BodyProblems, NotFound, DatabaseProblems,
         (status = 202, description = "It is undone from here on, or was being undone before", body = Outcome, headers(("location" = String, description = "Where the saga is read"))),
-        (status = 409, description = "It has reached the step from which it is not cancelled (ORDER_CONFIRM in a checkout), has ended, or its flow does not let this role cancel", body = Problem, content_type = PROBLEM_JSON),
+        (status = 409, description = "It has reached the step from which it is not cancelled (in a checkout ORDER_CONFIRM, with items INVENTORY_COMMIT), has ended, or its flow does not let this role cancel", body = Problem, content_type = PROBLEM_JSON),
     ),
 )]
 /// 202: it is undone from here on, or was being undone before (the first cause stays). 409 from the flow's limit on, and

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::SagaSettings;
-use crate::saga::flows::{BuiltIn, PAY_FIRST, built_in};
+use crate::saga::flows::{BuiltIn, CHECKOUTS, built_in, is_checkout};
 use crate::store::definitions::patiently;
 use crate::store::flows::{self as rows, Changed, Publication, Published, Stored, Undecided};
 use crate::supported::obstacles;
@@ -106,13 +106,19 @@ impl Flows {
     /// The flows that `POST /flows/{name}` starts sagas by here.
     pub fn startable(&self) -> Vec<Arc<Flow>> {
         let known = self.known();
-        let active = known.active.iter().filter(|(name, _)| *name != PAY_FIRST);
+        let active = known.active.iter().filter(|(name, _)| !CHECKOUTS.contains(&name.as_str()));
         active.filter_map(|(name, version)| known.flows.get(name)?.get(version).cloned()).collect()
     }
 
-    /// The flow behind `POST /checkout`.
-    pub fn pay_first(&self) -> Arc<Flow> {
-        self.find(PAY_FIRST, 1).unwrap_or_else(crate::saga::flows::pay_first)
+    /// A flow behind `POST /checkout`, in the version that this release makes requests for, whichever is active.
+    pub fn checkout(&self, name: &str) -> Arc<Flow> {
+        let ours = crate::saga::flows::checkout(name).unwrap_or_else(crate::saga::flows::pay_first);
+        self.find(&ours.name, ours.version).unwrap_or(ours)
+    }
+
+    /// Whether an operator has retired a flow behind `POST /checkout`.
+    pub fn is_retired(&self, flow: &Flow) -> bool {
+        is_checkout(flow) && !self.known().active.contains_key(&flow.name)
     }
 
     /// Every flow, by name and version.

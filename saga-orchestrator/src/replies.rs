@@ -12,7 +12,7 @@ use tracing::warn;
 
 use crate::coordinator::{Applied, ApplyError, Coordinator};
 use crate::passed_over::PassedOver;
-use crate::saga::flows::PAY_FIRST;
+use crate::saga::flows::is_checkout;
 use crate::saga::{Input, Reply, Saga};
 
 /// What the readers of replies share.
@@ -38,7 +38,7 @@ impl Handler for PlatformReplies {
             Err(error) => return Ok(Handled::DeadLetter(error.to_string())),
         };
         let saga_id = event.saga_id();
-        let read = |saga: &Saga| match saga.flow.name == PAY_FIRST {
+        let read = |saga: &Saga| match is_checkout(&saga.flow) {
             true => Ok(Cow::Owned(Input::from(Reply::from(event)))),
             false => {
                 let event = RawEvent::read(&record.body).map_err(|misfit| misfit.to_string())?;

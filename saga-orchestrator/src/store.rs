@@ -15,7 +15,7 @@ mod signals;
 mod unfinished;
 
 use flow::{Flow, Kept, Request};
-use messages::{EventId, Money, SagaId, Timestamp, UserId};
+use messages::{EventId, Items, Money, SagaId, Timestamp, UserId};
 use rust_decimal::Decimal;
 use service_runtime::batch::{Answers, Batch};
 use service_runtime::conditional::Table;
@@ -376,6 +376,7 @@ fn request(flow: &Flow, row: &PgRow) -> Result<Request, StoreError> {
     let user_id = UserId::try_from(row.try_get::<String, _>("user_id")?);
     let money = currency.and_then(|currency| Money::new(amount, currency));
     let checkout = Checkout {
+        items: Items::default(),
         user_id: user_id.map_err(|error| unreadable(error.to_string()))?,
         money: money.map_err(|error| unreadable(error.to_string()))?,
         force_payment_fail: row.try_get("force_payment_fail")?,

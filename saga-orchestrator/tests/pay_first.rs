@@ -50,6 +50,7 @@ fn after(place: usize, inputs: &[&'static str]) -> Saga {
     let amounts = [("500", "USD"), ("19.90", "EUR"), ("1000000000000", "JPY"), ("0.001", "KWD")];
     let (amount, currency) = amounts[place % amounts.len()];
     let checkout = Checkout {
+        items: Items::default(),
         user_id: users[place % users.len()].to_owned().try_into().unwrap(),
         money: Money::parse(amount, currency.parse::<Currency>().unwrap()).unwrap(),
         force_payment_fail: place % 3 == 1,

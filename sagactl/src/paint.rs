@@ -37,7 +37,7 @@ impl Paint {
                 self.style(AnsiColor::Green.on_default(), text)
             }
             "FAILED" | "CANCELLED" => self.style(AnsiColor::Red.on_default(), text),
-            "COMPENSATING" | "REFUNDING" | "REFUNDED" | "RELEASED" | "VOIDED" => {
+            "COMPENSATING" | "REFUNDING" | "REFUNDED" | "RELEASED" | "VOIDED" | "EXPIRED" => {
                 self.style(AnsiColor::Yellow.on_default(), text)
             }
             _ => self.style(AnsiColor::Blue.on_default(), text),

@@ -25,7 +25,7 @@ pub struct Filter {
     /// What is pending (PAYMENT_CHARGE, ...) or how it ended (INVENTORY_FAILED, ...)
     #[arg(long)]
     pub step: Option<String>,
-    /// The name of the flow that they run by (pay-first: checkouts)
+    /// The name of the flow that they run by (pay-first and reserve-first: checkouts)
     #[arg(long)]
     pub flow: Option<String>,
     /// Only those that a person should look at

@@ -1,6 +1,7 @@
 //! The order service's processes: what `order-service/src/routes.rs` does around `order.rs`, and its answers as HTTP
 //! would carry them.
 
+use messages::Items;
 use order_service::answers::OrderBody;
 use order_service::order::{Contents, Create, Move, Order, Refusal, Status, Transition, decide, repeated_create};
 use saga_orchestrator::saga::OrderCall;
@@ -56,8 +57,8 @@ pub enum HttpAnswer {
 impl World {
     pub fn ask_order_service(&mut self, server: ProcessId, caller: ProcessId, calling: Calling) {
         let request = match calling.call.clone() {
-            OrderCall::Create { order_id, saga_id, user_id, money } => {
-                let contents = Contents { user_id, money };
+            OrderCall::Create { order_id, saga_id, user_id, money, .. } => {
+                let contents = Contents { user_id, money, items: Items::default() };
                 Request::Create(Create { order_id, saga_id: Some(saga_id), contents })
             }
             OrderCall::Confirm { order_id, saga_id } => {

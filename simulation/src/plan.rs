@@ -169,6 +169,7 @@ impl Planned {
         let cents = dice.between(1, 10_000_000);
         let amount = format!("{}.{:02}", cents / 100, cents % 100);
         let checkout = Checkout {
+            items: messages::Items::default(),
             user_id: format!("user-{index}").try_into().expect("a name of letters is a user id"),
             money: Money::parse(&amount, Currency::USD).expect("a positive number of cents is an amount"),
             force_payment_fail: dice.chance(Rate::percent(8)),

@@ -111,7 +111,7 @@ async fn a_published_flow_has_its_pages_its_lists_and_its_metrics() -> Result<()
     }
     let page = get(&client, "/sagas?flow=trip").await?.json()?;
     assert_eq!(page["sagas"][0]["definition"], "trip v1");
-    get(&client, "/sagas?flow=cruise").await?.is_problem(400, &["pay-first, trip"])?;
+    get(&client, "/sagas?flow=cruise").await?.is_problem(400, &["pay-first, reserve-first, trip"])?;
     get(&client, "/sagas?flow=trip&step=PAYMENT_CHARGE").await?.is_problem(400, &["HOTEL_BOOK"])?;
     let list = get(&client, "/?flow=trip&step=NO_CAR").await?;
     let link = format!("/dashboard/sagas/{refused}");

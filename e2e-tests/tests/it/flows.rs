@@ -75,7 +75,7 @@ async fn a_flow_is_published_once_and_what_is_wrong_with_a_file_is_named_with_it
     Answer::read(of_nobody.body(TRIP).send().await?).await?.is_problem(400, &["`reason`"])?;
     let stored: i64 =
         sqlx::query_scalar("SELECT count(*) FROM flows").fetch_one(&client.databases.orchestrator).await?;
-    assert_eq!(stored, 1, "the built-in one");
+    assert_eq!(stored, 2, "the built-in ones");
 
     let first = client.publish_flow(TRIP).await?;
     ensure!(first.status == 201 && first.header("location") == "/flows/trip/1", "{} {}", first.status, first.text);
@@ -90,7 +90,7 @@ async fn a_flow_is_published_once_and_what_is_wrong_with_a_file_is_named_with_it
     ensure!(one["source"] == TRIP, "{one}");
     let all = client.get(Service::Orchestrator, "/flows").await?.json()?;
     let names: Vec<_> = all["flows"].as_array().into_iter().flatten().map(|flow| flow["name"].clone()).collect();
-    assert_eq!(names, ["pay-first", "trip"]);
+    assert_eq!(names, ["pay-first", "reserve-first", "trip"]);
     let act = json!({"by": "ann", "reason": "nobody travels"});
     client.post(Service::Orchestrator, "/flows/trip/2/retire", &act).await?.is_problem(404, &["v2"])?;
     client

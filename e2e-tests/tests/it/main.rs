@@ -36,6 +36,7 @@ mod poison;
 mod readme;
 mod redrive;
 mod reservations;
+mod reserve_first;
 mod retention;
 mod sagactl;
 mod sagactl_flows;

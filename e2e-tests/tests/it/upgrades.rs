@@ -199,7 +199,7 @@ async fn a_flow_that_was_changed_under_its_version_stops_the_start() -> Result<(
     let client = services.client()?;
     services.stop(Service::Orchestrator).await?;
     // As a release had it whose charge had more time.
-    let other = "UPDATE definitions SET steps = replace(steps, 'charge-payment, 60 s', 'charge-payment, 75 s')";
+    let other = "UPDATE definitions SET steps = replace(steps, 'charge-payment, 60 s', 'charge-payment, 75 s') WHERE name = 'pay-first'";
     ensure!(sqlx::query(other).execute(&client.databases.orchestrator).await?.rows_affected() == 1);
 
     services.launch(Service::Orchestrator)?;

@@ -18,7 +18,7 @@ use super::format::{date_time, duration};
 use super::layout::{Place, dialog, page};
 use super::{Dashboard, Page};
 use crate::publishing::FlowBody;
-use crate::saga::flows::PAY_FIRST;
+use crate::saga::flows::{CHECKOUTS, PAY_FIRST, is_checkout};
 use crate::store::flows::{Changed, waiting};
 use crate::store::lists::StepFigures;
 use crate::views::step_figures::{MAX_SAGAS, MINUTES};
@@ -79,7 +79,7 @@ pub async fn show(
 
 fn head(shown: &FlowBody, flows: &[FlowBody]) -> Markup {
     let others = || flows.iter().filter(|flow| flow.name == shown.name && flow.version != shown.version);
-    let is_checkout = shown.name == PAY_FIRST;
+    let is_checkout = CHECKOUTS.contains(&shown.name.as_str());
     html! {
         div.head {
             h1 { (shown.name) " v" (shown.version) " " (state(shown.state)) }
@@ -87,7 +87,7 @@ fn head(shown: &FlowBody, flows: &[FlowBody]) -> Markup {
                 @if shown.state == "ACTIVE" {
                     a.button.primary href={ @if is_checkout { "/dashboard/new" } @else { "/dashboard/start/" (shown.name) } } { "Start a saga" }
                 } @else { button type="button" data-open="act-activate" { "Activate" } }
-                @if shown.state != "RETIRED" && !is_checkout { button type="button" data-open="act-retire" { "Retire" } }
+                @if shown.state != "RETIRED" && shown.name != PAY_FIRST { button type="button" data-open="act-retire" { "Retire" } }
             }
         }
         dl.facts {
@@ -164,7 +164,7 @@ fn dialogs(shown: &FlowBody) -> Markup {
 pub async fn start(State(dashboard): State<Dashboard>, name: Result<PathText, Problem>) -> Result<Page, Page> {
     let PathText(name) = name.map_err(Page::from)?;
     let flow: Arc<Flow> = dashboard.views.flows.active(&name).ok_or_else(|| no_such_flow(&name))?;
-    if flow.name == PAY_FIRST {
+    if is_checkout(&flow) {
         return Ok(super::new_checkout::show(State(dashboard)).await);
     }
     let body = html! {

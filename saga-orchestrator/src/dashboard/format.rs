@@ -32,7 +32,7 @@ pub fn tone(status: &str) -> &'static str {
     match status {
         "COMPLETED" | "CONFIRMED" | "CHARGED" | "RESERVED" | "COMMITTED" => "good",
         "FAILED" | "CANCELLED" => "bad",
-        "COMPENSATING" | "REFUNDING" | "REFUNDED" | "RELEASED" | "VOIDED" => "back",
+        "COMPENSATING" | "REFUNDING" | "REFUNDED" | "RELEASED" | "VOIDED" | "EXPIRED" => "back",
         _ => "busy",
     }
 }

@@ -15,6 +15,8 @@ pub async fn show(State(dashboard): State<Dashboard>) -> Page {
                 label { "Amount" input name="totalAmount" required inputmode="decimal" pattern="[0-9]+(\\.[0-9]+)?" value="500"; }
                 label { "Currency" input name="currency" required pattern="[A-Z]{3}" size="4" value="USD"; }
             }
+            label { "Items, of products that are counted" input name="items" placeholder="blue-mug 2, teapot 1"; }
+            p.hint { "None: the goods are not counted." }
             @if dashboard.forced_failures { (what_is_to_happen()) }
             p.hint { "This is what is sent:" }
             pre data-request {}
@@ -31,7 +33,7 @@ fn what_is_to_happen() -> Markup {
             legend { "What is to happen" }
             label.option { input type="radio" name="force" value="" checked; "All goes well" }
             label.option { input type="radio" name="force" value="forcePaymentFail"; "The payment is declined" }
-            label.option { input type="radio" name="force" value="forceInventoryFail"; "The goods are out of stock: the money goes back" }
+            label.option { input type="radio" name="force" value="forceInventoryFail"; "The goods are out of stock: what was done is undone" }
         }
     }
 }

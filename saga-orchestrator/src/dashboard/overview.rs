@@ -114,7 +114,7 @@ fn steps(stats: &StatsBody, status: &str) -> String {
     if steps.is_empty() { "nothing".to_owned() } else { steps.join(", ") }
 }
 
-/// Whether there are flows beside that of the checkouts: without them a list says nothing of flows.
+/// Whether there are flows beside those of the checkouts: without them a list says nothing of flows.
 fn has_more(flows: &[Arc<Flow>]) -> bool {
     flows.iter().any(|flow| !is_checkout(flow))
 }

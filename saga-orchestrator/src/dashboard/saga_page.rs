@@ -17,7 +17,7 @@ use super::format::{badge, date_time, duration, time};
 use super::layout::{Place, dialog, page};
 use super::{Dashboard, Page, flows, timeline};
 use crate::outcome::parse_id;
-use crate::saga::flows::is_checkout;
+use crate::saga::flows::{is_checkout, is_pay_first};
 use crate::store::lists::{self, Filter};
 use crate::views::saga::{self, HistoryBody, SagaBody};
 use crate::views::services::{RowsBody, Told};
@@ -31,13 +31,13 @@ pub async fn show(State(dashboard): State<Dashboard>, id: Result<PathText, Probl
         div id="saga" data-fresh data-step=(saga.step) data-ended[saga.pending.is_none()] {
             (head(&saga))
             (attention(&saga))
-            @if !is_checkout(&saga.flow) { (where_it_stands(&saga)) }
+            @if !is_pay_first(&saga.flow) { (where_it_stands(&saga)) }
             section.card { h2 { "What happened" } ul.story { @for sentence in &saga.summary { li { (sentence) } } } }
             section.card { h2 { "Timeline" } div.scroll { (timeline::draw(&saga)) }
                 p.legend { span.key.ahead { "forward" } span.key.back { "being undone" } "Drawn to scale; the shortest are widened." }
             }
             (pending(&saga))
-            @if !is_checkout(&saga.flow) { (known(&saga)) }
+            @if !is_pay_first(&saga.flow) { (known(&saga)) }
             (services(&rows))
             (history(&saga))
             (ignored(&saga))
@@ -97,7 +97,7 @@ fn head(saga: &SagaBody) -> Markup {
             div { dt { @if is_checkout(&saga.flow) { "Order" } @else { (saga.subject) } } dd.id { (saga.order_id) } }
             div { dt { "Began (UTC)" } dd { (date_time(saga.created_at)) } }
             div { dt { @if saga.pending.is_some() { "Standing for" } @else { "Took" } } dd { (duration(saga.duration_ms)) } }
-            div { dt { "Definition" } dd { @if is_checkout(&saga.flow) { (saga.definition) } @else {
+            div { dt { "Definition" } dd { @if is_pay_first(&saga.flow) { (saga.definition) } @else {
                 a href=(flows::address(&saga.flow.name, saga.flow.version)) { (saga.definition) }
             } } }
             @if let Some(trace) = &saga.trace_id {
@@ -209,8 +209,24 @@ fn service(title: &str, name: &str, told: &Told) -> Markup {
                     }
                 }
                 @if let Some(ledger) = row.get("ledger").and_then(Value::as_array) { (gateway(ledger)) }
+                (goods(row.get("items"), row.get("short")))
             } @else { p.empty { (name) " has no row." } }
         }
+    }
+}
+
+/// The pieces that an order or a reservation is of, and those that were short.
+fn goods(items: Option<&Value>, short: Option<&Value>) -> Markup {
+    let entries = |list: Option<&Value>| list.and_then(Value::as_array).cloned().unwrap_or_default();
+    let (items, short) = (entries(items), entries(short));
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    html! {
+        @if !items.is_empty() { table.ledger { tbody { @for line in &items {
+            tr { td.right { (text(&line["qty"])) " ×" } td { (text(&line["sku"])) } }
+        } } } }
+        @if !short.is_empty() { table.ledger { tbody { @for line in &short {
+            tr { td { (text(&line["sku"])) } td { (text(&line["wanted"])) " wanted, " (text(&line["available"])) " available" } }
+        } } } }
     }
 }
 

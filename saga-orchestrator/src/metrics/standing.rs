@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::{is_checkout, pay_first, places, word};
+use super::{checkout_flows, is_checkout, places, word};
 use crate::registry::Flows;
 use crate::store::{Unfinished, unfinished, waiting_that_need_attention};
 
@@ -94,7 +94,7 @@ impl Standing {
             read_at,
             asked: None,
         };
-        for (status, step) in places(pay_first()) {
+        for (status, step) in places(checkout_flows()) {
             standing.set(Place::of(None, status, &step), 0);
         }
         standing

@@ -156,7 +156,7 @@ fn no_seed_of_a_flow_that_answers_before_its_end_breaks_a_rule_and_every_danger_
 fn no_seed_of_the_whole_life_of_an_order_breaks_a_rule() {
     for text in [
         include_str!("../../../flow/tests/flows/order.v1.yaml"),
-        include_str!("../../../flow/tests/flows/reserve-first.v1.yaml"),
+        include_str!("../../../flow/tests/flows/reserve-first-draft.v1.yaml"),
     ] {
         let flow = check(text, Origin::BuiltIn).unwrap_or_else(|findings| panic!("{findings:?}"));
         rehearsed(&Script::of(&flow, None).unwrap(), 300);

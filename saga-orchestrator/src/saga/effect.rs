@@ -3,6 +3,8 @@
 
 use flow::{Asked, Question, Slot, Source, Value, write_string};
 use messages::{Command, EventId, Money, OrderId, OutgoingRecord, SagaId, UserId};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::state::Saga;
 
@@ -22,9 +24,22 @@ pub enum Effect {
 /// A call of the order service: what a flow's built-in actions do. Idempotent.
 #[derive(Debug, Clone, PartialEq)]
 pub enum OrderCall {
-    Create { order_id: OrderId, saga_id: SagaId, user_id: UserId, money: Money },
-    Confirm { order_id: OrderId, saga_id: SagaId },
-    Cancel { order_id: OrderId, saga_id: SagaId },
+    Create {
+        order_id: OrderId,
+        saga_id: SagaId,
+        user_id: UserId,
+        money: Money,
+        /// The lines of an order whose goods are counted, as JSON.
+        items: Option<String>,
+    },
+    Confirm {
+        order_id: OrderId,
+        saga_id: SagaId,
+    },
+    Cancel {
+        order_id: OrderId,
+        saga_id: SagaId,
+    },
 }
 
 impl OrderCall {
@@ -46,7 +61,7 @@ impl Saga {
         };
         match &question.ask.of {
             Asked::Topic(topic) => Effect::Send(self.command(question, topic)),
-            Asked::Action(action) => Effect::Call(self.call(action)),
+            Asked::Action(action) => Effect::Call(self.call(question, action)),
         }
     }
 
@@ -98,7 +113,7 @@ impl Saga {
         value.inspect(|value| value.write(body)).is_some()
     }
 
-    fn call(&self, action: &str) -> OrderCall {
+    fn call(&self, question: Question<'_>, action: &str) -> OrderCall {
         let (order_id, saga_id) = (self.order_id, self.saga_id);
         match action {
             "order.confirm" => OrderCall::Confirm { order_id, saga_id },
@@ -107,8 +122,26 @@ impl Saga {
             _ => {
                 let user_id = self.request.owner.clone();
                 let money = self.request.money.expect("the check of flows demands money where an order is created");
-                OrderCall::Create { order_id, saga_id, user_id, money }
+                OrderCall::Create { order_id, saga_id, user_id, money, items: self.items(question) }
             }
         }
+    }
+
+    /// The lines of an order that is to be created, where its flow sends some. Whether they make sense the order service says.
+    fn items(&self, question: Question<'_>) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Sent<'a> {
+            #[serde(borrow)]
+            items: Option<&'a RawValue>,
+        }
+
+        if !question.ask.send.has("items") {
+            return None;
+        }
+        let mut body = Vec::new();
+        question.ask.send.fill(&mut body, &mut |slot, body| self.write(slot, body));
+        // What a payload writes is JSON.
+        let sent: Sent<'_> = serde_json::from_slice(&body).ok()?;
+        sent.items.map(|items| items.get().to_owned())
     }
 }

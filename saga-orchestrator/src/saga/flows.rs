@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use flow::{Flow, Origin, check};
 
-pub use flow::PAY_FIRST;
+pub use flow::{CHECKOUTS, PAY_FIRST, RESERVE_FIRST};
 
 /// A built-in flow: its file and what it says.
 #[derive(Debug)]
@@ -35,14 +35,23 @@ pub fn built_in() -> &'static [BuiltIn] {
 
 /// Whether the sagas of this flow are those of `POST /checkout`.
 pub fn is_checkout(flow: &Flow) -> bool {
+    CHECKOUTS.contains(&flow.name.as_str())
+}
+
+/// Whether its sagas have all of their request in columns of `sagas`, and sentences of their own: so had the first flow.
+pub fn is_pay_first(flow: &Flow) -> bool {
     flow.name == PAY_FIRST
 }
 
-/// The flow behind `POST /checkout`: charge, reserve, confirm.
+/// A flow behind `POST /checkout`, in the version whose input a [`Checkout`](super::Checkout) has.
+pub fn checkout(name: &str) -> Option<Arc<Flow>> {
+    let mut flows = BUILT_IN.iter().map(|built_in| &built_in.flow);
+    flows.find(|flow| is_checkout(flow) && flow.name == name && flow.version == 1).cloned()
+}
+
+/// The flow of a checkout without items: charge, reserve, confirm.
 pub fn pay_first() -> Arc<Flow> {
-    let is_it = |built_in: &&BuiltIn| built_in.flow.name == PAY_FIRST && built_in.flow.version == 1;
-    let pay_first = BUILT_IN.iter().find(is_it).expect("`POST /checkout` runs by pay-first v1");
-    pay_first.flow.clone()
+    checkout(PAY_FIRST).expect("`POST /checkout` runs by pay-first v1")
 }
 
 #[cfg(test)]
@@ -71,6 +80,15 @@ mod tests {
             count += 1;
         }
         assert_eq!(count, built_in().len());
+    }
+
+    #[test]
+    fn a_flow_is_a_checkout_by_its_route() {
+        for built_in in built_in() {
+            let has_route = built_in.flow.start.route.as_deref() == Some("/checkout");
+            assert_eq!(is_checkout(&built_in.flow), has_route, "{}", built_in.flow.name);
+        }
+        assert!(CHECKOUTS.iter().all(|name| checkout(name).is_some()));
     }
 
     #[test]

@@ -56,12 +56,9 @@ fn at(second: i64) -> DateTime<Utc> {
 }
 
 pub fn new_saga() -> Saga {
-    let checkout = Checkout {
-        user_id: "u1".to_owned().try_into().unwrap(),
-        money: Money::parse("500", Currency::USD).unwrap(),
-        force_payment_fail: false,
-        force_inventory_fail: false,
-    };
+    let user_id = "u1".to_owned().try_into().unwrap();
+    let (money, items) = (Money::parse("500", Currency::USD).unwrap(), messages::Items::default());
+    let checkout = Checkout { user_id, money, items, force_payment_fail: false, force_inventory_fail: false };
     start(flows::pay_first(), SagaId::new(), OrderId::new(), checkout, at(90), Some("trace".into()), at(0)).saga
 }
 

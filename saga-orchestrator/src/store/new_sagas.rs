@@ -16,7 +16,7 @@ use super::lists::NO_CURRENCY;
 use super::{Stored, first_repetition, from_row, ids, milliseconds, to_sagas, wanted};
 use crate::registry::Flows;
 use crate::saga::checkout::{FORCE_INVENTORY_FAIL, FORCE_PAYMENT_FAIL};
-use crate::saga::flows::PAY_FIRST;
+use crate::saga::flows::is_pay_first;
 use crate::saga::{Saga, Transition};
 use service_runtime::http::IdempotencyKey;
 
@@ -202,7 +202,7 @@ impl NewSagas {
 
 /// What is stored of a request beside the columns that a checkout's has.
 fn input(saga: &Saga) -> Option<String> {
-    (saga.flow.name != PAY_FIRST).then(|| saga.request.input.to_json())
+    (!is_pay_first(&saga.flow)).then(|| saga.request.input.to_json())
 }
 
 /// Forgets up to `limit` keys of sagas that ended longer than `retention` ago; answers how many it were. A saga

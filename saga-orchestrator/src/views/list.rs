@@ -44,7 +44,7 @@ pub struct ListQuery {
     /// What is pending (PAYMENT_CHARGE, ...), or how it ended (COMPLETED, INVENTORY_FAILED, ...).
     #[param(schema_with = described::wanted_step)]
     pub step: Option<String>,
-    /// The name of the flow that they run by (pay-first: those of `POST /checkout`).
+    /// The name of the flow that they run by (pay-first and reserve-first: those of `POST /checkout`).
     pub flow: Option<String>,
     /// `true`: only those that a person should look at.
     pub needs_attention: Option<bool>,

@@ -21,7 +21,7 @@ use super::{Views, story, summary};
 use crate::described;
 use crate::outcome::{Outcome, money, of_unknown_definition, parse_id};
 use crate::registry::Flows;
-use crate::saga::flows::is_checkout;
+use crate::saga::flows::is_pay_first;
 use crate::saga::{Effect, OrderCall, Saga, State as SagaState};
 use crate::store::history::{self, Entry, Repetition};
 use crate::store::{self, Stored};
@@ -234,7 +234,7 @@ pub async fn one(views: &Views, saga_id: SagaId) -> Result<SagaBody, Problem> {
         updated_at: outcome.updated_at,
         definition: format!("{} v{}", saga.flow.name, saga.flow.version),
         subject: saga.flow.start.subject.clone(),
-        input: (!is_checkout(&saga.flow)).then(|| RawValue::from_string(saga.request.input.to_json()).ok()).flatten(),
+        input: (!is_pay_first(&saga.flow)).then(|| RawValue::from_string(saga.request.input.to_json()).ok()).flatten(),
         kept: (!saga.kept.is_empty()).then(|| RawValue::from_string(saga.kept.to_json()).ok()).flatten(),
         answer: saga.answered.as_ref().and_then(|answered| {
             let body = RawValue::from_string(answered.body.clone()).ok()?;
@@ -263,7 +263,7 @@ pub async fn one(views: &Views, saga_id: SagaId) -> Result<SagaBody, Problem> {
         may_be_cancelled: may_be_cancelled(&saga),
         flow: saga.flow.clone(),
     };
-    body.summary = match is_checkout(&saga.flow) {
+    body.summary = match is_pay_first(&saga.flow) {
         true => summary::sentences(&body),
         false => story::sentences(&saga, &body),
     };

@@ -1,5 +1,8 @@
 //! What the four databases hold about one order, in plain types. Statuses are the words that are stored, known or not.
 
+use std::collections::BTreeMap;
+
+use flow::CHECKOUTS;
 use uuid::Uuid;
 
 use super::sums::{Amount, Sums};
@@ -62,6 +65,8 @@ pub struct Order {
     pub status: String,
     /// `None` in a tombstone, which a cancel left that came before its create.
     pub amount: Option<Amount>,
+    /// The pieces of each product that it is of, where its goods are counted.
+    pub items: BTreeMap<String, i64>,
 }
 
 /// A row of `payments`.
@@ -77,6 +82,8 @@ pub struct Payment {
 pub struct Reservation {
     pub saga_id: Uuid,
     pub status: String,
+    /// The pieces of each product that were handed over for it, by the ledger.
+    pub handed_over: BTreeMap<String, i64>,
 }
 
 /// A row of `gateway_ledger`.
@@ -99,7 +106,7 @@ pub struct Decision {
 impl Saga {
     /// Whether it is a checkout, all of whose steps are the platform's own.
     pub fn is_checkout(&self) -> bool {
-        self.flow == "pay-first"
+        CHECKOUTS.contains(&self.flow.as_str())
     }
 
     pub fn has_ended(&self) -> bool {
