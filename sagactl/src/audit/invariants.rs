@@ -4,6 +4,9 @@
 //! there are never left again. The rest holds once a saga has stopped moving; of a saga that moved a moment ago it is
 //! not asked.
 
+use std::collections::BTreeMap;
+
+use flow::RESERVE_FIRST;
 use serde::Serialize;
 
 use super::rows::{Case, Decision, Movement, Payment, Saga};
@@ -22,6 +25,7 @@ pub enum Invariant {
     TombstonesHold,
     EndsAgree,
     AmountsAgree,
+    StockIsConserved,
 }
 
 /// An invariant that does not hold for an order.
@@ -35,7 +39,7 @@ pub struct Violation {
 }
 
 impl Invariant {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::EverySagaEnds,
         Self::MoneyMovesOnce,
         Self::AllKnowTheSaga,
@@ -45,6 +49,7 @@ impl Invariant {
         Self::TombstonesHold,
         Self::EndsAgree,
         Self::AmountsAgree,
+        Self::StockIsConserved,
     ];
 
     /// What it promises.
@@ -64,10 +69,14 @@ impl Invariant {
             Self::HistoryIsWhole => "a saga's history has no gaps and ends where the saga stands",
             Self::TombstonesHold => "nothing was charged or reserved for what was voided before it came",
             Self::EndsAgree => {
-                "a checkout that is COMPLETED is CONFIRMED, CHARGED and RESERVED, one that FAILED is CANCELLED; no FAILED saga \
+                "a checkout that is COMPLETED is CONFIRMED, CHARGED and RESERVED (with items COMMITTED), one that FAILED is CANCELLED; no FAILED saga \
                  holds money or goods, but for what an operator has settled"
             }
             Self::AmountsAgree => "amounts and currencies are the same everywhere",
+            Self::StockIsConserved => {
+                "every piece that came in is available, reserved for an order that holds it, or committed, by the product's row \
+                 and by its movements"
+            }
         }
     }
 }
@@ -140,7 +149,7 @@ fn tombstones_hold(case: &Case, found: &mut Vec<Violation>) {
         found.push(Violation { invariant: Invariant::TombstonesHold, what: what.to_owned(), at_risk: case.held() });
     };
     let charged = !case.movements("CHARGE").is_empty();
-    let is_reserved = case.reservation.as_ref().is_some_and(|reservation| reservation.status == "RESERVED");
+    let reserved = case.reservation.as_ref().map(|reservation| reservation.status.as_str());
     if charged && case.payment.as_ref().is_some_and(|payment| payment.status == "VOIDED") {
         add("its payment is VOIDED, and yet the gateway charged it");
     }
@@ -148,8 +157,8 @@ fn tombstones_hold(case: &Case, found: &mut Vec<Violation>) {
         if charged {
             add("its order was cancelled before it was created, and yet the gateway charged it");
         }
-        if is_reserved {
-            add("its order was cancelled before it was created, and yet goods are RESERVED for it");
+        if let Some(status @ ("RESERVED" | "COMMITTED")) = reserved {
+            add(&format!("its order was cancelled before it was created, and yet goods are {status} for it"));
         }
     }
 }
@@ -262,7 +271,8 @@ fn ends_agree(case: &Case, saga: &Saga, found: &mut Vec<Violation>) {
     }
     let settled = |compensation: &str| !completed && saga.has_resolved(compensation);
     let (order_agrees, payment_agrees, reservation_agrees) = if completed {
-        (order == Some("CONFIRMED"), payment == Some("CHARGED"), reservation == Some("RESERVED"))
+        let goods = if saga.flow == RESERVE_FIRST { "COMMITTED" } else { "RESERVED" };
+        (order == Some("CONFIRMED"), payment == Some("CHARGED"), reservation == Some(goods))
     } else {
         (
             order == Some("CANCELLED")
@@ -270,7 +280,7 @@ fn ends_agree(case: &Case, saga: &Saga, found: &mut Vec<Violation>) {
                 || (matches!(order, None | Some("PENDING")) && settled("ORDER_CANCEL")),
             matches!(payment, None | Some("FAILED" | "REFUNDED" | "VOIDED")) || settled("PAYMENT_REFUND"),
             matches!(reservation, None | Some("FAILED" | "RELEASED" | "VOIDED" | "EXPIRED"))
-                || (reservation == Some("RESERVED") && settled("INVENTORY_RELEASE")),
+                || (matches!(reservation, Some("RESERVED" | "COMMITTED")) && settled("INVENTORY_RELEASE")),
         )
     };
     let mut wrong: Vec<String> = Vec::new();
@@ -282,6 +292,11 @@ fn ends_agree(case: &Case, saga: &Saga, found: &mut Vec<Violation>) {
         if !agrees {
             wrong.push(status.map_or_else(|| format!("it has no {row}"), |status| format!("its {row} is {status}")));
         }
+    }
+    let ordered = case.order.as_ref().map(|order| &order.items).filter(|_| completed);
+    let handed_over = case.reservation.as_ref().map(|reservation| &reservation.handed_over);
+    if let Some(ordered) = ordered.filter(|ordered| handed_over.is_some_and(|pieces| pieces != *ordered)) {
+        wrong.push(format!("its order is of {}, handed over were {}", pieces(Some(ordered)), pieces(handed_over)));
     }
     let (held, amount) = (case.held(), Sums::of(&saga.amount));
     // A refund that was settled otherwise leaves the whole amount with the gateway, or was made by it all the same.
@@ -296,4 +311,10 @@ fn ends_agree(case: &Case, saga: &Saga, found: &mut Vec<Violation>) {
         let at_risk = if completed && apart.is_zero() { held } else { apart };
         found.push(Violation { invariant: Invariant::EndsAgree, what, at_risk });
     }
+}
+
+/// `2 x blue-mug, 1 x teapot`.
+fn pieces(of: Option<&BTreeMap<String, i64>>) -> String {
+    let lines: Vec<String> = of.into_iter().flatten().map(|(sku, pieces)| format!("{pieces} x {sku}")).collect();
+    if lines.is_empty() { "nothing".to_owned() } else { lines.join(", ") }
 }

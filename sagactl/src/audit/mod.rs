@@ -11,6 +11,7 @@ mod invariants;
 mod reader;
 mod report;
 mod rows;
+mod stock;
 mod sums;
 #[cfg(test)]
 mod tests;
@@ -56,6 +57,7 @@ pub async fn audit(
     audit.rows(&RESERVATIONS).await?;
     audit.rows(&LEDGER).await?;
     audit.rows(&DECISIONS).await?;
+    audit.stock().await;
     audit.end(options.recheck).await
 }
 
@@ -126,6 +128,18 @@ impl<'a, P: FnMut(&str, u64)> Audit<'a, P> {
         }
         self.report.rows += rows;
         Ok(())
+    }
+
+    /// Last, and whether it can be read or not: what was found of money is reported in any case.
+    async fn stock(&mut self) {
+        match stock::stock(&self.reader.databases.inventory.pool).await {
+            Ok(stock) => {
+                self.report.products = stock.products;
+                stock.wrong.into_iter().for_each(|(sku, what)| self.report.add_product(sku, what));
+                (self.progress)("products", stock.products);
+            }
+            Err(error) => self.report.stock_unchecked = Some(error.to_string()),
+        }
     }
 
     /// Reads the suspects again, and reports.

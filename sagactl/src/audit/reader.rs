@@ -3,9 +3,10 @@
 //! A batch's sagas are read first and what others hold for them afterwards, so whatever a saga says has happened is
 //! there to be seen. The other direction is read the other way round: a row first, and then whether a saga knows it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
+use messages::Items;
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Postgres, Row as _};
 use uuid::Uuid;
@@ -222,20 +223,49 @@ fn of_order<T>(rows: &[PgRow], read: impl Fn(&PgRow) -> sqlx::Result<T>) -> sqlx
 }
 
 async fn orders(pool: &PgPool, ids: &[Uuid]) -> sqlx::Result<ByOrder<Order>> {
-    let sql = "SELECT order_id, saga_id, status, total_amount, currency FROM orders WHERE order_id = ANY($1)";
+    // An older order service has no such column.
+    let sql = "SELECT order_id, saga_id, status, total_amount, currency, (to_jsonb(orders) ->> 'items') AS items
+               FROM orders WHERE order_id = ANY($1)";
     of_order(&sqlx::query(sql).bind(ids).fetch_all(pool).await?, |row| {
         let (value, currency) =
             (row.try_get::<Option<_>, _>("total_amount")?, row.try_get::<Option<_>, _>("currency")?);
         let amount = value.zip(currency).map(|(value, currency)| Amount { value, currency });
-        Ok(Order { saga_id: row.try_get("saga_id")?, status: row.try_get("status")?, amount })
+        let items: Option<Items> = row
+            .try_get::<Option<&str>, _>("items")?
+            .map(serde_json::from_str)
+            .transpose()
+            .map_err(|error| sqlx::Error::Decode(error.into()))?;
+        let pieces = items.unwrap_or_default().by_sku();
+        let items = pieces.into_iter().map(|(sku, pieces)| (sku.into(), pieces)).collect();
+        Ok(Order { saga_id: row.try_get("saga_id")?, status: row.try_get("status")?, amount, items })
     })
 }
 
 async fn reservations(pool: &PgPool, ids: &[Uuid]) -> sqlx::Result<ByOrder<Reservation>> {
     let sql = "SELECT order_id, saga_id, status FROM reservations WHERE order_id = ANY($1)";
-    of_order(&sqlx::query(sql).bind(ids).fetch_all(pool).await?, |row| {
-        Ok(Reservation { saga_id: row.try_get("saga_id")?, status: row.try_get("status")? })
+    let rows = sqlx::query(sql).bind(ids).fetch_all(pool).await?;
+    // Behind them: what is COMMITTED there has its movements.
+    let handed_over = handed_over(pool, ids).await?;
+    of_order(&rows, |row| {
+        let (saga_id, status) = (row.try_get("saga_id")?, row.try_get("status")?);
+        let order_id: Uuid = row.try_get("order_id")?;
+        Ok(Reservation { saga_id, status, handed_over: handed_over.get(&order_id).cloned().unwrap_or_default() })
     })
+}
+
+/// The pieces that were handed over, by order and product; none where the service is of a release that counts nothing.
+async fn handed_over(pool: &PgPool, ids: &[Uuid]) -> sqlx::Result<HashMap<Uuid, BTreeMap<String, i64>>> {
+    let mut found: HashMap<Uuid, BTreeMap<String, i64>> = HashMap::new();
+    let is_counted = "SELECT to_regclass('stock_movements') IS NOT NULL";
+    if !sqlx::query_scalar::<_, bool>(is_counted).fetch_one(pool).await? {
+        return Ok(found);
+    }
+    let sql = "SELECT order_id, sku, quantity FROM stock_movements WHERE order_id = ANY($1) AND kind = 'COMMIT'";
+    for row in sqlx::query(sql).bind(ids).fetch_all(pool).await? {
+        let pieces = found.entry(row.try_get("order_id")?).or_default();
+        *pieces.entry(row.try_get("sku")?).or_default() += row.try_get::<i64, _>("quantity")?;
+    }
+    Ok(found)
 }
 
 /// The payments' rows, the gateway's ledger and its decisions, of one moment.

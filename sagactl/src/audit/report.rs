@@ -33,6 +33,11 @@ pub struct Report {
     pub waiting: u64,
     /// How many rows about orders were looked at, over all participants.
     pub rows: u64,
+    /// How many products were looked at.
+    pub products: u64,
+    /// Why the stock could not be checked, if it could not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stock_unchecked: Option<String>,
     /// How many looked wrong at first, and were read again.
     pub suspects: u64,
     /// Unfinished sagas that wait for a person, with what they hold.
@@ -68,16 +73,20 @@ pub struct Listed {
 /// One of them.
 #[derive(Debug, Clone, Serialize)]
 pub struct Item {
-    pub order_id: Uuid,
+    /// Absent where it is about a product.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order_id: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sku: Option<String>,
     pub saga_id: Option<Uuid>,
     pub what: String,
     pub at_risk: Sums,
 }
 
 impl Report {
-    /// Nothing is violated.
+    /// Nothing is violated, and all of it was checked.
     pub fn all_hold(&self) -> bool {
-        self.violated.is_empty()
+        self.violated.is_empty() && self.stock_unchecked.is_none()
     }
 
     /// Counts a saga that was looked at.
@@ -105,19 +114,30 @@ impl Report {
         let most = violations.iter().fold(Sums::default(), |most, violation| most.most(&violation.at_risk));
         self.at_risk.add(&most);
         for Violation { invariant, what, at_risk } in violations {
-            let place = self.violated.iter().position(|violated| violated.invariant == invariant);
-            let place = place.unwrap_or_else(|| {
-                let orders = Listed::default();
-                self.violated.push(Violated { invariant, promise: invariant.promise(), orders });
-                self.violated.len() - 1
-            });
-            self.violated[place].orders.add(item(case, what, at_risk));
+            self.violates(invariant, item(case, what, at_risk));
         }
+    }
+
+    /// Adds a product whose pieces don't add up.
+    pub(super) fn add_product(&mut self, sku: String, what: String) {
+        let item = Item { order_id: None, sku: Some(sku), saga_id: None, what, at_risk: Sums::default() };
+        self.violates(Invariant::StockIsConserved, item);
+    }
+
+    fn violates(&mut self, invariant: Invariant, item: Item) {
+        let place = self.violated.iter().position(|violated| violated.invariant == invariant);
+        let place = place.unwrap_or_else(|| {
+            let orders = Listed::default();
+            self.violated.push(Violated { invariant, promise: invariant.promise(), orders });
+            self.violated.len() - 1
+        });
+        self.violated[place].orders.add(item);
     }
 }
 
 fn item(case: &Case, what: String, at_risk: Sums) -> Item {
-    Item { order_id: case.order_id, saga_id: case.saga.as_ref().map(|saga| saga.saga_id), what, at_risk }
+    let order_id = Some(case.order_id);
+    Item { order_id, sku: None, saga_id: case.saga.as_ref().map(|saga| saga.saga_id), what, at_risk }
 }
 
 impl Listed {
@@ -142,9 +162,15 @@ impl fmt::Display for Report {
             f,
             "{sagas} sagas ({completed} COMPLETED, {failed} FAILED) and {rows} rows about orders in {took:.1} s"
         )?;
+        if self.products > 0 {
+            writeln!(f, "{} products, with all their movements", self.products)?;
+        }
         writeln!(f, "{in_flight} sagas moved within {grace}: in flight, not judged by how they will end")?;
         if *waiting > 0 {
             writeln!(f, "{waiting} sagas are WAITING for something outside")?;
+        }
+        if let Some(why) = &self.stock_unchecked {
+            writeln!(f, "NOT CHECKED: the stock could not be read: {why}")?;
         }
         if let Some(kept_from) = self.kept_from {
             writeln!(f, "orders from before {} are removed, and were not looked at", kept_from.0)?;
@@ -165,6 +191,7 @@ impl fmt::Display for Report {
         }
         let all = Invariant::ALL.len();
         match self.violated.len() {
+            0 if self.stock_unchecked.is_some() => write!(f, "all invariants that could be checked hold"),
             0 => write!(f, "all {all} invariants hold"),
             some => write!(f, "\n{some} of {all} invariants are violated, {} at risk", self.at_risk),
         }
@@ -174,10 +201,16 @@ impl fmt::Display for Report {
 /// A line for each; without the last line's end.
 impl fmt::Display for Listed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, Item { order_id, saga_id, what, at_risk }) in self.first.iter().take(MOST_SHOWN).enumerate() {
-            let saga = saga_id.map(|saga_id| format!(" of saga {saga_id}")).unwrap_or_default();
+        for (n, item) in self.first.iter().take(MOST_SHOWN).enumerate() {
+            let Item { order_id, sku, saga_id, what, at_risk } = item;
             let line = if n > 0 { "\n" } else { "" };
-            write!(f, "{line}  order {order_id}{saga}: {what} ({at_risk})")?;
+            match (order_id, sku) {
+                (Some(order_id), _) => {
+                    let saga = saga_id.map(|saga_id| format!(" of saga {saga_id}")).unwrap_or_default();
+                    write!(f, "{line}  order {order_id}{saga}: {what} ({at_risk})")?;
+                }
+                (None, sku) => write!(f, "{line}  product {}: {what}", sku.as_deref().unwrap_or_default())?,
+            }
         }
         match self.count.saturating_sub(MOST_SHOWN as u64) {
             0 => Ok(()),

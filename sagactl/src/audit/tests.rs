@@ -1,6 +1,10 @@
 //! Every invariant has faults here that it finds, and others leave alone. (One order per key is a matter of several
 //! sagas: its fault is planted end to end.)
 
+mod goods;
+
+use std::collections::BTreeMap;
+
 use uuid::Uuid;
 
 use super::Invariant::{self, *};
@@ -35,7 +39,8 @@ fn ended(status: &str, step: &str, version: i64, order: &str) -> Case {
             resolved: Vec::new(),
         },
     };
-    let order = Order { saga_id: Some(saga_id), status: order.to_owned(), amount: Some(usd("5")) };
+    let order =
+        Order { saga_id: Some(saga_id), status: order.to_owned(), amount: Some(usd("5")), items: BTreeMap::new() };
     Case { order: Some(order), ..Case::of(saga) }
 }
 
@@ -86,7 +91,7 @@ fn paid(case: &mut Case, status: &str) {
 
 fn reserved(case: &mut Case, status: &str) {
     let saga_id = saga(case).saga_id;
-    case.reservation = Some(Reservation { saga_id, status: status.to_owned() });
+    case.reservation = Some(Reservation { saga_id, status: status.to_owned(), handed_over: BTreeMap::new() });
 }
 
 fn decided(case: &mut Case, kind: &str, outcome: &str) {
@@ -340,7 +345,8 @@ fn a_row_of_no_saga_or_of_another_one_is_found() {
 #[test]
 fn an_order_that_was_made_by_hand_is_no_sagas_concern() {
     let mut case = Case::new(Uuid::now_v7());
-    case.order = Some(Order { saga_id: None, status: "PENDING".to_owned(), amount: Some(usd("7")) });
+    case.order =
+        Some(Order { saga_id: None, status: "PENDING".to_owned(), amount: Some(usd("7")), items: BTreeMap::new() });
     assert_eq!(violations(&case), []);
 }
 
