@@ -55,6 +55,7 @@ impl Client {
             command.env(variable, self.database_url(service)?);
         }
         command.env("ORCHESTRATOR_URL", format!("http://127.0.0.1:{}", self.ports.orchestrator));
+        command.env("INVENTORY_SERVICE_URL", format!("http://127.0.0.1:{}", self.ports.inventory));
         command.envs(kafka_security());
         command.env("KAFKA_BOOTSTRAP_SERVERS", self.kafka.address()).env("KAFKA_TOPIC_PREFIX", self.kafka.prefix());
         command.envs(environment.iter().copied());

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use clap::Args;
+use messages::Item;
 use serde_json::{Value, json};
 use service_runtime::Fatal;
 use uuid::Uuid;
@@ -21,10 +22,13 @@ pub struct CheckoutRequest {
     pub amount: String,
     #[arg(long, default_value = "USD")]
     pub currency: String,
+    /// Pieces of a product that is counted, as SKU or SKU=PIECES; may be given several times
+    #[arg(long = "item", value_name = "SKU[=PIECES]", value_parser = item)]
+    pub items: Vec<Item>,
     /// Have the payment declined
     #[arg(long)]
     pub force_payment_fail: bool,
-    /// Have the goods out of stock: the payment goes back
+    /// Have the goods out of stock: what was done is undone
     #[arg(long)]
     pub force_inventory_fail: bool,
     /// An Idempotency-Key: the same checkout however often it is sent
@@ -33,6 +37,13 @@ pub struct CheckoutRequest {
     /// Do not wait for the outcome
     #[arg(long)]
     pub no_wait: bool,
+}
+
+fn item(text: &str) -> Result<Item, String> {
+    let (sku, pieces) = text.split_once('=').unwrap_or((text, "1"));
+    let sku = sku.to_owned().try_into().map_err(|error| format!("a SKU {error}"))?;
+    let qty = pieces.parse().map_err(|_| format!("{pieces:?} is no number of pieces"))?;
+    Ok(Item { sku, qty })
 }
 
 /// Who does it, and why.
@@ -86,13 +97,16 @@ pub async fn checkout(
     paint: Paint,
     out: &mut dyn Write,
 ) -> Result<Went, Fatal> {
-    let body = json!({
+    let mut body = json!({
         "userId": checkout.user,
         "totalAmount": checkout.amount,
         "currency": checkout.currency,
         "forcePaymentFail": checkout.force_payment_fail,
         "forceInventoryFail": checkout.force_inventory_fail,
     });
+    if !checkout.items.is_empty() {
+        body["items"] = json!(checkout.items);
+    }
     let mut headers = Vec::new();
     headers.extend(checkout.key.as_deref().map(|key| ("Idempotency-Key", key)));
     headers.extend(checkout.no_wait.then_some(("Prefer", "respond-async")));

@@ -1,9 +1,10 @@
-//! The orchestrator's HTTP API, as this program uses it. Bodies are taken as they come: fields that a newer release
+//! The services' HTTP APIs, as this program uses them: mostly the orchestrator's. Bodies are taken as they come: fields that a newer release
 //! adds do no harm.
 
 use std::time::Duration;
 
 use clap::Args;
+use flow::CHECKOUTS;
 use messages::Timestamp;
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, Response, StatusCode};
@@ -31,11 +32,14 @@ pub struct OrchestratorAddress {
     pub orchestrator_url: String,
 }
 
-/// A client of one orchestrator.
+/// A client of one service.
 #[derive(Debug, Clone)]
 pub struct Api {
     http: Client,
     base: String,
+    /// What it is, and which flag says where it is.
+    name: &'static str,
+    flag: &'static str,
 }
 
 /// An answer: its status, and its body as JSON.
@@ -117,7 +121,7 @@ pub struct Ignored {
 impl Saga {
     /// Whether it is a checkout, and no saga of a user's flow.
     pub fn is_checkout(&self) -> bool {
-        self.definition.starts_with("pay-first ")
+        self.definition.split(' ').next().is_some_and(|flow| CHECKOUTS.contains(&flow))
     }
 }
 
@@ -127,17 +131,25 @@ impl Api {
     /// # Errors
     /// When the HTTP client can't be made.
     pub fn at(address: &OrchestratorAddress) -> Result<Self, Fatal> {
+        Self::of("the orchestrator", "--orchestrator-url", &address.orchestrator_url)
+    }
+
+    /// A client of the service at `url`, which `flag` has given. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// When the HTTP client can't be made.
+    pub fn of(name: &'static str, flag: &'static str, url: &str) -> Result<Self, Fatal> {
         // rustls asks each process to choose its cryptography, once.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = match address.orchestrator_url.starts_with("https:") {
+        let client = match url.starts_with("https:") {
             true => Client::builder(),
             // Without TLS there is no need of the system's certificates, which a small image may lack.
             false => Client::builder().tls_certs_only([]),
         };
-        // The orchestrator never redirects: whatever listens there must not send an operator's acts elsewhere.
+        // The services never redirect: whatever listens there must not send an operator's acts elsewhere.
         let http = client.redirect(Policy::none()).no_proxy().connect_timeout(Duration::from_secs(3)).build();
         let http = http.map_err(|error| Fatal::new(format!("the HTTP client can't be made: {error}")))?;
-        Ok(Self { http, base: address.orchestrator_url.trim_end_matches('/').to_owned() })
+        Ok(Self { http, base: url.trim_end_matches('/').to_owned(), name, flag })
     }
 
     /// `GET`. Whatever the status is.
@@ -155,6 +167,14 @@ impl Api {
     pub async fn post(&self, path: &str, body: &Value, headers: &[(&str, &str)]) -> Result<Told, Fatal> {
         let request = self.http.request(Method::POST, format!("{}{path}", self.base)).json(body).timeout(LIMIT);
         self.told(headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))).await
+    }
+
+    /// `PUT` of a JSON body. Whatever the status is.
+    ///
+    /// # Errors
+    /// When no answer comes, or one that is not JSON.
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Told, Fatal> {
+        self.told(self.http.request(Method::PUT, format!("{}{path}", self.base)).json(body).timeout(LIMIT)).await
     }
 
     /// `POST` of a text of this type. Whatever the status is.
@@ -189,7 +209,7 @@ impl Api {
         let status = answer.status();
         let text = answer.text().await.map_err(|error| self.away(&error))?;
         let body = serde_json::from_str(&text).map_err(|_| {
-            Fatal::new(format!("{} answers {status} with what is not JSON: is it the orchestrator?", self.shown()))
+            Fatal::new(format!("{} answers {status} with what is not JSON: is it {}?", self.shown(), self.name))
         })?;
         Ok(Told { status, body })
     }
@@ -209,8 +229,10 @@ impl Api {
     fn away(&self, error: &reqwest::Error) -> Fatal {
         let why = if error.is_timeout() { "no answer came in time".to_owned() } else { root(error) };
         Fatal::new(format!(
-            "the orchestrator can't be reached at {}: {why}. Is it running? --orchestrator-url says where it is",
-            self.shown()
+            "{} can't be reached at {}: {why}. Is it running? {} says where it is",
+            self.name,
+            self.shown(),
+            self.flag
         ))
     }
 }

@@ -21,6 +21,7 @@ use sagactl::participant::{self, ParticipantCommand};
 use sagactl::sagas::{self, Wanted};
 use sagactl::show::show as show_saga;
 use sagactl::signal::{self, SignalRequest};
+use sagactl::stock::{self, StockArguments};
 use sagactl::topics::{KafkaAddress, topics};
 use service_runtime::Fatal;
 use uuid::Uuid;
@@ -84,7 +85,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Undo a saga that has not been confirmed, or those that fit
+    /// Undo a saga that has not reached its pivot, or those that fit
     ///
     /// With filters instead of a saga's id: all that fit and have not turned back. They are counted and shown first.
     ///
@@ -149,6 +150,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    Stock(StockArguments),
     Audit(AuditArguments),
     Dlq(DlqArguments),
     #[command(subcommand)]
@@ -255,6 +257,7 @@ async fn main() -> ExitCode {
             topics(&kafka, json, Paint::new(color), &mut std::io::stdout()).await.map(|()| 0)
         }
         Command::Dlq(arguments) => run_dlq(arguments.command).await.map(code),
+        Command::Stock(arguments) => stock::run(&arguments, Paint::new(color), &mut std::io::stdout()).await.map(code),
         Command::Flow(command) => {
             flow::run(command, &orchestrator, Paint::new(color), &mut std::io::stdout()).await.map(code)
         }
@@ -310,6 +313,7 @@ async fn ask(orchestrator: &OrchestratorAddress, paint: Paint, command: Command)
         }
         // Those are answered without the orchestrator.
         Command::Audit(_)
+        | Command::Stock(_)
         | Command::Topics { .. }
         | Command::Dlq(_)
         | Command::Flow(_)

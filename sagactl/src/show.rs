@@ -124,6 +124,14 @@ fn stored(title: &str, told: &Value, paint: Paint) -> String {
             plain(&entry["currency"])
         ));
     }
+    let entries = |field: &str| row.get(field).and_then(Value::as_array).cloned().unwrap_or_default();
+    lines.extend(
+        entries("items").iter().map(|line| format!("  item         {} x {}", plain(&line["qty"]), plain(&line["sku"]))),
+    );
+    lines.extend(entries("short").iter().map(|short| {
+        let [sku, wanted, available] = ["sku", "wanted", "available"].map(|field| plain(&short[field]));
+        format!("  short        {sku}: {wanted} wanted, {available} available")
+    }));
     lines.join("\n")
 }
 

@@ -158,3 +158,36 @@ async fn products_are_found_by_a_part_of_their_name_page_by_page() -> Result<()>
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_person_sees_and_moves_pieces_in_the_terminal() -> Result<()> {
+    let client = shared().await?;
+    let sku = format!("t-{}", Uuid::now_v7());
+    let moved = |what: &'static str, quantity: &'static str| {
+        let sku = sku.clone();
+        async move {
+            let line =
+                ["stock", what, &sku, quantity, "--by", "ann", "--reason", "a count", "--key", "the-count-of-may"];
+            shared().await?.sagactl(&line).await
+        }
+    };
+    client.sagactl(&["stock", "put", &sku, "--name", "Blue mug"]).await?.says(0, &["Blue mug: 0 available"])?;
+    let receive = ["stock", "receive", &sku, "10", "--by", "ann", "--reason", "delivery 4711"];
+    client.sagactl(&receive).await?.says(0, &["10 available", "key "])?;
+    moved("adjust", "-2").await?.says(0, &["8 available", "key the-count-of-may"])?;
+    moved("adjust", "-2").await?.says(0, &["sent before:", "8 available"])?;
+    moved("adjust", "-3").await?.says(1, &["422", "ADJUST -2"])?;
+    let too_many = ["stock", "adjust", &sku, "-9", "--by", "ann", "--reason", "a count"];
+    client.sagactl(&too_many).await?.says(1, &["409", "8 available pieces"])?;
+
+    let bought = ["checkout", "--user", "ann", "--amount", "25", "--item", &format!("{sku}=3")];
+    client.sagactl(&bought).await?.says(0, &["COMPLETED"])?;
+
+    client.sagactl(&["stock", "list", "--search", &sku]).await?.says(0, &["AVAILABLE", "Blue mug", "5"])?;
+    let shown = client.sagactl(&["stock", "show", &sku]).await?;
+    shown.says(0, &["5 available, 0 reserved, 3 committed", "COMMIT", "ADJUST", "ann: a count"])?;
+    client.sagactl(&["stock", "show", "no-such"]).await?.says(2, &["404"])?;
+    let nowhere = [("INVENTORY_SERVICE_URL", "http://127.0.0.1:9")];
+    let away = client.sagactl_with(&["stock", "list"], &nowhere).await?;
+    away.says(2, &["the inventory service can't be reached", "--inventory-url"])
+}
