@@ -12,7 +12,7 @@ use tempfile::NamedTempFile;
 use tokio::process::Command;
 
 /// How many different bodies there are; `oha` draws one for each request.
-const BODIES: usize = 1000;
+pub const BODIES: usize = 1000;
 
 /// Connections of an open loop: more than are ever needed while the platform keeps up.
 const OPEN_CONNECTIONS: u32 = 512;
@@ -76,9 +76,9 @@ impl Generator {
         Self::sending(bodies(mix))
     }
 
-    /// One that sends bodies like these, by their numbers.
-    pub fn of(body: impl Fn(usize) -> serde_json::Value) -> Result<Self> {
-        Self::sending((0..BODIES).map(body))
+    /// One that sends so many different bodies, by their numbers.
+    pub fn of(count: usize, body: impl Fn(usize) -> serde_json::Value) -> Result<Self> {
+        Self::sending((0..count).map(body))
     }
 
     fn sending(bodies: impl Iterator<Item = serde_json::Value>) -> Result<Self> {

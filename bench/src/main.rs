@@ -5,6 +5,7 @@
 //! run.
 
 mod floor;
+mod goods;
 mod load;
 mod machine;
 mod platform;
@@ -77,6 +78,12 @@ struct Arguments {
     /// Compare a flow of many bytes (1 KiB of input, 500 bytes kept) with checkouts on the same platform
     #[arg(long, conflicts_with_all = ["preload", "waiting", "against_programs", "against_settings", "mix"])]
     wide: bool,
+    /// Compare checkouts of counted goods, of so many products, with those whose goods are not counted, on the same platform
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), conflicts_with_all = ["preload", "waiting", "against_programs", "against_settings", "mix", "wide"])]
+    skus: Option<u32>,
+    /// With --skus: compare with those of so many products instead
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), requires = "skus")]
+    against_skus: Option<u32>,
     /// Measure the platform only
     #[arg(long)]
     no_floor: bool,
@@ -144,15 +151,17 @@ async fn bench(arguments: &Arguments) -> Result<bool> {
     if arguments.wide {
         let participant = wide::start(&client).await?;
         ours.urls.iter_mut().for_each(|url| *url = url.replace("/checkout", "/flows/wide"));
-        wide = Some(Wide { generator: Generator::of(wide::body)?, participant });
+        wide = Some(Wide { generator: Generator::of(load::BODIES, wide::body)?, participant });
     }
+    let goods = Goods::stock(arguments, &client).await?;
     let other = Other::start(arguments, &platform).await?;
     let bench = Bench {
         ours,
         other,
         wide,
         client,
-        generator: Generator::new(arguments.mix)?,
+        generator: goods.against.map_or_else(|| Generator::new(arguments.mix), Ok)?,
+        goods: goods.ours,
         time: Duration::from_secs(arguments.seconds),
         turns: arguments.turns,
     };
@@ -235,8 +244,34 @@ struct Bench {
     client: Client,
     generator: Generator,
     wide: Option<Wide>,
+    goods: Option<Generator>,
     time: Duration,
     turns: u8,
+}
+
+/// What sends checkouts of counted goods, where some do.
+#[derive(Default)]
+struct Goods {
+    ours: Option<Generator>,
+    against: Option<Generator>,
+}
+
+impl Goods {
+    /// Stores the products.
+    async fn stock(arguments: &Arguments, client: &Client) -> Result<Self> {
+        let mut generators = Vec::new();
+        for products in [arguments.skus, arguments.against_skus] {
+            let Some(products) = products else {
+                generators.push(None);
+                continue;
+            };
+            let products = products as usize;
+            goods::stock(&client.databases, products).await?;
+            generators.push(Some(Generator::of(goods::bodies(products), |n| goods::body(products, n))?));
+        }
+        let against = generators.pop().flatten();
+        Ok(Self { ours: generators.pop().flatten(), against })
+    }
 }
 
 /// What sends requests of the flow with many bytes, and what answers its commands.
@@ -257,7 +292,7 @@ impl Other {
             let name = if is_against { AGAINST } else { EMPTY };
             return Ok(Some(Self::Platform(name, other.subject()?, other.client()?, other)));
         }
-        if arguments.wide {
+        if arguments.wide || arguments.skus.is_some() {
             return Ok(Some(Self::Checkouts(platform.subject()?)));
         }
         if arguments.no_floor || arguments.embedded {
@@ -286,8 +321,8 @@ struct Measured {
 impl Bench {
     async fn take_turns(&self, load: Load, measured: &mut Measured) -> Result<()> {
         let mut turns = Vec::new();
-        for _ in 0..self.turns {
-            turns.push(self.turn(load).await?);
+        for number in 0..self.turns {
+            turns.push(self.turn(load, number % 2 == 1).await?);
         }
         let (middle, spread, others) = turns::middle(turns);
         measured.runs.extend(middle.runs());
@@ -296,8 +331,9 @@ impl Bench {
         Ok(())
     }
 
-    /// The other first, then ours.
-    async fn turn(&self, load: Load) -> Result<Turn> {
+    /// Whichever is first finds the machine as the one before has left it: they take turns in that, too.
+    async fn turn(&self, load: Load, ours_first: bool) -> Result<Turn> {
+        let ours = if ours_first { Some(self.platform(OURS, &self.ours, &self.client, load).await?) } else { None };
         let other = match &self.other {
             None => None,
             Some(Other::Platform(name, subject, client, _)) => Some(self.platform(name, subject, client, load).await?),
@@ -310,7 +346,11 @@ impl Bench {
                 Some(run)
             }
         };
-        Ok(Turn { other, ours: self.platform(OURS, &self.ours, &self.client, load).await? })
+        let ours = match ours {
+            Some(ours) => ours,
+            None => self.platform(OURS, &self.ours, &self.client, load).await?,
+        };
+        Ok(Turn { other, ours })
     }
 
     /// Measures a platform, and whether its rows agree with what its clients were told.
@@ -330,7 +370,8 @@ impl Bench {
     }
 
     fn generator_of(&self, who: &str) -> &Generator {
-        self.wide.as_ref().filter(|_| who == OURS).map_or(&self.generator, |wide| &wide.generator)
+        let ours = self.wide.as_ref().map(|wide| &wide.generator).or(self.goods.as_ref());
+        ours.filter(|_| who == OURS).unwrap_or(&self.generator)
     }
 }
 
@@ -358,6 +399,8 @@ mod tests {
             "--preload 9 --against-settings A=B",
             "--preload 9 --waiting 9",
             "--waiting 9 --against-programs A",
+            "--against-skus 9",
+            "--skus 9 --wide",
         ] {
             assert!(parsed(&format!("bench {wrong}")).is_err(), "{wrong}");
         }

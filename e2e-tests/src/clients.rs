@@ -5,4 +5,4 @@ mod driver;
 mod request;
 
 pub use driver::{Driver, Got, Sent, Try};
-pub use request::{Request, Reuse, Scenario};
+pub use request::{Request, Reuse, Scenario, sku};

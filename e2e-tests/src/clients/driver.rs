@@ -163,5 +163,8 @@ fn body(request: &Request, own: bool) -> Value {
         Scenario::InventoryFails => body["forceInventoryFail"] = true.into(),
         Scenario::Plain | Scenario::Async => {}
     }
+    if !request.items.is_empty() {
+        body["items"] = request.items.iter().map(|(sku, pieces)| json!({"sku": sku, "qty": pieces})).collect();
+    }
     body
 }

@@ -1,7 +1,7 @@
 //! What a client wants.
 
-use rand::RngExt as _;
 use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 
 /// One checkout, as a client means it; it may take many tries.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,6 +13,8 @@ pub struct Request {
     /// Its `Idempotency-Key`. A request without one is never sent again.
     pub key: Option<String>,
     pub reuse: Reuse,
+    /// Counted goods, as (SKU, pieces); none: they are not counted.
+    pub items: Vec<(String, u32)>,
     /// Decides to which instance each try goes.
     pub seed: u64,
 }
@@ -59,11 +61,33 @@ impl Request {
             12..20 => Reuse::AtTheEnd,
             _ => Reuse::No,
         };
-        Self { index, user_id: format!("{who}-{seed}-{index}"), scenario, key, reuse, seed: dice.random() }
+        Self {
+            index,
+            user_id: format!("{who}-{seed}-{index}"),
+            scenario,
+            key,
+            reuse,
+            items: Vec::new(),
+            seed: dice.random(),
+        }
+    }
+
+    /// The same of counted goods, one to three lines of so many products. The dice of all else stay as they are.
+    #[must_use]
+    pub fn with_items(self, products: usize) -> Self {
+        let mut dice = StdRng::seed_from_u64(self.seed.rotate_left(32));
+        let lines = dice.random_range(1..=3);
+        let line = |_| (sku(dice.random_range(0..products)), dice.random_range(1..=3));
+        Self { items: (0..lines).map(line).collect(), ..self }
     }
 
     /// In the currency's units.
     pub fn amount(&self) -> usize {
         self.index + 1
     }
+}
+
+/// What a product is called, by its number.
+pub fn sku(number: usize) -> String {
+    format!("product-{number}")
 }

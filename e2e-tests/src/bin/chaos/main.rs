@@ -16,10 +16,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use chrono::{DateTime, Utc};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use e2e_tests::clients::{Driver, Reuse, Sent, checks};
 use e2e_tests::{Client, Layout, Service, Services, use_programs_in};
 use e2e_tests::{agreement, forwarder};
+use reqwest::Method;
+use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::faults::Faults;
@@ -65,10 +67,26 @@ struct Arguments {
     /// A setting for all services, as NAME=VALUE; may be given several times
     #[arg(long, value_parser = setting)]
     set: Vec<(String, String)>,
+    /// Half of the checkouts have items, of so many products, which have fewer pieces than are wanted. 0: none has
+    #[arg(long, default_value_t = 0)]
+    skus: usize,
+    /// reserve-first: not half, but all of them
+    #[arg(long, value_enum, default_value_t = Flows::Mixed)]
+    flow: Flows,
     /// Keep the databases and logs, even if all is well
     #[arg(long)]
     keep: bool,
 }
+
+/// Which flows the checkouts of a storm with products run by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Flows {
+    Mixed,
+    ReserveFirst,
+}
+
+/// Of the pieces that are wanted so many are there, in percent.
+const IN_STOCK: u32 = 60;
 
 fn setting(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
@@ -118,7 +136,12 @@ async fn run(arguments: &Arguments) -> Result<bool> {
     let client = services.quiet_client()?;
     let (driver, faults) = (Arc::new(Driver::new(orchestrators)?), Arc::new(Faults::new(services, &folder)?));
     let storm = Storm { driver, faults, client };
-    let plan = Plan::new(arguments.sagas, arguments.kills as usize, arguments.seed);
+    let mut plan = Plan::new(arguments.sagas, arguments.kills as usize, arguments.seed);
+    if arguments.skus > 0 {
+        let all = arguments.flow == Flows::ReserveFirst;
+        plan = plan.with_items(arguments.skus, |request| all || request.index % 2 == 0);
+        stock(&storm.client, &plan).await?;
+    }
     let outcome = tokio::select! {
         outcome = storm.run(plan) => outcome,
         outcome = storm.faults.supervise() => outcome.map(|()| false),
@@ -133,6 +156,20 @@ async fn run(arguments: &Arguments) -> Result<bool> {
         println!("chaos: the databases and logs are kept in {}", folder.display());
     }
     outcome
+}
+
+/// Stores the products that a plan is about, with fewer pieces than it wants.
+async fn stock(client: &Client, plan: &Plan) -> Result<()> {
+    for (sku, wanted) in plan.wanted() {
+        let put = client.request(Service::Inventory, Method::PUT, &format!("/products/{sku}"));
+        let put = put.json(&json!({"name": sku})).send().await?;
+        ensure!(put.status() == 201, "{sku} is answered {}", put.status());
+        let receipt = client.request(Service::Inventory, Method::POST, &format!("/products/{sku}/receipts"));
+        let pieces = json!({"quantity": (wanted * IN_STOCK / 100).max(1), "by": "chaos", "reason": "the storm"});
+        let receipt = receipt.header("Idempotency-Key", "before-the-storm").json(&pieces).send().await?;
+        ensure!(receipt.status() == 201, "pieces of {sku} are answered {}", receipt.status());
+    }
+    Ok(())
 }
 
 /// Everything that takes part.

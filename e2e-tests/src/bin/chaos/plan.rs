@@ -1,6 +1,7 @@
 //! What the dice decide, all of it before anything starts: which faults, in which order, and which checkouts are sent
 //! meanwhile. The same seed gives the same plan.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -73,6 +74,28 @@ impl Plan {
         Self { rounds: rounds.collect() }
     }
 
+    /// The same where `is_counted` says which checkouts are of so many products.
+    #[must_use]
+    pub fn with_items(mut self, products: usize, is_counted: impl Fn(&Request) -> bool) -> Self {
+        for round in &mut self.rounds {
+            let requests = std::mem::take(&mut round.requests).into_iter();
+            let with_items =
+                |request: Request| if is_counted(&request) { request.with_items(products) } else { request };
+            round.requests = requests.map(with_items).collect();
+        }
+        self
+    }
+
+    /// How many pieces of each product all checkouts together want.
+    pub fn wanted(&self) -> BTreeMap<String, u32> {
+        let mut wanted = BTreeMap::new();
+        let items = self.rounds.iter().flat_map(|round| &round.requests).flat_map(|request| &request.items);
+        for (sku, pieces) in items {
+            *wanted.entry(sku.clone()).or_default() += pieces;
+        }
+        wanted
+    }
+
     pub fn faults(&self) -> impl Iterator<Item = Fault> {
         self.rounds.iter().map(|round| round.fault)
     }
@@ -134,6 +157,17 @@ mod tests {
     fn the_same_seed_gives_the_same_plan_and_another_seed_another_one() {
         assert_eq!(Plan::new(300, 20, 7), Plan::new(300, 20, 7));
         assert_ne!(Plan::new(300, 20, 7), Plan::new(300, 20, 8));
+    }
+
+    #[test]
+    fn items_leave_all_else_of_a_plan_as_it_is() {
+        let (plain, counted) = (Plan::new(300, 20, 7), Plan::new(300, 20, 7).with_items(5, |one| one.index % 2 == 0));
+        let requests = |plan: Plan| plan.rounds.into_iter().flat_map(|round| round.requests).collect::<Vec<_>>();
+        assert_eq!(counted.wanted().len(), 5);
+        for (plain, counted) in requests(plain).into_iter().zip(requests(counted)) {
+            assert_eq!(counted.items.is_empty(), counted.index % 2 == 1);
+            assert_eq!(Request { items: Vec::new(), ..counted }, plain);
+        }
     }
 
     #[test]

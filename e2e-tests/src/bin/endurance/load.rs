@@ -94,7 +94,8 @@ struct Clients {
 impl Clients {
     async fn serve(&self, who: &str, index: usize) {
         let (began, user_id, key) = (Instant::now(), format!("{who}-{index}"), Some(format!("checkout-{who}-{index}")));
-        let request = Request { index, user_id, scenario: Scenario::Plain, key, reuse: Reuse::No, seed: 0 };
+        let (scenario, reuse, items) = (Scenario::Plain, Reuse::No, Vec::new());
+        let request = Request { index, user_id, scenario, key, reuse, items, seed: 0 };
         let mut tries = Vec::new();
         for turn in index.. {
             let orchestrator = self.orchestrators[turn % self.orchestrators.len()];

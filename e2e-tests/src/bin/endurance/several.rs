@@ -161,7 +161,8 @@ mod tests {
 
     fn served(began: Instant, took: Duration, got: Got) -> Served {
         let (scenario, reuse) = (Scenario::Plain, Reuse::No);
-        let request = Request { index: 0, user_id: "u".into(), scenario, key: None, reuse, seed: 0 };
+        let items = Vec::new();
+        let request = Request { index: 0, user_id: "u".into(), scenario, key: None, reuse, items, seed: 0 };
         let tries = vec![Try { own_body: true, got: Got::NoConnection }, Try { own_body: true, got }];
         Served { sent: Sent { request, tries, undecided: false }, began, took }
     }

@@ -1,0 +1,36 @@
+//! Checkouts of counted goods: one piece each, of one of so many products, of which there is plenty.
+
+use anyhow::Result;
+use e2e_tests::{Databases, Service};
+use serde_json::{Value, json};
+
+/// More than any run takes.
+const PIECES: i64 = 1_000_000_000;
+
+/// How many different bodies there are for so many products: each product has one.
+pub fn bodies(products: usize) -> usize {
+    products.max(1000)
+}
+
+/// The body of the nth request.
+pub fn body(products: usize, n: usize) -> Value {
+    let items = [json!({"sku": sku(products, n % products), "qty": 1})];
+    json!({"userId": format!("user-{n}"), "totalAmount": 100 + n, "items": items})
+}
+
+fn sku(products: usize, n: usize) -> String {
+    format!("bench-{products}-{n}")
+}
+
+/// Stores the products, with their receipts.
+pub async fn stock(databases: &Databases, products: usize) -> Result<()> {
+    let skus: Vec<String> = (0..products).map(|n| sku(products, n)).collect();
+    let insert = "WITH new AS (
+            INSERT INTO products (sku, name, available) SELECT sku, sku, $2 FROM UNNEST($1::text[]) AS sku RETURNING sku
+        )
+        INSERT INTO stock_movements (sku, kind, quantity, key, actor, reason)
+        SELECT sku, 'RECEIVE', $2, 'before-the-run', 'bench', 'the run' FROM new";
+    sqlx::query(insert).bind(skus).bind(PIECES).execute(databases.of(Service::Inventory)).await?;
+    sqlx::query("ANALYZE products").execute(databases.of(Service::Inventory)).await?;
+    Ok(())
+}
