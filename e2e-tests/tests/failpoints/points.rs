@@ -19,6 +19,8 @@ pub struct Point {
 pub struct Scenario {
     /// The flag in the request, if any.
     pub flag: Option<&'static str>,
+    /// Whether it is of counted goods.
+    pub has_items: bool,
     pub settings: &'static [(&'static str, &'static str)],
     /// Further failpoints of the victim.
     pub also: &'static str,
@@ -28,13 +30,15 @@ pub struct Scenario {
     pub answer: u16,
 }
 
-const GOOD: Scenario = Scenario { flag: None, settings: &[], also: "", end: "COMPLETED", answer: 200 };
+const GOOD: Scenario =
+    Scenario { flag: None, has_items: false, settings: &[], also: "", end: "COMPLETED", answer: 200 };
 
-const DECLINED: Scenario =
-    Scenario { flag: Some("forcePaymentFail"), settings: &[], also: "", end: "PAYMENT_FAILED", answer: 402 };
+/// Of counted goods, of which there are enough.
+const COUNTED: Scenario = Scenario { has_items: true, settings: &[("SAMPLE_PRODUCTS", "true")], ..GOOD };
 
-const SOLD_OUT: Scenario =
-    Scenario { flag: Some("forceInventoryFail"), settings: &[], also: "", end: "INVENTORY_FAILED", answer: 409 };
+const DECLINED: Scenario = Scenario { flag: Some("forcePaymentFail"), end: "PAYMENT_FAILED", answer: 402, ..GOOD };
+
+const SOLD_OUT: Scenario = Scenario { flag: Some("forceInventoryFail"), end: "INVENTORY_FAILED", answer: 409, ..GOOD };
 
 /// The payment is in hand for so long that the sweeper repeats its command.
 const SLOW: Scenario = Scenario { settings: &[("PAYMENT_PROCESSING_MS", "2500")], ..GOOD };
@@ -43,6 +47,7 @@ const SLOW: Scenario = Scenario { settings: &[("PAYMENT_PROCESSING_MS", "2500")]
 const fn late(also: &'static str) -> Scenario {
     Scenario {
         flag: None,
+        has_items: false,
         settings: &[("SAGA_TIMEOUT_MS", "8000"), ("CHECKOUT_WAIT_MS", "60000")],
         also,
         end: "TIMED_OUT",
@@ -121,6 +126,11 @@ points! {
     orchestrator_before_it_notes_the_cancellation: "orchestrator.storing:INVENTORY_FAILED", SOLD_OUT, "ORDER_CANCEL",
         "the order is cancelled again: it is CANCELLED, which is the answer";
 
+    orchestrator_before_it_commands_the_commit: "orchestrator.stored:INVENTORY_COMMIT", COUNTED, "INVENTORY_COMMIT",
+        "the pivot is stored: the sweeper sends the command";
+    orchestrator_before_it_notes_the_commit: "orchestrator.storing:ORDER_CONFIRM", COUNTED, "INVENTORY_COMMIT",
+        "the reply comes again";
+
     order_service_before_it_stores_the_order: "order.storing:PENDING", GOOD, "nothing",
         "the orchestrator asks again";
     order_service_before_it_answers_a_create: "order.stored:PENDING", GOOD, "PENDING",
@@ -179,6 +189,14 @@ points! {
         "both commands come again: the release is answered from the row, the late reserve is refused";
     inventory_service_with_a_tombstone_before_it_replies: "inventory.stored:VOIDED", LATE_RESERVE, "VOIDED",
         "both commands come again: the release is answered from the row, the late reserve is refused";
+    inventory_service_before_it_counts_what_it_reserves: "inventory.storing:RESERVED", COUNTED, "nothing",
+        "the command comes again";
+    inventory_service_before_it_commits: "inventory.storing:COMMITTED", COUNTED, "RESERVED",
+        "the command comes again: the goods are still there";
+    inventory_service_before_it_replies_committed: "inventory.stored:COMMITTED", COUNTED, "COMMITTED",
+        "the command comes again: the reply is a function of the row, the pieces left once";
+    inventory_service_before_it_commits_the_commits_offset: "consumer.answered:inventory.commit.command", COUNTED,
+        "COMMITTED", "the command comes again, the reply is sent again, and ignored";
 }
 
 #[test]

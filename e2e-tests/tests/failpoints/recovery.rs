@@ -22,7 +22,7 @@ pub async fn dies_and_recovers(point: &Point) -> Result<()> {
     services.set_failpoints(victim, &format!("{}=return;{}", point.name, scenario.also));
     services.start_all().await?;
     let client = services.client()?;
-    let checkout = tokio::spawn(checkout(client.clone(), scenario.flag));
+    let checkout = tokio::spawn(checkout(client.clone(), scenario.flag, scenario.has_items));
 
     let ended = services.end_of(victim).await.with_context(|| format!("{} was not reached", point.name))?;
     ensure!(ended.status.signal() == Some(SIGABRT), "{ended:?}");
@@ -44,8 +44,11 @@ pub async fn dies_and_recovers(point: &Point) -> Result<()> {
     Ok(())
 }
 
-async fn checkout(client: Client, flag: Option<&str>) -> Result<u16> {
+async fn checkout(client: Client, flag: Option<&str>, has_items: bool) -> Result<u16> {
     let mut body = json!({"userId": "u1", "totalAmount": 500});
+    if has_items {
+        body["items"] = json!([{"sku": "blue-mug", "qty": 2}, {"sku": "last-lamp", "qty": 1}]);
+    }
     if let Some(flag) = flag {
         body[flag] = json!(true);
     }
@@ -79,7 +82,7 @@ async fn nothing_happened(client: &Client) -> Result<()> {
         let held = held_by(client, service).await?;
         ensure!(held.is_empty(), "{service:?} holds {held:?}");
     }
-    ensure!(checkout(client.clone(), None).await? == 200, "the next checkout fails");
+    ensure!(checkout(client.clone(), None, false).await? == 200, "the next checkout fails");
     let rows = client.all_end_in_agreement(RECOVERY).await?;
     ensure!(rows.count("COMPLETED") == 1, "{rows:?}");
     Ok(())
