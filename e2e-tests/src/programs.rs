@@ -8,8 +8,9 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use anyhow::{Context as _, Result, anyhow, ensure};
 
 /// The features of this crate that were asked for, and with which the programs are built too: so they share the build of
-/// all that both consist of. Not `browser`, which brings a driver that changes how everything is compiled.
-const FEATURES: [(&str, bool); 4] = [
+/// all that both consist of.
+const FEATURES: [(&str, bool); 5] = [
+    ("e2e-tests/browser", cfg!(feature = "browser")),
     ("e2e-tests/failpoints", cfg!(feature = "failpoints")),
     ("e2e-tests/more-flows", cfg!(feature = "more-flows")),
     ("e2e-tests/trip", cfg!(feature = "trip")),
