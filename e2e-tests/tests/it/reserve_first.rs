@@ -280,6 +280,24 @@ async fn a_checkout_that_is_sent_again_takes_its_goods_once() -> Result<()> {
     Ok(())
 }
 
+/// Their orders are created by calls that share a request, which takes a mebibyte.
+#[tokio::test]
+async fn orders_of_a_hundred_lines_that_come_at_once_are_all_created() -> Result<()> {
+    let client = shared().await?;
+    let lines: Vec<Value> = (0..100).map(|n| json!({"sku": format!("{n:03}-{}", "x".repeat(60)), "qty": 1})).collect();
+    let body = json!({"userId": "ann", "totalAmount": 5, "items": lines});
+    let mut checkouts = JoinSet::new();
+    for _ in 0..200 {
+        let (client, body) = (client.clone(), body.clone());
+        checkouts.spawn(async move { client.checkout(&body).await });
+    }
+    for answer in checkouts.join_all().await {
+        let (body, ..) = ended(answer?, 409, "OUT_OF_STOCK").await?;
+        ensure!(body["reason"].as_str().is_some_and(|reason| reason.ends_with("and 95 more")), "{body}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn once_its_flow_is_retired_no_checkout_with_items_begins_and_those_that_did_are_found() -> Result<()> {
     let services = Services::start(&[]).await?;
