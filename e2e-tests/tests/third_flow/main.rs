@@ -44,7 +44,7 @@ async fn it_is_active_from_the_start_and_has_its_page_its_series_and_its_route()
         |flow: &Value| json!([flow["name"], flow["version"], flow["state"], flow["builtIn"], flow["publishedBy"]]);
     let states: Vec<_> = flows["flows"].as_array().into_iter().flatten().map(fields).collect();
     let state = |name| json!([name, 1, "ACTIVE", true, "release"]);
-    assert_eq!(states, [state(NAME), state("pay-first")]);
+    assert_eq!(states, [state(NAME), state("pay-first"), state("reserve-first")]);
     shows(&client, "/dashboard/flows", &["/dashboard/flows/hold-first/1"]).await?;
     let picture = ["hold-first v1", "inventory.reserve.command", "PAY_BACK", "the client is answered: 201"];
     shows(&client, "/dashboard/flows/hold-first/1", &picture).await?;
