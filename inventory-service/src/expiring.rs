@@ -1,4 +1,4 @@
-//! Holds that end by themselves: their pieces are free again, and whoever wants to know is told.
+//! Holds that end by themselves: their pieces are free again, and their end is announced on Kafka.
 
 use std::time::Duration;
 
@@ -135,6 +135,9 @@ async fn announced(pool: &PgPool, producer: &Producer, ended: Vec<Ended>) -> boo
         }
     });
     let taken: Vec<Uuid> = join_all(sent).await.into_iter().flatten().collect();
+    if taken.is_empty() {
+        return ended.is_empty();
+    }
     let mark = within_limit(async { Ok(sqlx::query(ANNOUNCED).bind(&taken).execute(pool).await?) }).await;
     if let Err(error) = &mark {
         warn!(error = error.for_log(), "holds that were announced can't be marked so: they are announced again");

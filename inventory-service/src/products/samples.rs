@@ -17,7 +17,7 @@ const SAMPLES: [(&str, &str, i64); 4] = [
     ("last-lamp", "The last lamp", 1),
 ];
 
-/// By which a sample's first pieces are told apart.
+/// The idempotency key of a sample's first receipt.
 const KEY: &str = "the-first-pieces";
 
 /// Stores them where there are no other products.
