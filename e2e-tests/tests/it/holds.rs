@@ -79,7 +79,7 @@ async fn a_hold_ends_by_itself_and_whoever_wants_the_goods_then_is_refused() -> 
         ensure!(reason.starts_with("the goods were set aside until 20"), "{topic}: {reason}");
     }
 
-    // Its saga was told that they are reserved, and is told so until it lets them go.
+    // A reserve that was answered once is answered the same until its saga releases.
     reserve.publish(RESERVE).await?;
     let replies = reserve.replies("inventory.reserved", 2).await?;
     ensure!(replies[0].body == replies[1].body, "{replies:?}");

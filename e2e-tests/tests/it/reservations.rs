@@ -49,23 +49,10 @@ pub async fn pieces(client: &Client, sku: &str) -> Result<(i64, i64)> {
     Ok(sqlx::query_as(select).bind(sku).fetch_one(client.databases.of(Inventory)).await?)
 }
 
-/// Products whose row does not say what their movements do, or what the reservations do that hold them.
+/// Products whose pieces don't add up, by the audit: their rows, their movements and the reservations that hold them.
 pub async fn disagreements(client: &Client) -> Result<Vec<String>> {
-    let select = "
-        WITH moved AS (
-            SELECT sku,
-                   sum(quantity) FILTER (WHERE kind IN ('RECEIVE', 'ADJUST'))              AS into_house,
-                   coalesce(sum(quantity) FILTER (WHERE kind = 'RESERVE'), 0)
-                     - coalesce(sum(quantity) FILTER (WHERE kind IN ('RELEASE', 'EXPIRE', 'COMMIT')), 0) AS set_aside
-            FROM stock_movements GROUP BY sku
-        ), held AS (
-            SELECT sku, sum(quantity) AS quantity FROM reservation_items JOIN reservations USING (order_id)
-            WHERE holds GROUP BY sku
-        )
-        SELECT sku FROM products LEFT JOIN moved USING (sku) LEFT JOIN held USING (sku)
-        WHERE available + reserved + committed <> coalesce(into_house, 0)
-           OR reserved <> coalesce(set_aside, 0) OR reserved <> coalesce(held.quantity, 0)";
-    Ok(sqlx::query_scalar(select).fetch_all(client.databases.of(Inventory)).await?)
+    let stock = sagactl::audit::stock(client.databases.of(Inventory)).await?;
+    Ok(stock.wrong.into_iter().map(|(sku, what)| format!("{sku}: {what}")).collect())
 }
 
 /// How many of these orders' reservations have each status, once each order has one that is not among `passing`.

@@ -27,6 +27,7 @@ use uuid::Uuid;
 pub use invariants::{Invariant, Violation, violations};
 pub use report::{Item, Listed, Report, Violated};
 pub use rows::{Case, Decision, History, Movement, Order, Payment, Reservation, Saga};
+pub use stock::{Stock, stock};
 pub use sums::{Amount, Sums};
 
 use crate::databases::{Databases, Unreadable};
