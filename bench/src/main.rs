@@ -153,15 +153,22 @@ async fn bench(arguments: &Arguments) -> Result<bool> {
         ours.urls.iter_mut().for_each(|url| *url = url.replace("/checkout", "/flows/wide"));
         wide = Some(Wide { generator: Generator::of(load::BODIES, wide::body)?, participant });
     }
-    let goods = Goods::stock(arguments, &client).await?;
+    let goods = match arguments.skus {
+        Some(products) => Some(goods::generator(&client.databases, products).await?),
+        None => None,
+    };
+    let generator = match arguments.against_skus {
+        Some(products) => goods::generator(&client.databases, products).await?,
+        None => Generator::new(arguments.mix)?,
+    };
     let other = Other::start(arguments, &platform).await?;
     let bench = Bench {
         ours,
         other,
         wide,
         client,
-        generator: goods.against.map_or_else(|| Generator::new(arguments.mix), Ok)?,
-        goods: goods.ours,
+        generator,
+        goods,
         time: Duration::from_secs(arguments.seconds),
         turns: arguments.turns,
     };
@@ -244,34 +251,10 @@ struct Bench {
     client: Client,
     generator: Generator,
     wide: Option<Wide>,
+    /// What sends checkouts of counted goods, where some do.
     goods: Option<Generator>,
     time: Duration,
     turns: u8,
-}
-
-/// What sends checkouts of counted goods, where some do.
-#[derive(Default)]
-struct Goods {
-    ours: Option<Generator>,
-    against: Option<Generator>,
-}
-
-impl Goods {
-    /// Stores the products.
-    async fn stock(arguments: &Arguments, client: &Client) -> Result<Self> {
-        let mut generators = Vec::new();
-        for products in [arguments.skus, arguments.against_skus] {
-            let Some(products) = products else {
-                generators.push(None);
-                continue;
-            };
-            let products = products as usize;
-            goods::stock(&client.databases, products).await?;
-            generators.push(Some(Generator::of(goods::bodies(products), |n| goods::body(products, n))?));
-        }
-        let against = generators.pop().flatten();
-        Ok(Self { ours: generators.pop().flatten(), against })
-    }
 }
 
 /// What sends requests of the flow with many bytes, and what answers its commands.
