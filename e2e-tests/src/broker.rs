@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use messages::{MESSAGE_TOPICS, SIGNALS, all_topics, dead_letter_topic};
+use messages::{MESSAGE_TOPICS, ORDER_CREATED, SIGNALS, all_topics, dead_letter_topic};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use service_runtime::kafka::{KafkaSettings, TopicCreation};
@@ -94,8 +94,9 @@ fn topic_names(prefix: &str) -> Vec<String> {
     all_topics().map(|name| format!("{prefix}{name}")).collect()
 }
 
-fn signal_topics() -> [String; 2] {
-    [SIGNALS.to_owned(), dead_letter_topic(SIGNALS)]
+/// Those that releases before had not, and without which services start.
+fn later_topics() -> Vec<String> {
+    [SIGNALS, ORDER_CREATED].into_iter().flat_map(|topic| [topic.to_owned(), dead_letter_topic(topic)]).collect()
 }
 
 /// When a topic of ours was made; `None` for anyone else's.
@@ -127,11 +128,12 @@ impl Broker {
         }
     }
 
-    /// A broker whose topics were made by a release that had none for signals.
+    /// A broker whose topics were made by a release that had none for signals, nor for orders that are placed directly.
     pub async fn without_signals() -> Result<Self> {
         if real_kafka().is_some() {
             let broker = Self::start().await?;
-            broker.delete(&signal_topics().map(|name| format!("{}{name}", broker.prefix))).await?;
+            let names: Vec<String> = later_topics().iter().map(|name| format!("{}{name}", broker.prefix)).collect();
+            broker.delete(&names).await?;
             return Ok(broker);
         }
         let prefix = new_prefix();
@@ -146,7 +148,7 @@ impl Broker {
         if self.embedded.is_none() {
             return self.create_topics().await;
         }
-        self.create(&signal_topics()).await
+        self.create(&later_topics()).await
     }
 
     /// Creates topics beside those of the contract. Separate services can't do so on an embedded broker.

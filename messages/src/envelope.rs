@@ -112,7 +112,8 @@ impl Command<'_> {
     }
 }
 
-fn headers(
+/// The headers beside a message.
+pub fn headers(
     event_id: EventId,
     topic: &str,
     timestamp: Timestamp,

@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::order_created::ORDER_CREATED;
 use crate::{commands as c, events as e};
 
 /// A topic that carries messages of type `T`.
@@ -50,11 +51,13 @@ pub const MESSAGE_TOPICS: [&str; 14] = [
     e::InventoryKept::TOPIC.name,
 ];
 
-/// The topics that the platform reads: those of messages, then [`SIGNALS`]. Each also has a dead-letter topic.
-pub const TOPICS: [&str; MESSAGE_TOPICS.len() + 1] = {
-    let mut all = [SIGNALS; MESSAGE_TOPICS.len() + 1];
-    let (of_messages, _) = all.split_at_mut(MESSAGE_TOPICS.len());
+/// The topics that the platform reads: those of messages, then [`SIGNALS`] and [`ORDER_CREATED`]. Each also has a dead-letter
+/// topic.
+pub const TOPICS: [&str; MESSAGE_TOPICS.len() + 2] = {
+    let mut all = [SIGNALS; MESSAGE_TOPICS.len() + 2];
+    let (of_messages, others) = all.split_at_mut(MESSAGE_TOPICS.len());
     of_messages.copy_from_slice(&MESSAGE_TOPICS);
+    others.copy_from_slice(&[SIGNALS, ORDER_CREATED]);
     all
 };
 

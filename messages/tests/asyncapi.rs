@@ -9,8 +9,9 @@ use chrono::{TimeZone, Utc};
 use messages::{
     ANNOUNCEMENTS, ChargePayment, CommitInventory, Currency, Envelope, EventId, InventoryCommitted, InventoryExpired,
     InventoryFailed, InventoryKept, InventoryReleased, InventoryReserved, Items, KeepInventory, MESSAGE_TOPICS,
-    Message, Money, PaymentCharged, PaymentFailed, PaymentRefunded, RefundPayment, ReleaseInventory, ReserveInventory,
-    SIGNALS, SagaId, SignalRecord, TOPICS, TimestampText, dead_letter_topic,
+    Message, Money, ORDER_CREATED, OrderCreated, PaymentCharged, PaymentFailed, PaymentRefunded, PlacedOrder,
+    RefundPayment, ReleaseInventory, ReserveInventory, SIGNALS, SagaId, SignalRecord, TOPICS, TimestampText,
+    dead_letter_topic,
 };
 use serde_json::{Map, Value, json};
 use utoipa::{PartialSchema, ToSchema};
@@ -106,6 +107,38 @@ impl Document {
         self.topic(SIGNALS, name, summary, Way { from: "", to: "saga-orchestrator" });
     }
 
+    /// An order that was placed directly: there is no saga yet.
+    fn add_order_created(&mut self) {
+        let (name, summary) = ("OrderCreated", "An order was placed directly: a saga is to be started for it");
+        let mut schemas = vec![(name.to_owned(), OrderCreated::schema())];
+        OrderCreated::schemas(&mut schemas);
+        self.schemas.extend(schemas.into_iter().map(|(name, schema)| (name, serde_json::to_value(schema).unwrap())));
+        let payload = PlacedOrder {
+            flow: "reserve-first".to_owned(),
+            user_id: "u1".to_owned().try_into().unwrap(),
+            money: Money::parse("19.90", Currency::USD).unwrap(),
+            items: serde_json::from_str(r#"[{"sku":"blue-mug","qty":2}]"#).unwrap(),
+        };
+        let stored_at = Utc.with_ymd_and_hms(2026, 1, 1, 0, 0, 0).unwrap();
+        let example = OrderCreated::of(ORDER.parse().unwrap(), stored_at, payload).to_record("order-service");
+        let headers: Map<String, Value> =
+            example.headers.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+        let payload: Value = serde_json::from_slice(&example.body).unwrap();
+        self.messages.insert(
+            name.to_owned(),
+            json!({
+                "name": name, "title": ORDER_CREATED, "summary": summary,
+                "description": "Sent again, with the same `eventId`, until the order's row names its saga. There is one saga for it, however often it comes.",
+                "contentType": "application/json",
+                "headers": {"$ref": "#/components/schemas/Headers"},
+                "payload": {"$ref": "#/components/schemas/OrderCreated"},
+                "bindings": {"kafka": {"key": {"$ref": "#/components/schemas/OrderId"}, "bindingVersion": "0.5.0"}},
+                "examples": [{"name": "one", "headers": headers, "payload": payload}],
+            }),
+        );
+        self.topic(ORDER_CREATED, name, summary, Way { from: "order-service", to: "saga-orchestrator" });
+    }
+
     /// A topic and its dead-letter topic, who sends and who reads there.
     fn topic(&mut self, topic: &str, name: &str, summary: &str, way: Way) {
         let message = |channel: &str| json!({"$ref": format!("#/channels/{channel}/messages/{name}")});
@@ -142,7 +175,7 @@ impl Document {
 
     fn whole(mut self) -> Value {
         let text = json!({"type": "string"});
-        let topics = [&MESSAGE_TOPICS[..], &ANNOUNCEMENTS].concat();
+        let topics = [&MESSAGE_TOPICS[..], &ANNOUNCEMENTS, &[ORDER_CREATED]].concat();
         let headers = json!({
             "type": "object",
             "description": "CloudEvents 1.0, binary content mode of the Kafka protocol binding.",
@@ -244,6 +277,7 @@ fn document() -> Value {
     let expires_at = TimestampText(Utc.with_ymd_and_hms(2026, 1, 1, 0, 20, 0).unwrap());
     let expired = InventoryExpired { expires_at };
     all.add(ANNOUNCED_BY_INVENTORY, "The time for which goods were set aside is over: they are free again", expired);
+    all.add_order_created();
     all.add_signal();
     all.whole()
 }
