@@ -258,6 +258,15 @@ impl Flow {
         })
     }
 
+    /// The events that participants may answer its sagas by; one may come several times.
+    pub fn events(&self) -> impl Iterator<Item = &str> {
+        self.steps.iter().flat_map(|step| {
+            let done = step.done.iter().chain(step.undo.iter().flat_map(|undo| &undo.done)).map(|done| &done.event);
+            let refused = step.refused.iter().map(|refused| &refused.event);
+            done.chain(refused).chain(step.progress.iter().map(|progress| &progress.event)).map(String::as_str)
+        })
+    }
+
     /// Those of its commands to participants of its own: they begin with its name. Others belong to participants of the
     /// platform.
     pub fn own_command_topics(&self) -> Vec<&str> {

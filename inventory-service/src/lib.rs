@@ -17,6 +17,7 @@ mod store;
 use std::convert::Infallible;
 
 use axum::Router;
+use messages::groups::{self, Group};
 use messages::{DecodeError, InventoryCommand, OrderId, OutgoingRecord, Timestamp};
 use participant::{Anew, Participant};
 use service_runtime::database::DatabaseClock;
@@ -54,7 +55,8 @@ struct Reservations {
 
 impl Participant for Reservations {
     const NAME: &'static str = "inventory-service";
-    const TOPICS: &'static [&'static str] = &InventoryCommand::TOPICS;
+    const GROUP: Group = groups::INVENTORY;
+    const SELDOM: Option<Group> = Some(groups::HANDOVER);
     const PATH: &'static str = "/reservations";
     const MIGRATIONS: Migrator = sqlx::migrate!();
 

@@ -5,7 +5,8 @@ mod wanted;
 
 use std::time::Duration;
 
-use messages::{Event, InventoryCommand, PaymentCommand, SIGNALS, all_topics, dead_letter_topic};
+use messages::groups::{FLOWS, GROUPS, STARTS};
+use messages::{all_topics, dead_letter_topic};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
@@ -30,19 +31,8 @@ pub const DEFAULT_PARTITIONS: i32 = 8;
 /// The replication factor that stands for the cluster's own default.
 pub const BROKERS_DEFAULT: i32 = -1;
 
-/// Who reads the topics that users' flows are answered on.
-const FLOWS_READER: &str = "saga-orchestrator.flows";
-
-/// What the name of such a topic ends with.
+/// What the name of a topic ends with that a user's flow is answered on.
 const REPLIES: &str = ".replies";
-
-/// Who reads which topics: a service's group carries its name.
-const READERS: [(&str, &[&str]); 4] = [
-    ("payment-service", &PaymentCommand::TOPICS),
-    ("inventory-service", &InventoryCommand::TOPICS),
-    ("saga-orchestrator", &Event::TOPICS),
-    ("saga-orchestrator.signals", &[SIGNALS]),
-];
 
 /// What is wanted, and where.
 #[derive(Debug, Clone)]
@@ -198,7 +188,9 @@ impl Plan {
         }
         let replies: Vec<&str> =
             self.topics.iter().map(String::as_str).filter(|name| name.ends_with(REPLIES)).collect();
-        for (group, topics) in READERS.into_iter().chain([(FLOWS_READER, &replies[..])]) {
+        // Of events that start sagas none is about what another is about: they may overtake each other.
+        let ordered = GROUPS.iter().filter(|group| group.name != STARTS.name).map(|group| (group.name, group.topics));
+        for (group, topics) in ordered.chain([(FLOWS.name, &replies[..])]) {
             let marks = watermarks(&self.kafka, CLIENT, Some(group), topics).await?;
             let lag: u64 = marks.iter().flatten().map(PartitionMarks::lag).sum();
             if lag > 0 {

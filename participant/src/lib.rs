@@ -12,6 +12,7 @@ mod store;
 use std::convert::Infallible;
 
 use axum::Router;
+use messages::groups::Group;
 use messages::{DecodeError, OrderId, OutgoingRecord, Timestamp};
 use service_runtime::database::DatabaseClock;
 use service_runtime::kafka::{Producer, Retry};
@@ -51,10 +52,12 @@ pub struct Anew<Row> {
 
 /// What is a participant's own.
 pub trait Participant: Send + Sync + Sized + 'static {
-    /// The service's name: that of its consumer group, and the source of its replies.
+    /// The service's name: the source of its replies.
     const NAME: &'static str;
     /// Where its commands come from.
-    const TOPICS: &'static [&'static str];
+    const GROUP: Group;
+    /// The group of commands that few orders need, if they are read apart.
+    const SELDOM: Option<Group> = None;
     /// Where its rows are read and removed by HTTP: "/payments", say.
     const PATH: &'static str;
     /// Of its database.
@@ -99,7 +102,7 @@ pub trait Participant: Send + Sync + Sized + 'static {
     /// `GET <PATH>/{orderId}`, and what it has beside that.
     fn routes(pool: PgPool) -> Router;
 
-    /// Reads a record of one of [`Participant::TOPICS`].
+    /// Reads a record of one of the groups' topics.
     fn read(topic: &str, body: &[u8]) -> Result<Self::Command, DecodeError>;
 
     fn order_id(command: &Self::Command) -> OrderId;

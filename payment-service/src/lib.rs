@@ -10,6 +10,7 @@ mod reading;
 mod store;
 
 use axum::Router;
+use messages::groups::{self, Group};
 use messages::{DecodeError, OrderId, OutgoingRecord, PaymentCommand, Timestamp};
 use participant::{Anew, Participant};
 use service_runtime::database::{DatabaseClock, Session};
@@ -48,7 +49,7 @@ struct Payments {
 
 impl Participant for Payments {
     const NAME: &'static str = "payment-service";
-    const TOPICS: &'static [&'static str] = &PaymentCommand::TOPICS;
+    const GROUP: Group = groups::PAYMENT;
     const PATH: &'static str = "/payments";
     const MIGRATIONS: Migrator = sqlx::migrate!();
 

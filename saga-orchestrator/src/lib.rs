@@ -60,7 +60,7 @@ mod waiters;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use messages::SIGNALS;
+use messages::{SIGNALS, groups};
 use serde::Deserialize;
 use service_runtime::database::{self, DatabaseClock, DatabaseSettings, Session};
 use service_runtime::http::description::Description;
@@ -88,15 +88,6 @@ use crate::forced_failures::ForcedFailures;
 pub const DEFAULTS: [&str; 3] = [include_str!("../default.toml"), KAFKA_DEFAULTS, SERVICE_DEFAULTS];
 
 const NAME: &str = "saga-orchestrator";
-
-/// The consumer group of replies to sagas of users' flows: what becomes of it hinders no checkout.
-const FLOWS_GROUP: &str = "saga-orchestrator.flows";
-
-/// The consumer group of signals, likewise.
-const SIGNALS_GROUP: &str = "saga-orchestrator.signals";
-
-/// The consumer group of events that start sagas: they may have to wait, and nothing else must wait for them.
-const STARTS_GROUP: &str = "saga-orchestrator.starts";
 
 /// How long a stop waits for calls and sends under way, after the records in hand are finished.
 const FINISH_LIMIT: Duration = Duration::from_millis(1000);
@@ -224,18 +215,19 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     publishable::check_running(&pool, &flows, &config.retention).await?;
     // That of signals may be missing: `kafka-init` of the release before has not made it.
     require_topics(&config.kafka, NAME, &messages::MESSAGE_TOPICS.map(str::to_owned)).await?;
-    let consumer = Consumer::open(&config.kafka, NAME, &messages::Event::TOPICS, &metrics, &tracer).await?;
+    let consumer = Consumer::open(&config.kafka, NAME, groups::REPLIES, &metrics, &tracer).await?;
     let producer = Producer::open(&config.kafka, NAME, &metrics)?;
     let group = consumer.state();
     let flow_consumer =
-        Consumer::open_growing(&config.kafka, NAME, FLOWS_GROUP, flows.reply_topics(), &metrics, &tracer);
+        Consumer::open_growing(&config.kafka, NAME, groups::FLOWS.name, flows.reply_topics(), &metrics, &tracer);
     let flow_group = flow_consumer.state();
     let (_, signal_topics) = watch::channel(vec![SIGNALS.to_owned()]);
     let unhurried = config.kafka.unhurried();
-    let signal_consumer = Consumer::open_growing(&unhurried, NAME, SIGNALS_GROUP, signal_topics, &metrics, &tracer);
+    let signal_consumer =
+        Consumer::open_growing(&unhurried, NAME, groups::OF_SIGNALS.name, signal_topics, &metrics, &tracer);
     let signal_group = signal_consumer.state();
     let start_consumer =
-        Consumer::open_growing(&config.kafka, NAME, STARTS_GROUP, flows.start_topics(), &metrics, &tracer);
+        Consumer::open_growing(&unhurried, NAME, groups::STARTS.name, flows.start_topics(), &metrics, &tracer);
     let start_group = start_consumer.state();
     metrics::standing::show(&metrics, pool.clone(), flows.clone());
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use flow::{Flow, Origin, Reach, check};
+use messages::{ORDER_CREATED, groups};
 use service_runtime::database::{Session, StoreError, within_limit};
 use service_runtime::looking::keep_looking;
 use service_runtime::{CancellationToken, Fatal};
@@ -36,7 +37,7 @@ pub struct Flows {
     looked: tokio::sync::Mutex<Option<(Instant, i64)>>,
     /// The topics that participants of users' flows reply on.
     reply_topics: watch::Sender<Vec<String>>,
-    /// The topics of events that start sagas of users' flows.
+    /// The topics of events that start sagas: of orders, and of users' flows.
     start_topics: watch::Sender<Vec<String>>,
     /// Flows were published, activated or retired.
     changes: watch::Sender<()>,
@@ -82,7 +83,7 @@ impl Flows {
             known: RwLock::new(known),
             looked: tokio::sync::Mutex::default(),
             reply_topics: watch::Sender::default(),
-            start_topics: watch::Sender::default(),
+            start_topics: watch::Sender::new(vec![ORDER_CREATED.to_owned()]),
             changes: watch::Sender::default(),
         }
     }
@@ -131,7 +132,7 @@ impl Flows {
         self.known().flows.values().map(|versions| versions.values().cloned().collect()).collect()
     }
 
-    /// The topics that users' participants reply on, as flows are published.
+    /// The topics that users' flows are answered on, as they are published.
     pub fn reply_topics(&self) -> watch::Receiver<Vec<String>> {
         self.reply_topics.subscribe()
     }
@@ -235,8 +236,9 @@ impl Flows {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.active = active(&changes);
         let users = known.flows.values().flat_map(BTreeMap::values).filter(|flow| !is_built_in(flow));
-        let replies: BTreeSet<String> = users.map(|flow| flow.reply_topic()).collect();
-        let starts = known.start_topics(&changes);
+        let replies: BTreeSet<String> = users.flat_map(|flow| reply_topics(flow)).collect();
+        let mut starts = known.start_topics(&changes);
+        starts.insert(ORDER_CREATED.to_owned());
         drop(known);
         self.changes.send_replace(());
         for (topics, wanted) in [(&self.reply_topics, replies), (&self.start_topics, starts)] {
@@ -294,6 +296,12 @@ impl Known {
         };
         activated.filter_map(topic).collect()
     }
+}
+
+/// The topics that a user's flow is answered on and no built-in one is.
+fn reply_topics(flow: &Flow) -> impl Iterator<Item = String> {
+    let of_platform = groups::FLOWS.topics.iter().filter(|topic| flow.events().any(|event| event == **topic));
+    of_platform.map(|topic| (*topic).to_owned()).chain([flow.reply_topic()])
 }
 
 /// Whether a flow came with a release. A user's can have neither a route nor the name of a built-in one.

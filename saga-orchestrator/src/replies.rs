@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use flow::RawEvent;
-use messages::Event;
+use messages::{Event, groups};
 use service_runtime::kafka::{Handled, Handler, Record, Retry};
 use tracing::warn;
 
@@ -26,7 +26,8 @@ pub struct Replies {
 /// Replies of the platform's participants: a topic for each event.
 pub struct PlatformReplies(pub Arc<Replies>);
 
-/// Replies of users' participants: a topic for each flow, and the event's name in the header `ce_type`.
+/// Replies of users' participants: a topic for each flow, and the event's name in the header `ce_type`. And those of the platform's
+/// participants that no built-in flow waits for.
 pub struct FlowReplies(pub Arc<Replies>);
 
 impl Handler for PlatformReplies {
@@ -52,6 +53,9 @@ impl Handler for PlatformReplies {
 
 impl Handler for FlowReplies {
     async fn handle(&self, record: &Record) -> Result<Handled, Retry> {
+        if groups::FLOWS.topics.contains(&record.topic.as_str()) {
+            return PlatformReplies(self.0.clone()).handle(record).await;
+        }
         let event = match RawEvent::read(&record.body) {
             Ok(event) => event,
             Err(misfit) => return Ok(Handled::DeadLetter(format!("not a valid message: {misfit}"))),

@@ -3,7 +3,8 @@
 use std::io::Write;
 
 use clap::Args;
-use messages::{Event, InventoryCommand, PaymentCommand, SIGNALS, dead_letter_topic};
+use messages::dead_letter_topic;
+use messages::groups::{GROUPS, Group};
 use serde_json::json;
 use service_runtime::Fatal;
 use service_runtime::kafka::{KafkaSettings, PartitionMarks, watermarks};
@@ -41,14 +42,6 @@ impl KafkaAddress {
     }
 }
 
-/// Who reads which topics: a service's group carries its name.
-const READERS: [(&str, &[&str]); 4] = [
-    ("payment-service", &PaymentCommand::TOPICS),
-    ("inventory-service", &InventoryCommand::TOPICS),
-    ("saga-orchestrator", &Event::TOPICS),
-    ("saga-orchestrator.signals", &[SIGNALS]),
-];
-
 /// A topic, its one group of readers, and its dead letters.
 struct Stand {
     topic: &'static str,
@@ -83,7 +76,7 @@ pub async fn topics(kafka: &KafkaAddress, as_json: bool, paint: Paint, out: &mut
 
 async fn read(settings: &KafkaSettings) -> Result<Vec<Stand>, Fatal> {
     let mut stands = Vec::new();
-    for (group, names) in READERS {
+    for Group { name: group, topics: names } in GROUPS {
         let read = watermarks(settings, CLIENT, Some(group), names).await?;
         let letters: Vec<String> = names.iter().map(|topic| dead_letter_topic(topic)).collect();
         let letters: Vec<&str> = letters.iter().map(String::as_str).collect();
@@ -142,18 +135,7 @@ fn whole(stand: &Stand) -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
-    use messages::TOPICS;
-
     use super::*;
-
-    #[test]
-    fn every_topic_is_read_by_one_group() {
-        let mut read: Vec<&str> = READERS.iter().flat_map(|(_, topics)| topics.iter().copied()).collect();
-        let mut all = TOPICS.to_vec();
-        read.sort_unstable();
-        all.sort_unstable();
-        assert_eq!(read, all);
-    }
 
     #[test]
     fn a_topic_is_told_with_the_sums_of_its_partitions_and_a_missing_one_as_such() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use e2e_tests::{Broker, KafkaClient, eventually, real_kafka};
 use messages::dead_letter_topic;
+use messages::groups::Group;
 use service_runtime::CancellationToken;
 use service_runtime::kafka::{Consumer, CreationError, GroupState, Handled, Handler, Producer, Record, Retry};
 use service_runtime::metrics::Metrics;
@@ -118,7 +119,9 @@ async fn topics_come_one_after_the_other_without_a_lost_record_and_without_the_o
     ensure!(text.contains("\nkafka_consumer_ok 1\n") && !text.contains(r#"client="consumer""#), "no client: {text}");
     // The one of the service itself.
     let settings = broker.settings("")?;
-    let own = Consumer::open(&settings, "e2e-tests", &[MODEL], &metrics, &Tracer::off()).await?;
+    let own =
+        Consumer::open(&settings, "e2e-tests", Group { name: "e2e-tests", topics: &[MODEL] }, &metrics, &Tracer::off())
+            .await?;
     let (own_state, shutdown) = (own.state(), CancellationToken::new());
     let (give, mut own_records) = mpsc::unbounded_channel();
     let producer = Producer::open(&settings, "e2e-tests", &metrics)?;

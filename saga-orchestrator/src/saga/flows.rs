@@ -92,6 +92,18 @@ mod tests {
     }
 
     #[test]
+    fn what_answers_a_built_in_flow_is_read_apart_from_what_only_users_flows_wait_for() {
+        let of_platform = |event: &&str| messages::Event::TOPICS.contains(event);
+        let mut awaited: Vec<&str> =
+            built_in().iter().flat_map(|built_in| built_in.flow.events()).filter(of_platform).collect();
+        awaited.sort_unstable();
+        awaited.dedup();
+        let mut read = messages::groups::REPLIES.topics.to_vec();
+        read.sort_unstable();
+        assert_eq!(awaited, read);
+    }
+
+    #[test]
     fn a_file_more_in_the_folder_is_a_flow_more() {
         let folder = std::env::temp_dir().join(format!("flows-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use faults::Bug;
+use messages::groups::Group;
 use messages::{OutgoingRecord, dead_letter_topic};
 use rdkafka::Message as _;
 use rdkafka::consumer::{CommitMode, Consumer as _};
@@ -74,6 +75,12 @@ pub trait Handler: Send + Sync + 'static {
     fn handle(&self, record: &Record) -> impl Future<Output = Result<Handled, Retry>> + Send;
 }
 
+impl<H: Handler> Handler for Arc<H> {
+    fn handle(&self, record: &Record) -> impl Future<Output = Result<Handled, Retry>> + Send {
+        H::handle(self, record)
+    }
+}
+
 /// A member of a consumer group: of the one that is named as its service, or of one of its own.
 pub struct Consumer {
     membership: Arc<Membership>,
@@ -95,19 +102,20 @@ enum End {
 }
 
 impl Consumer {
-    /// Checks that the topics and their dead-letter topics exist, and subscribes.
+    /// Checks that the group's topics and their dead-letter topics exist, and subscribes.
     pub async fn open(
         settings: &KafkaSettings,
         service: &'static str,
-        topics: &[&str],
+        group: Group,
         metrics: &Metrics,
         tracer: &Tracer,
     ) -> Result<Self, Fatal> {
+        let Group { name, topics } = group;
         let consumed: Vec<String> = topics.iter().map(|topic| (*topic).to_owned()).collect();
         let partitions = require_topics(settings, service, &consumed).await?;
         require_topics(settings, service, &topics.iter().map(|t| dead_letter_topic(t)).collect::<Vec<_>>()).await?;
 
-        let membership = Membership::without_topics(settings, service, service, GroupState::new(partitions), metrics);
+        let membership = Membership::without_topics(settings, service, name, GroupState::new(partitions), metrics);
         membership.subscribe(&consumed)?;
         Ok(Self::over(membership, settings, service, None, (metrics, tracer)))
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use e2e_tests::clients::Driver;
 use e2e_tests::{Batch, Client, KafkaTopics, Outsider, Samples, Service, Services, dev_kafka, kafka_init};
+use messages::groups::{FLOWS, GROUPS, Group};
 use serde_json::json;
 
 use crate::outages::{Load, verdict};
@@ -215,14 +216,11 @@ async fn healthy_within(client: &Client, limit: Duration) -> Result<()> {
     Ok(())
 }
 
+/// How many topics a service reads where no user's flow is published.
 fn topics_of(service: Service) -> usize {
-    match service {
-        // Replies, and signals.
-        Service::Orchestrator => messages::Event::TOPICS.len() + 1,
-        Service::Payment => messages::PaymentCommand::TOPICS.len(),
-        Service::Inventory => messages::InventoryCommand::TOPICS.len(),
-        Service::Order => 0,
-    }
+    let of_service = |group: &&Group| group.name.split('.').next() == Some(service.program());
+    let groups = GROUPS.iter().filter(of_service).filter(|group| group.name != FLOWS.name);
+    groups.map(|group| group.topics.len()).sum()
 }
 
 /// Looks at readiness twice a second.
