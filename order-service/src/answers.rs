@@ -44,6 +44,31 @@ pub struct OrderBody {
     updated_at: TimestampText,
 }
 
+/// An order that is answered before its saga has begun.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(example = json!({"orderId": "01a1fcfc-71e1-7774-8bfb-88a030f9fbb9", "status": "PENDING",
+    "message": "The order is stored; /orders/01a1fcfc-71e1-7774-8bfb-88a030f9fbb9 shows how it ends"}))]
+pub struct Placed {
+    order_id: OrderId,
+    #[schema(schema_with = pending)]
+    status: &'static str,
+    /// For people.
+    message: String,
+}
+
+fn pending() -> ObjectBuilder {
+    one_of([Status::Pending.as_str()])
+}
+
+impl From<Order> for Placed {
+    fn from(order: Order) -> Self {
+        let order_id = order.order_id;
+        let message = format!("The order is stored; /orders/{order_id} shows how it ends");
+        Self { order_id, status: order.status.as_str(), message }
+    }
+}
+
 /// What an order's status may be.
 pub fn statuses() -> ObjectBuilder {
     one_of([Status::Pending, Status::Confirmed, Status::Cancelled].map(Status::as_str))

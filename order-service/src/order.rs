@@ -2,7 +2,8 @@
 
 use std::str::FromStr;
 
-use messages::{Items, Money, OrderId, SagaId, Timestamp, UserId};
+use messages::{Items, Money, OrderCreated, OrderId, PlacedOrder, SagaId, Timestamp, UserId};
+use service_runtime::http::IdempotencyKey;
 
 /// PENDING -> CONFIRMED | CANCELLED; both ends are final.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,10 @@ pub struct Order {
     pub saga_id: Option<SagaId>,
     /// `None` in a tombstone: a cancel came, its create did not.
     pub contents: Option<Contents>,
+    /// By which flow it goes on, where it was placed directly: without a saga and with items.
+    pub flow: Option<String>,
+    /// Whether it was placed directly, and is PENDING, and no saga has taken it up yet.
+    pub awaits_saga: bool,
     pub status: Status,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
@@ -62,6 +67,9 @@ pub struct Create {
     pub order_id: OrderId,
     pub saga_id: Option<SagaId>,
     pub contents: Contents,
+    /// By which flow it goes on, where it is placed directly.
+    pub flow: Option<String>,
+    pub key: Option<IdempotencyKey>,
 }
 
 impl Create {
@@ -71,6 +79,8 @@ impl Create {
             order_id: self.order_id,
             saga_id: self.saga_id,
             contents: Some(self.contents.clone()),
+            flow: self.flow.clone(),
+            awaits_saga: self.flow.is_some(),
             status: Status::Pending,
             created_at: now,
             updated_at: now,
@@ -78,7 +88,15 @@ impl Create {
     }
 }
 
-/// A request to move an order.
+impl Order {
+    /// The event that starts its saga, if it was placed directly.
+    pub fn created(&self) -> Option<OrderCreated> {
+        let (flow, Contents { user_id, money, items }) = (self.flow.clone()?, self.contents.clone()?);
+        Some(OrderCreated::of(self.order_id, self.created_at, PlacedOrder { flow, user_id, money, items }))
+    }
+}
+
+/// A request to move an order. One that stays PENDING is taken up by its saga.
 #[derive(Debug, Clone)]
 pub struct Transition {
     pub order_id: OrderId,
@@ -97,16 +115,38 @@ pub enum Refusal {
     CancelledBefore(OrderId),
     #[error("order {order_id} belongs to a saga: only a request that names that saga moves it")]
     OtherSaga { order_id: OrderId },
+    #[error("order {0} waits for its saga: it can be cancelled, and not confirmed")]
+    AwaitsSaga(OrderId),
     #[error("order {order_id} is {}: it can't become {}", .from.as_str(), .to.as_str())]
     Contradiction { order_id: OrderId, from: Status, to: Status },
 }
 
-/// Whether a create that found `stored` under its id is a repetition of the one that made it.
-pub fn repeated_create(stored: &Order, create: &Create) -> Result<(), Refusal> {
-    match &stored.contents {
-        None => Err(Refusal::CancelledBefore(stored.order_id)),
-        Some(contents) if *contents == create.contents && stored.saga_id == create.saga_id => Ok(()),
-        Some(_) => Err(Refusal::OtherContents(stored.order_id)),
+/// What a create means that found `stored` under its id.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Repeated {
+    /// It is the one that made it.
+    Create,
+    /// Its saga takes it up: it was placed directly.
+    TakenUp(SagaId),
+}
+
+/// Decides a create that found `stored` under its id.
+pub fn repeated_create(stored: &Order, create: &Create) -> Result<Repeated, Refusal> {
+    let order_id = stored.order_id;
+    match (&stored.contents, create.saga_id) {
+        (None, _) => Err(Refusal::CancelledBefore(order_id)),
+        (Some(contents), _) if *contents != create.contents => Err(Refusal::OtherContents(order_id)),
+        (Some(_), saga_id) if stored.saga_id == saga_id && (stored.flow.is_some() || create.flow.is_none()) => {
+            Ok(Repeated::Create)
+        }
+        // Its client sends it again, and its saga has taken it up meanwhile.
+        (Some(_), None) if stored.flow.is_some() => Ok(Repeated::Create),
+        (Some(_), Some(saga_id)) if stored.awaits_saga => Ok(Repeated::TakenUp(saga_id)),
+        // Its client has cancelled it before its saga began.
+        (Some(_), Some(_)) if stored.flow.is_some() && stored.saga_id.is_none() => {
+            Err(Refusal::CancelledBefore(order_id))
+        }
+        _ => Err(Refusal::OtherContents(order_id)),
     }
 }
 
@@ -130,6 +170,8 @@ pub fn decide(stored: Option<&Order>, wanted: &Transition) -> Result<Move, Refus
         Some(order) if order.saga_id.is_some() && order.saga_id != wanted.saga_id => {
             Err(Refusal::OtherSaga { order_id })
         }
+        Some(order) if order.awaits_saga && wanted.to == Status::Confirmed => Err(Refusal::AwaitsSaga(order_id)),
+        Some(order) if order.awaits_saga => Ok(Move::Store),
         Some(order) if order.status == wanted.to => Ok(Move::Nothing),
         Some(order) if order.status == Status::Pending => Ok(Move::Store),
         Some(order) => Err(Refusal::Contradiction { order_id, from: order.status, to: wanted.to }),
@@ -153,7 +195,25 @@ mod tests {
     fn stored(status: Status, saga_id: Option<SagaId>) -> Order {
         let now = service_runtime::now();
         let contents = Some(contents("500"));
-        Order { order_id: OrderId::new(), saga_id, contents, status, created_at: now, updated_at: now }
+        let (flow, awaits_saga) = (None, false);
+        Order {
+            order_id: OrderId::new(),
+            saga_id,
+            contents,
+            flow,
+            awaits_saga,
+            status,
+            created_at: now,
+            updated_at: now,
+        }
+    }
+
+    fn placed() -> Order {
+        Order { flow: Some("reserve-first".to_owned()), awaits_saga: true, ..stored(Status::Pending, None) }
+    }
+
+    fn create(saga_id: Option<SagaId>, amount: &str) -> Create {
+        Create { order_id: OrderId::new(), saga_id, contents: contents(amount), flow: None, key: None }
     }
 
     fn to(order: &Order, to: Status, saga_id: Option<SagaId>) -> Transition {
@@ -200,7 +260,7 @@ mod tests {
         assert_eq!(decide(None, &to(&ghost, Status::Cancelled, ghost.saga_id)), Ok(Move::LeaveTombstone));
         assert_eq!(decide(None, &to(&ghost, Status::Cancelled, None)), Err(Refusal::Unknown(ghost.order_id)));
         assert_eq!(decide(None, &to(&ghost, Status::Confirmed, ghost.saga_id)), Err(Refusal::Unknown(ghost.order_id)));
-        let create = Create { order_id: ghost.order_id, saga_id: ghost.saga_id, contents: contents("500") };
+        let create = Create { order_id: ghost.order_id, ..create(ghost.saga_id, "500") };
         let tombstone = Order { contents: None, ..ghost };
         assert_eq!(repeated_create(&tombstone, &create), Err(Refusal::CancelledBefore(tombstone.order_id)));
     }
@@ -208,8 +268,46 @@ mod tests {
     #[test]
     fn a_create_is_repeated_when_its_contents_are_worth_the_same() {
         let order = stored(Status::Pending, None);
-        let create = |amount| Create { order_id: order.order_id, saga_id: None, contents: contents(amount) };
-        assert_eq!(repeated_create(&order, &create("500.00")), Ok(()));
+        let create = |amount| Create { order_id: order.order_id, ..create(None, amount) };
+        assert_eq!(repeated_create(&order, &create("500.00")), Ok(Repeated::Create));
         assert_eq!(repeated_create(&order, &create("501")), Err(Refusal::OtherContents(order.order_id)));
+    }
+
+    #[test]
+    fn an_order_that_was_placed_directly_is_taken_up_by_one_saga_and_is_the_same_to_its_client() {
+        let order = placed();
+        let of_client = Create { order_id: order.order_id, flow: order.flow.clone(), ..create(None, "500") };
+        let of_saga = |saga| Create { order_id: order.order_id, ..create(Some(saga), "500") };
+        let saga = SagaId::new();
+        assert_eq!(repeated_create(&order, &of_client), Ok(Repeated::Create));
+        assert_eq!(repeated_create(&order, &of_saga(saga)), Ok(Repeated::TakenUp(saga)));
+
+        let taken_up = Order { saga_id: Some(saga), awaits_saga: false, ..order.clone() };
+        assert_eq!(repeated_create(&taken_up, &of_client), Ok(Repeated::Create));
+        assert_eq!(repeated_create(&taken_up, &of_saga(saga)), Ok(Repeated::Create));
+        let other = Err(Refusal::OtherContents(order.order_id));
+        assert_eq!(repeated_create(&taken_up, &of_saga(SagaId::new())), other);
+
+        let cancelled = Order { status: Status::Cancelled, awaits_saga: false, ..order.clone() };
+        assert_eq!(repeated_create(&cancelled, &of_client), Ok(Repeated::Create));
+        let before = Err(Refusal::CancelledBefore(order.order_id));
+        assert_eq!(repeated_create(&cancelled, &of_saga(saga)), before);
+        let by_hand = stored(Status::Pending, None);
+        let placed_again = Create { order_id: by_hand.order_id, ..of_client };
+        assert_eq!(repeated_create(&by_hand, &placed_again), Err(Refusal::OtherContents(by_hand.order_id)));
+    }
+
+    #[test]
+    fn nobody_confirms_an_order_that_waits_for_its_saga() {
+        let (order, saga) = (placed(), Some(SagaId::new()));
+        for whose in [None, saga] {
+            let refused = decide(Some(&order), &to(&order, Status::Confirmed, whose));
+            assert_eq!(refused, Err(Refusal::AwaitsSaga(order.order_id)));
+            assert_eq!(decide(Some(&order), &to(&order, Status::Cancelled, whose)), Ok(Move::Store));
+        }
+        assert_eq!(decide(Some(&order), &to(&order, Status::Pending, saga)), Ok(Move::Store));
+        let taken_up = Order { saga_id: saga, awaits_saga: false, ..order };
+        assert_eq!(decide(Some(&taken_up), &to(&taken_up, Status::Pending, saga)), Ok(Move::Nothing));
+        assert_eq!(decide(Some(&taken_up), &to(&taken_up, Status::Confirmed, saga)), Ok(Move::Store));
     }
 }

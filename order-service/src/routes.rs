@@ -5,22 +5,35 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, patch, post};
 use axum::{Json, Router};
+use chrono::TimeDelta;
 use messages::schema::one_of;
-use messages::{AmountText, Currency, Item, Items, Money, OrderId, SagaId, UserId};
+use messages::{AmountText, Currency, Item, Items, Money, OrderId, SagaId, Timestamp, UserId};
 use serde::Deserialize;
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::{ConditionalWrites, Outcome, Reads};
-use service_runtime::database::{StoreError, again_if_lost};
+use service_runtime::database::{DatabaseClock, StoreError, again_if_lost};
 use service_runtime::http::batch::batched;
 use service_runtime::http::description::{BodyProblems, DatabaseProblems, IdProblems, NotFound, PROBLEM_JSON};
-use service_runtime::http::{JsonBody, PathText, Problem};
+use service_runtime::http::{IdempotencyKey, JsonBody, PathText, Problem, TakenKey};
+use service_runtime::kafka::Producer;
+use service_runtime::retention::minted_at;
 use service_runtime::trace::Tracer;
 use utoipa::openapi::ObjectBuilder;
 use utoipa::{OpenApi, ToSchema};
 
-use crate::answers::OrderBody;
-use crate::order::{Contents, Create, Move, Refusal, Status, Transition, decide, repeated_create};
-use crate::store::{Creates, Tombstones, Transitions};
+use crate::announcing::announce;
+use crate::answers::{OrderBody, Placed};
+use crate::order::{Contents, Create, Move, Order, Refusal, Repeated, Status, Transition, decide, repeated_create};
+use crate::store::{Creates, KeyedCreates, Tombstones, Transitions};
+
+/// The flow by which an order with items goes on.
+const FLOW: &str = "reserve-first";
+
+/// How old the id of an order with items may be. What is kept is kept for a day at least.
+const RECENT: TimeDelta = TimeDelta::hours(12);
+
+/// How far the clock of whoever makes such an id may be ahead.
+const AHEAD: TimeDelta = TimeDelta::minutes(30);
 
 /// What the handlers need. A batch has up to 500 requests at a time: each kind of statement is for many of them at once,
 /// on a connection of its own, and takes none of the pool's.
@@ -30,6 +43,9 @@ pub struct Orders {
     pub transitions: Batcher<ConditionalWrites<Transitions>>,
     pub tombstones: Batcher<ConditionalWrites<Tombstones>>,
     pub stored: Batcher<Reads<Creates>>,
+    pub keyed: Batcher<ConditionalWrites<KeyedCreates>>,
+    pub producer: Producer,
+    pub clock: DatabaseClock,
 }
 
 /// Describes the service's routes.
@@ -38,7 +54,8 @@ pub struct Orders {
     info(
         title = "order-service",
         description = "Orders: created PENDING, then CONFIRMED or CANCELLED. What names its `orderId` may be \
-        repeated: the same create answers the stored order, the same transition is accepted again."
+        repeated: the same create answers the stored order, the same transition is accepted again. An order with \
+        items is answered at once, and goes on by a saga of its own."
     ),
     paths(create, read, transition)
 )]
@@ -57,7 +74,8 @@ pub fn router(orders: Orders, tracer: Tracer) -> Router {
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct CreateRequest {
-    /// Chosen by whoever may have to send the request again; a new one unless given.
+    /// Chosen by whoever may have to send the request again; a new one unless given. Without a `sagaId` and with `items`: a
+    /// UUID of version 7, made within the last 12 hours.
     order_id: Option<OrderId>,
     /// The saga that alone may move the order.
     saga_id: Option<SagaId>,
@@ -68,7 +86,8 @@ struct CreateRequest {
     /// USD unless given. Without a `sagaId`: one that is in use.
     #[schema(value_type = Option<Currency>)]
     currency: Option<String>,
-    /// What it is of, where its goods are counted. With a `sagaId` only, which has them reserved.
+    /// What it is of, where its goods are counted. Without a `sagaId` a saga is started that reserves them, charges
+    /// `totalAmount` and confirms the order.
     #[schema(value_type = Vec<Item>, max_items = 100)]
     #[serde(default)]
     items: Items,
@@ -76,14 +95,19 @@ struct CreateRequest {
 
 #[utoipa::path(
     post, path = "/orders", operation_id = "createOrder", tag = "Orders", summary = "Create an order",
+    params(("Idempotency-Key" = Option<String>, Header, description = "Without a `sagaId`: sent again with the same body by the same user, it is the same order",
+        min_length = 8, max_length = 255, pattern = "^[!-~][ -~]*[!-~]$", example = "8e03978e-40d5-43dd-bc93-6894a57f9324")),
     request_body(content = CreateRequest, examples(
+        ("of counted goods: a saga is started for it" = (value = json!({"userId": "u1", "totalAmount": "25.00", "items": [{"sku": "blue-mug", "qty": 2}]}))),
         ("without an id" = (value = json!({"userId": "u1", "totalAmount": 500}))),
         ("with an id, which may be repeated" = (value = json!({"orderId": "0198f5a0-0000-7000-8000-0000000000aa", "userId": "u1", "totalAmount": "19.90", "currency": "EUR"}))),
     )),
     responses(
         BodyProblems, DatabaseProblems,
-        (status = 201, description = "Created, PENDING", body = OrderBody, headers(("location" = String, description = "Where the order is read"))),
-        (status = 200, description = "This very create came before: the order as it is now", body = OrderBody,
+        (status = 202, description = "Stored, PENDING. A saga is started for it, also if it comes later; `Location` shows how it ends", body = Placed,
+            headers(("location" = String, description = "Where the order is read"))),
+        (status = 201, description = "Created, PENDING, without items or by a saga", body = OrderBody, headers(("location" = String, description = "Where the order is read"))),
+        (status = 200, description = "This very create came before: the order as it is now. (One with items that is still PENDING: 202.)", body = OrderBody,
             headers(("location" = String, description = "Where the order is read"))),
         (status = 409, description = "The id has another body, or was cancelled before", body = Problem, content_type = PROBLEM_JSON,
             example = json!({"type": "about:blank", "title": "Conflict", "status": 409, "detail": "order 0198f5a0-0000-7000-8000-0000000000aa exists with other contents"})),
@@ -93,8 +117,13 @@ struct CreateRequest {
                 ("location" = Option<String>, description = "The order, if its creation is in doubt"))),
     ),
 )]
-/// 201 with the new order; 200 with the stored one when this very create came before; 409 when another did.
-async fn create(State(orders): State<Orders>, JsonBody(request): JsonBody<CreateRequest>) -> Result<Response, Problem> {
+/// 201 with the new order, 202 when a saga is to be started for it; 200 with the stored one when this very create came before;
+/// 409 when another did.
+async fn create(
+    State(orders): State<Orders>,
+    TakenKey(key): TakenKey,
+    JsonBody(request): JsonBody<CreateRequest>,
+) -> Result<Response, Problem> {
     let code = request.currency.as_deref().unwrap_or("USD");
     let (user_id, currency) = match request.saga_id {
         // Its checkout was accepted, perhaps by an earlier release with other rules: it goes on.
@@ -105,30 +134,94 @@ async fn create(State(orders): State<Orders>, JsonBody(request): JsonBody<Create
     let money = Money::parse(&request.total_amount.0, currency);
     let money = money.map_err(|error| Problem::invalid_field("totalAmount", error))?;
     let user_id = user_id.map_err(|error| Problem::invalid_field("userId", error))?;
-    if request.saga_id.is_none() && !request.items.is_empty() {
-        return Err(Problem::invalid_field("items", "are taken with a `sagaId` only: nobody else reserves them"));
+    let flow = (request.saga_id.is_none() && !request.items.is_empty()).then(|| FLOW.to_owned());
+    if request.saga_id.is_some() && key.is_some() {
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "`Idempotency-Key` is not taken with a `sagaId`"));
     }
-    let named = request.order_id.is_some();
+    key.as_ref().map_or(Ok(()), IdempotencyKey::check_new)?;
+    if request.order_id.is_some() && key.is_some() {
+        let detail = "`orderId` and `Idempotency-Key` both say which order it is: send one of them";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+    }
+    let (named, now) = (request.order_id, orders.clock.now());
     let create = Create {
-        order_id: request.order_id.unwrap_or_else(OrderId::new),
+        order_id: named.unwrap_or_else(|| OrderId::new_at(now)),
         saga_id: request.saga_id,
         contents: Contents { user_id, money, items: request.items },
+        flow,
+        key,
     };
+    if create.flow.is_some() && named.is_some_and(|order_id| !is_recent(order_id, now)) {
+        let stored = orders.stored.submit(create.order_id).await?.ok_or_else(|| {
+            let rule =
+                "must be a UUID of version 7 that was made within the last 12 hours, where the order has `items`";
+            Problem::invalid_field("orderId", rule)
+        })?;
+        return Ok(answer(StatusCode::OK, orders.repeated(stored, &create).await?, &create));
+    }
     faults::reached("order.storing", Status::Pending.as_str());
     // Its id is known here, also where the client does not know it: so it may be stored twice.
-    let stored = again_if_lost(|| orders.creates.submit(create.clone())).await;
+    let stored = match create.key {
+        None => again_if_lost(|| orders.creates.submit(create.clone())).await,
+        Some(_) => again_if_lost(|| orders.keyed.submit(create.clone())).await,
+    };
     faults::reached("order.stored", Status::Pending.as_str());
-    let (status, order) = match stored.map_err(|error| not_created(error, &create, named))? {
-        Outcome::Stored(order) => (StatusCode::CREATED, order),
+    let (status, order) = match stored.map_err(|error| not_created(error, &create, named.is_some()))? {
+        Outcome::Stored(order) => {
+            announce(&orders.producer, &order);
+            (StatusCode::CREATED, order)
+        }
         Outcome::Found(found) => {
             let order = found.ok_or_else(|| Problem::from(Refusal::Unknown(create.order_id)))?;
-            repeated_create(&order, &create).map_err(Problem::from)?;
-            // An order whose id the client has not chosen is new to it.
-            (if named { StatusCode::OK } else { StatusCode::CREATED }, order)
+            // A second try of this very request: new to a client that has chosen neither id nor key.
+            let is_own = named.is_none() && order.order_id == create.order_id;
+            let order = orders.repeated(order, &create).await?;
+            (if is_own { StatusCode::CREATED } else { StatusCode::OK }, order)
         }
     };
+    Ok(answer(status, order, &create))
+}
+
+/// What a create is answered; an order that a saga is started for, while it is PENDING, with 202 and a shorter body.
+fn answer(status: StatusCode, order: Order, create: &Create) -> Response {
     let location = [(header::LOCATION, format!("/orders/{}", order.order_id))];
-    Ok((status, location, Json(OrderBody::from(order))).into_response())
+    match create.flow.is_some() && order.status == Status::Pending {
+        true => (StatusCode::ACCEPTED, location, Json(Placed::from(order))).into_response(),
+        false => (status, location, Json(OrderBody::from(order))).into_response(),
+    }
+}
+
+/// Whether a saga may begin about this order: an id shows when it was made, and what may have been removed is not begun again.
+fn is_recent(order_id: OrderId, now: Timestamp) -> bool {
+    minted_at(order_id.as_uuid()).is_some_and(|minted| (now - RECENT..now + AHEAD).contains(&minted))
+}
+
+impl Orders {
+    /// The order that a create has found, taken up by the saga that the create names, if it waits for one.
+    async fn repeated(&self, mut order: Order, create: &Create) -> Result<Order, Problem> {
+        if create.key.is_some() && order.contents.as_ref() != Some(&create.contents) {
+            let detail = format!("the key was used for another order of this user, {}", order.order_id);
+            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
+        }
+        loop {
+            let create = Create { order_id: order.order_id, ..create.clone() };
+            let Repeated::TakenUp(saga_id) = repeated_create(&order, &create).map_err(Problem::from)? else {
+                return Ok(order);
+            };
+            let taken_up = Transition { order_id: order.order_id, saga_id: Some(saga_id), to: Status::Pending };
+            faults::reached("order.storing", "TAKEN_UP");
+            match again_if_lost(|| self.transitions.submit(taken_up.clone())).await? {
+                Outcome::Stored(order) => {
+                    faults::reached("order.stored", "TAKEN_UP");
+                    return Ok(order);
+                }
+                // Its client has cancelled it in between, or it was taken up already: decided anew.
+                Outcome::Found(found) => {
+                    order = found.ok_or_else(|| Problem::from(Refusal::Unknown(create.order_id)))?;
+                }
+            }
+        }
+    }
 }
 
 #[utoipa::path(
@@ -208,10 +301,11 @@ async fn transition(
     }
 }
 
-/// A create whose outcome is unknown may be sent again only if the client named the order: else it would be another.
+/// A create whose outcome is unknown may be sent again only if the client named the order, by an id or a key: else it would be
+/// another.
 fn not_created(error: StoreError, create: &Create, named: bool) -> Problem {
     match error {
-        StoreError::Unavailable(cause) if !named => {
+        StoreError::Unavailable(cause) if !named && create.key.is_none() => {
             let detail = "outcome unknown: the database did not answer while the order was stored. Its page, at `Location`, \
                           shows it once the database is back; it is unknown there (404) if nothing was stored";
             let location = format!("/orders/{}", create.order_id);

@@ -1,18 +1,20 @@
 //! The SQL of `orders`. Statements take many orders at once and only compare and set; [`crate::order`] decides.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use messages::{Items, Money, OrderId, Timestamp, UserId};
 use rust_decimal::Decimal;
 use service_runtime::conditional::Table;
 use service_runtime::database::{DatabaseClock, Session, StoreError};
+use service_runtime::http::IdempotencyKey;
 use service_runtime::retention;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{Postgres, Row as _};
 use uuid::Uuid;
 
-use crate::order::{Contents, Create, Order, Transition};
+use crate::order::{Contents, Create, Order, Status, Transition};
 
 /// Old orders. One that was made by hand stays while it is PENDING.
 pub const REMOVABLE: retention::Table = retention::Table {
@@ -20,6 +22,15 @@ pub const REMOVABLE: retention::Table = retention::Table {
     may_be_removed: "orders.saga_id IS NOT NULL OR orders.status <> 'PENDING'",
     removed_with: "",
 };
+
+/// How long a saga has to take an order up before it is announced again.
+const FIRST_REPETITION: Duration = Duration::from_secs(5);
+
+/// The longest time between two announcements of an order.
+const LAST_REPETITION: Duration = Duration::from_secs(300);
+
+/// So many orders that await their sagas are counted at most.
+const MOST_COUNTED: i64 = 10_000;
 
 /// Creates: an order that is not there yet.
 pub struct Creates(pub Session, pub DatabaseClock);
@@ -46,7 +57,47 @@ impl Table for Creates {
     }
 }
 
-/// Moves of orders, assuming what is nearly always so: the order is PENDING, and of the saga that asks.
+/// Creates under clients' keys: two of one key, at two instances, must not wait for each other in opposite orders.
+pub struct KeyedCreates(pub Session, pub DatabaseClock);
+
+/// A key belongs to its user.
+type Keyed = (String, Option<IdempotencyKey>);
+
+impl Table for KeyedCreates {
+    type Key = Keyed;
+    type Row = Order;
+    type Write = Create;
+    const NAME: &'static str = "orders created by key";
+
+    fn key(create: &Create) -> Keyed {
+        (create.contents.user_id.to_string(), create.key.clone())
+    }
+
+    async fn compare_and_set(&self, creates: &[&Create]) -> Result<HashMap<Keyed, Order>, StoreError> {
+        let now = self.1.now();
+        let inserted = insert(&self.0, creates, now).await?;
+        let stored = creates.iter().filter(|create| inserted.contains(&create.order_id));
+        Ok(stored.map(|create| (Self::key(create), create.to_order(now))).collect())
+    }
+
+    async fn read(&self, keyed: Vec<Keyed>) -> Result<HashMap<Keyed, Order>, StoreError> {
+        let wanted = sqlx::query(
+            "SELECT order_id, saga_id, orders.user_id, total_amount, currency, items::text, flow, announce_at, status, created_at,
+                    updated_at, orders.idempotency_key
+             FROM (SELECT UNNEST($1::text[]) AS user_id, UNNEST($2::text[]) AS idempotency_key) AS wanted
+             JOIN orders ON orders.user_id = wanted.user_id AND orders.idempotency_key = wanted.idempotency_key",
+        )
+        .bind(keyed.iter().map(|(user, _)| user.as_str()).collect::<Vec<_>>())
+        .bind(keyed.iter().map(|(_, key)| key.as_ref().map(IdempotencyKey::as_str)).collect::<Vec<_>>());
+        let rows = self.0.rows(wanted).await?;
+        let keyed = |row: &PgRow| -> Result<Keyed, StoreError> {
+            Ok((row.try_get("user_id")?, Some(IdempotencyKey::stored(row.try_get("idempotency_key")?))))
+        };
+        rows.iter().map(|row| Ok((keyed(row)?, from_row(row)?))).collect()
+    }
+}
+
+/// Moves of orders, assuming what is nearly always so: the order is PENDING, and of the saga that asks or awaits one.
 pub struct Transitions(pub Session, pub DatabaseClock);
 
 impl Table for Transitions {
@@ -103,12 +154,16 @@ async fn insert(session: &Session, creates: &[&Create], now: Timestamp) -> Resul
     let amounts: Vec<Decimal> = creates.iter().map(|c| c.contents.money.amount()).collect();
     let currencies: Vec<&str> = creates.iter().map(|c| c.contents.money.currency().code()).collect();
     let insert = sqlx::query(
-        "INSERT INTO orders (order_id, saga_id, user_id, total_amount, currency, items, status, created_at, updated_at)
-         SELECT order_id, saga_id, user_id, total_amount, currency, items, 'PENDING', $6, $6
+        "INSERT INTO orders (order_id, saga_id, user_id, total_amount, currency, items, flow, announce_at, idempotency_key,
+                             status, created_at, updated_at)
+         SELECT order_id, saga_id, user_id, total_amount, currency, items, flow,
+                CASE WHEN flow IS NOT NULL THEN now() + $10 * interval '1 ms' END, idempotency_key, 'PENDING', $6, $6
          FROM (SELECT UNNEST($1::uuid[]) AS order_id, UNNEST($2::uuid[]) AS saga_id, UNNEST($3::text[]) AS user_id,
                       UNNEST($4::numeric[]) AS total_amount, UNNEST($5::text[]) AS currency,
-                      UNNEST($7::text[])::jsonb AS items) AS new
-         ON CONFLICT (order_id) DO NOTHING
+                      UNNEST($7::text[])::jsonb AS items, UNNEST($8::text[]) AS flow,
+                      UNNEST($9::text[]) AS idempotency_key) AS new
+         -- Its id, or the client's key.
+         ON CONFLICT DO NOTHING
          RETURNING order_id",
     )
     .bind(ids)
@@ -117,7 +172,10 @@ async fn insert(session: &Session, creates: &[&Create], now: Timestamp) -> Resul
     .bind(amounts)
     .bind(currencies)
     .bind(now)
-    .bind(creates.iter().map(|c| items(&c.contents.items)).collect::<Vec<_>>());
+    .bind(creates.iter().map(|c| items(&c.contents.items)).collect::<Vec<_>>())
+    .bind(creates.iter().map(|c| c.flow.as_deref()).collect::<Vec<_>>())
+    .bind(creates.iter().map(|c| c.key.as_ref().map(IdempotencyKey::as_str)).collect::<Vec<_>>())
+    .bind(FIRST_REPETITION.as_millis() as f64);
     order_ids(&session.rows(insert).await?)
 }
 
@@ -138,13 +196,16 @@ async fn update(
     now: Timestamp,
 ) -> Result<HashMap<OrderId, Order>, StoreError> {
     let update = sqlx::query(
-        "UPDATE orders SET status = wanted.status, updated_at = $4
+        // One that awaits its saga is that saga's from then on. It can't be confirmed before.
+        "UPDATE orders SET status = wanted.status, updated_at = $4, announce_at = NULL,
+                           saga_id = CASE WHEN announce_at IS NULL THEN orders.saga_id ELSE wanted.saga_id END
          FROM (SELECT UNNEST($1::uuid[]) AS order_id, UNNEST($2::uuid[]) AS saga_id, UNNEST($3::text[]) AS status) AS wanted
          WHERE orders.order_id = wanted.order_id
            AND (orders.saga_id IS NULL OR orders.saga_id = wanted.saga_id)
+           AND (orders.announce_at IS NULL OR wanted.status <> 'CONFIRMED')
            AND orders.status = 'PENDING'
-         RETURNING orders.order_id, orders.saga_id, user_id, total_amount, currency, items::text, orders.status, created_at,
-                   updated_at",
+         RETURNING orders.order_id, orders.saga_id, user_id, total_amount, currency, items::text, flow, announce_at,
+                   orders.status, created_at, updated_at",
     )
     .bind(transitions.iter().map(|t| t.order_id.as_uuid()).collect::<Vec<_>>())
     .bind(transitions.iter().map(|t| t.saga_id.map(Uuid::from)).collect::<Vec<_>>())
@@ -163,7 +224,8 @@ async fn leave(
          SELECT order_id, saga_id, 'CANCELLED', $3, $3
          FROM (SELECT UNNEST($1::uuid[]) AS order_id, UNNEST($2::uuid[]) AS saga_id) AS new
          ON CONFLICT (order_id) DO NOTHING
-         RETURNING order_id, saga_id, user_id, total_amount, currency, items::text, status, created_at, updated_at",
+         RETURNING order_id, saga_id, user_id, total_amount, currency, items::text, flow, announce_at, status, created_at,
+                   updated_at",
     )
     .bind(cancels.iter().map(|cancel| cancel.order_id.as_uuid()).collect::<Vec<_>>())
     .bind(cancels.iter().map(|cancel| cancel.saga_id.map(Uuid::from)).collect::<Vec<_>>())
@@ -175,10 +237,40 @@ fn wanted(orders: Vec<OrderId>) -> Query<'static, Postgres, PgArguments> {
     let ids: Vec<Uuid> = orders.into_iter().map(Uuid::from).collect();
     // Columns by name: a release that adds one must not change the result of this one's prepared statement.
     sqlx::query(
-        "SELECT order_id, saga_id, user_id, total_amount, currency, items::text, status, created_at, updated_at
+        "SELECT order_id, saga_id, user_id, total_amount, currency, items::text, flow, announce_at, status, created_at,
+                updated_at
          FROM orders WHERE order_id = ANY($1)",
     )
     .bind(ids)
+}
+
+/// Orders that no saga has taken up in time, at most so many, to be announced once more. Each delay is about twice the one before,
+/// at most [`LAST_REPETITION`]. Whoever dies before sending them loses nothing.
+pub async fn to_announce(session: &Session, at_most: usize) -> Result<Vec<Order>, StoreError> {
+    let claim = sqlx::query(
+        "WITH due AS MATERIALIZED (
+             SELECT order_id FROM orders WHERE announce_at <= now() AND status = 'PENDING' ORDER BY announce_at LIMIT $1
+             FOR NO KEY UPDATE SKIP LOCKED
+         )
+         UPDATE orders SET announce_at = now() + LEAST(GREATEST(now() - created_at, $2 * interval '1 ms'), $3 * interval '1 ms')
+         FROM due WHERE orders.order_id = due.order_id
+         RETURNING orders.order_id, saga_id, user_id, total_amount, currency, items::text, flow, announce_at, status, created_at,
+                   updated_at",
+    )
+    .bind(at_most as i64)
+    .bind(FIRST_REPETITION.as_millis() as f64)
+    .bind(LAST_REPETITION.as_millis() as f64);
+    session.rows(claim).await?.iter().map(from_row).collect()
+}
+
+/// How many orders await their sagas, at most [`MOST_COUNTED`], and for how long the first of these has.
+pub async fn awaiting(session: &Session) -> Result<(i64, Duration), StoreError> {
+    let count = "SELECT count(*), coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8
+                 FROM (SELECT created_at FROM orders WHERE announce_at IS NOT NULL AND status = 'PENDING'
+                       ORDER BY announce_at LIMIT $1) AS waiting";
+    let rows = session.rows(sqlx::query(count).bind(MOST_COUNTED)).await?;
+    let Some(row) = rows.first() else { return Ok((0, Duration::ZERO)) };
+    Ok((row.try_get(0)?, Duration::try_from_secs_f64(row.try_get(1)?).unwrap_or_default()))
 }
 
 fn to_orders(rows: Vec<PgRow>) -> Result<HashMap<OrderId, Order>, StoreError> {
@@ -198,11 +290,17 @@ fn from_row(row: &PgRow) -> Result<Order, StoreError> {
     let user_id = user_id.map_err(|error| unreadable(error.to_string()))?;
     let items = row.try_get::<Option<&str>, _>("items")?.map(serde_json::from_str).transpose();
     let items: Items = items.map_err(|error| unreadable(error.to_string()))?.unwrap_or_default();
+    let saga_id = row.try_get::<Option<Uuid>, _>("saga_id")?.map(Into::into);
+    let status = row.try_get::<&str, _>("status")?.parse().map_err(unreadable)?;
+    // An older release moves an order and leaves this.
+    let announce_at: Option<Timestamp> = row.try_get("announce_at")?;
     Ok(Order {
         order_id: row.try_get::<Uuid, _>("order_id")?.into(),
-        saga_id: row.try_get::<Option<Uuid>, _>("saga_id")?.map(Into::into),
+        saga_id,
         contents: money.zip(user_id).map(|(money, user_id)| Contents { user_id, money, items }),
-        status: row.try_get::<&str, _>("status")?.parse().map_err(unreadable)?,
+        flow: row.try_get("flow")?,
+        awaits_saga: announce_at.is_some() && saga_id.is_none() && status == Status::Pending,
+        status,
         created_at: row.try_get("created_at")?,
         updated_at: row.try_get("updated_at")?,
     })

@@ -3,7 +3,9 @@
 
 use messages::Items;
 use order_service::answers::OrderBody;
-use order_service::order::{Contents, Create, Move, Order, Refusal, Status, Transition, decide, repeated_create};
+use order_service::order::{
+    Contents, Create, Move, Order, Refusal, Repeated, Status, Transition, decide, repeated_create,
+};
 use saga_orchestrator::saga::OrderCall;
 use service_runtime::http::Problem;
 
@@ -59,7 +61,7 @@ impl World {
         let request = match calling.call.clone() {
             OrderCall::Create { order_id, saga_id, user_id, money, .. } => {
                 let contents = Contents { user_id, money, items: Items::default() };
-                Request::Create(Create { order_id, saga_id: Some(saga_id), contents })
+                Request::Create(Create { order_id, saga_id: Some(saga_id), contents, flow: None, key: None })
             }
             OrderCall::Confirm { order_id, saga_id } => {
                 Request::Move(Transition { order_id, saga_id: Some(saga_id), to: Status::Confirmed })
@@ -104,7 +106,8 @@ impl World {
             return Ok(refused(Refusal::Unknown(create.order_id)));
         };
         match repeated_create(&order, create) {
-            Ok(()) => Ok(complete(200, order)),
+            // (None is placed directly here.)
+            Ok(Repeated::Create | Repeated::TakenUp(_)) => Ok(complete(200, order)),
             Err(refusal) => {
                 if matches!(refusal, Refusal::CancelledBefore(_)) {
                     self.saw(Seen::LateCreate);
@@ -150,7 +153,16 @@ impl World {
     fn leave_order_tombstone(&mut self, index: usize, cancel: &Transition, process: ProcessId) {
         let now = self.clock(process);
         let (order_id, saga_id, status) = (cancel.order_id, cancel.saga_id, Status::Cancelled);
-        let tombstone = Order { order_id, saga_id, contents: None, status, created_at: now, updated_at: now };
+        let tombstone = Order {
+            order_id,
+            saga_id,
+            contents: None,
+            flow: None,
+            awaits_saga: false,
+            status,
+            created_at: now,
+            updated_at: now,
+        };
         if self.databases.insert_order(index, tombstone) {
             self.saw(Seen::OrderTombstone);
             self.trace(|| format!("order {index} is CANCELLED before it was created"));
