@@ -1,5 +1,6 @@
-//! Events that start sagas, on the topic that a flow names in `start.topic`. There is one saga for each subject, however
-//! often its event comes: the subject's row is the memory, and below the retention horizon the horizon is.
+//! Events that start sagas: `order.created`, of an order that was placed directly, and what comes on the topic that a user's
+//! flow names in `start.topic`. There is one saga for each subject, however often its event comes: the subject's row is the
+//! memory, and below the retention horizon the horizon is.
 //!
 //! While new sagas are not taken, events are held: in hand as many as may be, the others in Kafka.
 
@@ -7,8 +8,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::TimeDelta;
-use flow::{Flow, Misfit, StartEvent};
-use messages::{OrderId, SagaId, Timestamp, TimestampText};
+use flow::{Flow, Misfit, Request, StartEvent};
+use messages::{ORDER_CREATED, OrderCreated, OrderId, SagaId, Timestamp, TimestampText};
 use service_runtime::database::{StoreError, within_limit};
 use service_runtime::kafka::{Handled, Handler, Record, Retry};
 use service_runtime::retention::{Retention, may_be_removed, minted_at};
@@ -19,7 +20,8 @@ use tracing::{debug, warn};
 use crate::begin::new_saga;
 use crate::coordinator::{ApplyError, Begun, Coordinator};
 use crate::gate::Gate;
-use crate::saga::Saga;
+use crate::saga::flows::{CHECKOUTS, PAY_FIRST};
+use crate::saga::{Checkout, Saga};
 use crate::store::{KnownBy, NewSaga, old_sagas};
 
 /// A subject has to be younger than what is removed by so much: the horizon must not pass it before its saga is stored.
@@ -64,6 +66,9 @@ impl Handler for StartTopics {
 
 impl StartTopics {
     async fn start(&self, record: &Record) -> Result<(), Refused> {
+        if record.topic == ORDER_CREATED {
+            return self.start_of_order(record).await;
+        }
         let at = Instant::now();
         let mut flow = self.flow(&record.topic, at).await?;
         if StartEvent::read(&record.body, &flow.start.subject).and_then(|event| flow.read_event(event.payload)).is_err()
@@ -72,18 +77,66 @@ impl StartTopics {
             within_limit(self.coordinator.flows.seen_since(at)).await?;
             flow = self.flow(&record.topic, at).await?;
         }
-        let field = &flow.start.subject;
-        let StartEvent { subject, payload } = StartEvent::read(&record.body, field)?;
+        let StartEvent { subject, payload } = StartEvent::read(&record.body, &flow.start.subject)?;
         let request = flow.read_event(payload).map_err(within_payload)?;
+        // As the version of the flow reads it that the saga runs by.
+        let is_of = |found: &Saga| {
+            found.flow.name == flow.name
+                && found.flow.read_event(payload).is_ok_and(|request| request.input == found.request.input)
+        };
+        self.begin(record, &flow, subject, request, is_of).await
+    }
+
+    /// Starts the saga of an order that was placed directly.
+    async fn start_of_order(&self, record: &Record) -> Result<(), Refused> {
+        let OrderCreated { order_id, payload: order, .. } =
+            OrderCreated::decode(&record.body).map_err(|error| Refused::For(error.to_string()))?;
+        if !CHECKOUTS.contains(&order.flow.as_str()) || order.flow == PAY_FIRST {
+            return Err(Refused::For(format!("`payload.flow` names no flow of orders with items: {:?}", order.flow)));
+        }
+        if order_id.as_uuid().get_version_num() != 7 {
+            return Err(Refused::For("`orderId` must be a UUID of version 7".to_owned()));
+        }
+        if order.items.is_empty() {
+            return Err(Refused::For("`payload.items` must have at least one line".to_owned()));
+        }
+        let flow = self.coordinator.flows.checkout(&order.flow);
+        if self.coordinator.flows.is_retired(&flow) {
+            // It comes again, and holds up nothing else until then.
+            debug!(%order_id, "an order waits until its flow is active again");
+            return Ok(());
+        }
+        let request = Request::from(Checkout {
+            user_id: order.user_id,
+            money: order.money,
+            items: order.items,
+            force_payment_fail: false,
+            force_inventory_fail: false,
+        });
+        let input = request.input.clone();
+        let is_of = |found: &Saga| found.flow.name == flow.name && found.request.input == input;
+        self.begin(record, &flow, order_id, request, is_of).await
+    }
+
+    /// Begins the saga about `subject`, unless there is one; `is_of` says whether that one was started by this event.
+    async fn begin(
+        &self,
+        record: &Record,
+        flow: &Arc<Flow>,
+        subject: OrderId,
+        request: Request,
+        is_of: impl FnOnce(&Saga) -> bool,
+    ) -> Result<(), Refused> {
+        let field = &flow.start.subject;
         let now = self.coordinator.clock.now();
         self.check_age(field, subject, now).await?;
         self.gate.admit().map_err(|why| Refused::Now(Retry::NotNow(why)))?;
         let context = record.trace_context().unwrap_or_else(|| trace::new_trace(true));
         // Nobody waits for its replies here: any partition will do.
-        let transition = new_saga(&flow, SagaId::new_at(now), subject, request.into(), context.to_string(), now);
+        let transition = new_saga(flow, SagaId::new_at(now), subject, request.into(), context.to_string(), now);
         match self.coordinator.start(NewSaga { transition, known_by: KnownBy::Subject }).await {
             Ok(Begun::Started) => Ok(()),
-            Ok(Begun::Joined(found)) if is_of(&found, &flow, payload) => {
+            Ok(Begun::Joined(found)) if is_of(&found) => {
                 debug!(saga_id = %found.saga_id, "the event that started a saga came again");
                 Ok(())
             }
@@ -152,10 +205,4 @@ fn within_payload(misfit: Misfit) -> Misfit {
         "" => Misfit { field: "payload".to_owned(), ..misfit },
         field => Misfit { field: format!("payload.{field}"), ..misfit },
     }
-}
-
-/// Whether a saga was started by this event, as the version of the flow reads it that the saga runs by.
-fn is_of(found: &Saga, flow: &Flow, payload: &str) -> bool {
-    found.flow.name == flow.name
-        && found.flow.read_event(payload).is_ok_and(|request| request.input == found.request.input)
 }
