@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use flow::RESERVE_FIRST;
 use serde::Serialize;
 
-use super::rows::{Case, Decision, Movement, Payment, Saga};
+use super::rows::{Case, Decision, Movement, Order, Payment, Saga};
 use super::sums::{NO_CURRENCY, Sums};
 
 /// One thing that always holds.
@@ -123,11 +123,17 @@ fn all_know_the_saga(case: &Case, found: &mut Vec<Violation>) {
     let mut add = |what: String| {
         found.push(Violation { invariant: Invariant::AllKnowTheSaga, what, at_risk: case.held() });
     };
+    // One that was placed directly is taken up by its saga's first step, unless its client cancels it before.
+    let is_waiting = |order: &&Order| order.placed && order.saga_id.is_none() && order.status != "CONFIRMED";
     let owners = [
-        ("order", case.order.as_ref().map(|order| order.saga_id)),
+        ("order", case.order.as_ref().filter(|order| !is_waiting(order)).map(|order| order.saga_id)),
         ("payment", case.payment.as_ref().map(|payment| Some(payment.saga_id))),
         ("reservation", case.reservation.as_ref().map(|reservation| Some(reservation.saga_id))),
     ];
+    if case.order.as_ref().is_some_and(|order| order.placed && !is_waiting(&order) && order.saga_id.is_none()) {
+        add("its order was confirmed, and no saga has taken it up".to_owned());
+        return;
+    }
     for (row, owner) in owners {
         match (owner, &case.saga) {
             (Some(Some(owner)), None) => add(format!("its {row} belongs to saga {owner}, which does not exist")),

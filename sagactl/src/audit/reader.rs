@@ -60,7 +60,8 @@ pub struct Table<K> {
 pub const ORDERS: Table<Uuid> = Table {
     name: "orders",
     database: |databases| &databases.order,
-    sql: "SELECT order_id, order_id FROM orders WHERE order_id > $1 AND order_id >= $3 AND saga_id IS NOT NULL
+    sql: "SELECT order_id, order_id FROM orders WHERE order_id > $1 AND order_id >= $3
+            AND (saga_id IS NOT NULL OR (to_jsonb(orders) ->> 'flow') IS NOT NULL)
           ORDER BY order_id LIMIT $2",
     before_all: Uuid::nil(),
 };
@@ -223,8 +224,9 @@ fn of_order<T>(rows: &[PgRow], read: impl Fn(&PgRow) -> sqlx::Result<T>) -> sqlx
 }
 
 async fn orders(pool: &PgPool, ids: &[Uuid]) -> sqlx::Result<ByOrder<Order>> {
-    // An older order service has no such column.
-    let sql = "SELECT order_id, saga_id, status, total_amount, currency, (to_jsonb(orders) ->> 'items') AS items
+    // An older order service has no such columns.
+    let sql = "SELECT order_id, saga_id, status, total_amount, currency, (to_jsonb(orders) ->> 'items') AS items,
+                      (to_jsonb(orders) ->> 'flow') IS NOT NULL AS placed
                FROM orders WHERE order_id = ANY($1)";
     of_order(&sqlx::query(sql).bind(ids).fetch_all(pool).await?, |row| {
         let (value, currency) =
@@ -237,7 +239,8 @@ async fn orders(pool: &PgPool, ids: &[Uuid]) -> sqlx::Result<ByOrder<Order>> {
             .map_err(|error| sqlx::Error::Decode(error.into()))?;
         let pieces = items.unwrap_or_default().by_sku();
         let items = pieces.into_iter().map(|(sku, pieces)| (sku.into(), pieces)).collect();
-        Ok(Order { saga_id: row.try_get("saga_id")?, status: row.try_get("status")?, amount, items })
+        let (saga_id, placed, status) = (row.try_get("saga_id")?, row.try_get("placed")?, row.try_get("status")?);
+        Ok(Order { saga_id, placed, status, amount, items })
     })
 }
 

@@ -58,10 +58,12 @@ pub struct History {
 }
 
 /// A row of `orders`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Order {
-    /// `None`: made by hand, and no concern of a saga.
+    /// `None`: made by hand, and no concern of a saga; or placed directly, and not taken up by its saga.
     pub saga_id: Option<Uuid>,
+    /// Placed by itself: a saga is started for it.
+    pub placed: bool,
     pub status: String,
     /// `None` in a tombstone, which a cancel left that came before its create.
     pub amount: Option<Amount>,

@@ -2,6 +2,7 @@
 //! sagas: its fault is planted end to end.)
 
 mod goods;
+mod placed;
 
 use std::collections::BTreeMap;
 
@@ -39,8 +40,7 @@ fn ended(status: &str, step: &str, version: i64, order: &str) -> Case {
             resolved: Vec::new(),
         },
     };
-    let order =
-        Order { saga_id: Some(saga_id), status: order.to_owned(), amount: Some(usd("5")), items: BTreeMap::new() };
+    let order = Order { saga_id: Some(saga_id), status: order.to_owned(), amount: Some(usd("5")), ..Order::default() };
     Case { order: Some(order), ..Case::of(saga) }
 }
 
@@ -345,8 +345,7 @@ fn a_row_of_no_saga_or_of_another_one_is_found() {
 #[test]
 fn an_order_that_was_made_by_hand_is_no_sagas_concern() {
     let mut case = Case::new(Uuid::now_v7());
-    case.order =
-        Some(Order { saga_id: None, status: "PENDING".to_owned(), amount: Some(usd("7")), items: BTreeMap::new() });
+    case.order = Some(Order { status: "PENDING".to_owned(), amount: Some(usd("7")), ..Order::default() });
     assert_eq!(violations(&case), []);
 }
 
