@@ -21,6 +21,8 @@ pub struct Scenario {
     pub flag: Option<&'static str>,
     /// Whether it is of counted goods.
     pub has_items: bool,
+    /// Whether it is sent to the order service, which answers at once.
+    pub is_placed: bool,
     pub settings: &'static [(&'static str, &'static str)],
     /// Further failpoints of the victim.
     pub also: &'static str,
@@ -30,11 +32,14 @@ pub struct Scenario {
     pub answer: u16,
 }
 
-const GOOD: Scenario =
-    Scenario { flag: None, has_items: false, settings: &[], also: "", end: "COMPLETED", answer: 200 };
+/// All goes well.
+pub const GOOD: Scenario =
+    Scenario { flag: None, has_items: false, is_placed: false, settings: &[], also: "", end: "COMPLETED", answer: 200 };
 
 /// Of counted goods, of which there are enough.
 const COUNTED: Scenario = Scenario { has_items: true, settings: &[("SAMPLE_PRODUCTS", "true")], ..GOOD };
+
+const PLACED: Scenario = Scenario { is_placed: true, answer: 202, ..COUNTED };
 
 const DECLINED: Scenario = Scenario { flag: Some("forcePaymentFail"), end: "PAYMENT_FAILED", answer: 402, ..GOOD };
 
@@ -48,6 +53,7 @@ const fn late(also: &'static str) -> Scenario {
     Scenario {
         flag: None,
         has_items: false,
+        is_placed: false,
         settings: &[("SAGA_TIMEOUT_MS", "8000"), ("CHECKOUT_WAIT_MS", "60000")],
         also,
         end: "TIMED_OUT",
@@ -145,6 +151,10 @@ points! {
         "the orchestrator asks again; the order is CANCELLED already";
     order_service_before_it_answers_a_cancel_without_an_order: "order.stored:TOMBSTONE", LATE_CREATE, "CANCELLED",
         "the orchestrator asks again; a create that comes late finds the tombstone and is refused";
+    order_service_before_a_saga_takes_an_order_up: "order.storing:TAKEN_UP", PLACED, "PENDING",
+        "the orchestrator asks again; the order waits for its saga until then";
+    order_service_before_it_answers_that_an_order_is_taken_up: "order.stored:TAKEN_UP", PLACED, "PENDING",
+        "the orchestrator asks again; the order names its saga already";
 
     payment_service_before_it_announces_the_charge: "payment.storing:CHARGING", GOOD, "nothing",
         "the command comes again";

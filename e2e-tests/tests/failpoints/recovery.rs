@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use e2e_tests::{Client, Service, Services};
 use serde_json::json;
 
-use crate::points::Point;
+use crate::points::{GOOD, Point, Scenario};
 
 /// From the start of what died until its saga has ended.
 const RECOVERY: Duration = Duration::from_secs(15);
@@ -22,7 +22,7 @@ pub async fn dies_and_recovers(point: &Point) -> Result<()> {
     services.set_failpoints(victim, &format!("{}=return;{}", point.name, scenario.also));
     services.start_all().await?;
     let client = services.client()?;
-    let checkout = tokio::spawn(checkout(client.clone(), scenario.flag, scenario.has_items));
+    let checkout = tokio::spawn(checkout(client.clone(), scenario));
 
     let ended = services.end_of(victim).await.with_context(|| format!("{} was not reached", point.name))?;
     ensure!(ended.status.signal() == Some(SIGABRT), "{ended:?}");
@@ -44,13 +44,16 @@ pub async fn dies_and_recovers(point: &Point) -> Result<()> {
     Ok(())
 }
 
-async fn checkout(client: Client, flag: Option<&str>, has_items: bool) -> Result<u16> {
+async fn checkout(client: Client, scenario: &Scenario) -> Result<u16> {
     let mut body = json!({"userId": "u1", "totalAmount": 500});
-    if has_items {
+    if scenario.has_items {
         body["items"] = json!([{"sku": "blue-mug", "qty": 2}, {"sku": "last-lamp", "qty": 1}]);
     }
-    if let Some(flag) = flag {
+    if let Some(flag) = scenario.flag {
         body[flag] = json!(true);
+    }
+    if scenario.is_placed {
+        return Ok(client.post(Service::Order, "/orders", &body).await?.status);
     }
     Ok(client.checkout(&body).await?.status)
 }
@@ -82,7 +85,7 @@ async fn nothing_happened(client: &Client) -> Result<()> {
         let held = held_by(client, service).await?;
         ensure!(held.is_empty(), "{service:?} holds {held:?}");
     }
-    ensure!(checkout(client.clone(), None, false).await? == 200, "the next checkout fails");
+    ensure!(checkout(client.clone(), &GOOD).await? == 200, "the next checkout fails");
     let rows = client.all_end_in_agreement(RECOVERY).await?;
     ensure!(rows.count("COMPLETED") == 1, "{rows:?}");
     Ok(())

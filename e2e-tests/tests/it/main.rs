@@ -32,6 +32,7 @@ mod operator;
 mod orders;
 mod outages;
 mod participants;
+mod placed_orders;
 mod poison;
 mod readme;
 mod redrive;
