@@ -172,11 +172,9 @@ async fn what_an_earlier_release_took_is_found_again_and_not_taken_anew() -> Res
 #[tokio::test]
 async fn a_key_on_a_route_that_does_not_use_it_is_answered_400() -> Result<()> {
     let client = shared().await?;
-    let order = json!({"userId": "u1", "totalAmount": 5});
     let act = json!({"by": "ann", "reason": "to try it"});
     let order_id = Uuid::now_v7();
     for (service, method, path, body) in [
-        (Service::Order, Method::POST, "/orders".to_owned(), order.clone()),
         (Service::Order, Method::POST, "/batch".to_owned(), json!([])),
         (Service::Order, Method::PATCH, format!("/orders/{order_id}/status"), json!({"status": "CONFIRMED"})),
         (Service::Orchestrator, Method::POST, "/intake/pause".to_owned(), act.clone()),
