@@ -23,6 +23,15 @@ pub const REMOVABLE: retention::Table = retention::Table {
     removed_with: "",
 };
 
+// What `from_row` reads of `orders`. Columns by name: a release that adds one must not change the result of this one's prepared
+// statements.
+macro_rules! columns {
+    () => {
+        "orders.order_id, orders.saga_id, orders.user_id, orders.total_amount, orders.currency, orders.items::text, orders.flow,
+         orders.announce_at, orders.status, orders.created_at, orders.updated_at"
+    };
+}
+
 /// How long a saga has to take an order up before it is announced again.
 const FIRST_REPETITION: Duration = Duration::from_secs(5);
 
@@ -46,10 +55,7 @@ impl Table for Creates {
     }
 
     async fn compare_and_set(&self, creates: &[&Create]) -> Result<HashMap<OrderId, Order>, StoreError> {
-        let now = self.1.now();
-        let inserted = insert(&self.0, creates, now).await?;
-        let stored = creates.iter().filter(|create| inserted.contains(&create.order_id));
-        Ok(stored.map(|create| (create.order_id, create.to_order(now))).collect())
+        insert(&self.0, creates, self.1.now()).await
     }
 
     async fn read(&self, orders: Vec<OrderId>) -> Result<HashMap<OrderId, Order>, StoreError> {
@@ -74,19 +80,19 @@ impl Table for KeyedCreates {
     }
 
     async fn compare_and_set(&self, creates: &[&Create]) -> Result<HashMap<Keyed, Order>, StoreError> {
-        let now = self.1.now();
-        let inserted = insert(&self.0, creates, now).await?;
-        let stored = creates.iter().filter(|create| inserted.contains(&create.order_id));
-        Ok(stored.map(|create| (Self::key(create), create.to_order(now))).collect())
+        let inserted = insert(&self.0, creates, self.1.now()).await?;
+        let stored = |create: &&Create| Some((Self::key(create), inserted.get(&create.order_id)?.clone()));
+        Ok(creates.iter().filter_map(stored).collect())
     }
 
     async fn read(&self, keyed: Vec<Keyed>) -> Result<HashMap<Keyed, Order>, StoreError> {
-        let wanted = sqlx::query(
-            "SELECT order_id, saga_id, orders.user_id, total_amount, currency, items::text, flow, announce_at, status, created_at,
-                    updated_at, orders.idempotency_key
+        let wanted = sqlx::query(concat!(
+            "SELECT ",
+            columns!(),
+            ", orders.idempotency_key
              FROM (SELECT UNNEST($1::text[]) AS user_id, UNNEST($2::text[]) AS idempotency_key) AS wanted
-             JOIN orders ON orders.user_id = wanted.user_id AND orders.idempotency_key = wanted.idempotency_key",
-        )
+             JOIN orders ON orders.user_id = wanted.user_id AND orders.idempotency_key = wanted.idempotency_key"
+        ))
         .bind(keyed.iter().map(|(user, _)| user.as_str()).collect::<Vec<_>>())
         .bind(keyed.iter().map(|(_, key)| key.as_ref().map(IdempotencyKey::as_str)).collect::<Vec<_>>());
         let rows = self.0.rows(wanted).await?;
@@ -147,7 +153,8 @@ impl Table for Tombstones {
     }
 }
 
-async fn insert(session: &Session, creates: &[&Create], now: Timestamp) -> Result<HashSet<OrderId>, StoreError> {
+/// The new orders, as stored.
+async fn insert(session: &Session, creates: &[&Create], now: Timestamp) -> Result<HashMap<OrderId, Order>, StoreError> {
     let ids: Vec<Uuid> = creates.iter().map(|c| c.order_id.as_uuid()).collect();
     let sagas: Vec<Option<Uuid>> = creates.iter().map(|c| c.saga_id.map(Uuid::from)).collect();
     let users: Vec<&str> = creates.iter().map(|c| c.contents.user_id.as_str()).collect();
@@ -176,7 +183,9 @@ async fn insert(session: &Session, creates: &[&Create], now: Timestamp) -> Resul
     .bind(creates.iter().map(|c| c.flow.as_deref()).collect::<Vec<_>>())
     .bind(creates.iter().map(|c| c.key.as_ref().map(IdempotencyKey::as_str)).collect::<Vec<_>>())
     .bind(FIRST_REPETITION.as_millis() as f64);
-    order_ids(&session.rows(insert).await?)
+    let inserted = order_ids(&session.rows(insert).await?)?;
+    let stored = creates.iter().filter(|create| inserted.contains(&create.order_id));
+    Ok(stored.map(|create| (create.order_id, create.to_order(now))).collect())
 }
 
 /// What stands in the column; `None` for an order without items.
@@ -195,7 +204,7 @@ async fn update(
     transitions: &[&Transition],
     now: Timestamp,
 ) -> Result<HashMap<OrderId, Order>, StoreError> {
-    let update = sqlx::query(
+    let update = sqlx::query(concat!(
         // One that awaits its saga is that saga's from then on. It can't be confirmed before.
         "UPDATE orders SET status = wanted.status, updated_at = $4, announce_at = NULL,
                            saga_id = CASE WHEN announce_at IS NULL THEN orders.saga_id ELSE wanted.saga_id END
@@ -204,9 +213,9 @@ async fn update(
            AND (orders.saga_id IS NULL OR orders.saga_id = wanted.saga_id)
            AND (orders.announce_at IS NULL OR wanted.status <> 'CONFIRMED')
            AND orders.status = 'PENDING'
-         RETURNING orders.order_id, orders.saga_id, user_id, total_amount, currency, items::text, flow, announce_at,
-                   orders.status, created_at, updated_at",
-    )
+         RETURNING ",
+        columns!()
+    ))
     .bind(transitions.iter().map(|t| t.order_id.as_uuid()).collect::<Vec<_>>())
     .bind(transitions.iter().map(|t| t.saga_id.map(Uuid::from)).collect::<Vec<_>>())
     .bind(transitions.iter().map(|t| t.to.as_str()).collect::<Vec<_>>())
@@ -219,14 +228,14 @@ async fn leave(
     cancels: &[&Transition],
     now: Timestamp,
 ) -> Result<HashMap<OrderId, Order>, StoreError> {
-    let insert = sqlx::query(
+    let insert = sqlx::query(concat!(
         "INSERT INTO orders (order_id, saga_id, status, created_at, updated_at)
          SELECT order_id, saga_id, 'CANCELLED', $3, $3
          FROM (SELECT UNNEST($1::uuid[]) AS order_id, UNNEST($2::uuid[]) AS saga_id) AS new
          ON CONFLICT (order_id) DO NOTHING
-         RETURNING order_id, saga_id, user_id, total_amount, currency, items::text, flow, announce_at, status, created_at,
-                   updated_at",
-    )
+         RETURNING ",
+        columns!()
+    ))
     .bind(cancels.iter().map(|cancel| cancel.order_id.as_uuid()).collect::<Vec<_>>())
     .bind(cancels.iter().map(|cancel| cancel.saga_id.map(Uuid::from)).collect::<Vec<_>>())
     .bind(now);
@@ -235,28 +244,22 @@ async fn leave(
 
 fn wanted(orders: Vec<OrderId>) -> Query<'static, Postgres, PgArguments> {
     let ids: Vec<Uuid> = orders.into_iter().map(Uuid::from).collect();
-    // Columns by name: a release that adds one must not change the result of this one's prepared statement.
-    sqlx::query(
-        "SELECT order_id, saga_id, user_id, total_amount, currency, items::text, flow, announce_at, status, created_at,
-                updated_at
-         FROM orders WHERE order_id = ANY($1)",
-    )
-    .bind(ids)
+    sqlx::query(concat!("SELECT ", columns!(), " FROM orders WHERE order_id = ANY($1)")).bind(ids)
 }
 
 /// Orders that no saga has taken up in time, at most so many, to be announced once more. Each delay is about twice the one before,
-/// at most [`LAST_REPETITION`]. Whoever dies before sending them loses nothing.
+/// at most [`LAST_REPETITION`]. If the process dies before it sends them, they are due again then.
 pub async fn to_announce(session: &Session, at_most: usize) -> Result<Vec<Order>, StoreError> {
-    let claim = sqlx::query(
+    let claim = sqlx::query(concat!(
         "WITH due AS MATERIALIZED (
              SELECT order_id FROM orders WHERE announce_at <= now() AND status = 'PENDING' ORDER BY announce_at LIMIT $1
              FOR NO KEY UPDATE SKIP LOCKED
          )
          UPDATE orders SET announce_at = now() + LEAST(GREATEST(now() - created_at, $2 * interval '1 ms'), $3 * interval '1 ms')
          FROM due WHERE orders.order_id = due.order_id
-         RETURNING orders.order_id, saga_id, user_id, total_amount, currency, items::text, flow, announce_at, status, created_at,
-                   updated_at",
-    )
+         RETURNING ",
+        columns!()
+    ))
     .bind(at_most as i64)
     .bind(FIRST_REPETITION.as_millis() as f64)
     .bind(LAST_REPETITION.as_millis() as f64);
