@@ -32,7 +32,7 @@ const FLOW: &str = "reserve-first";
 /// How old the id of an order with items may be. What is kept is kept for a day at least.
 const RECENT: TimeDelta = TimeDelta::hours(12);
 
-/// How far the clock of whoever makes such an id may be ahead.
+/// How far ahead of the database's clock the client's may be that makes such an id.
 const AHEAD: TimeDelta = TimeDelta::minutes(30);
 
 /// What the handlers need. A batch has up to 500 requests at a time: each kind of statement is for many of them at once,
@@ -74,7 +74,7 @@ pub fn router(orders: Orders, tracer: Tracer) -> Router {
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct CreateRequest {
-    /// Chosen by whoever may have to send the request again; a new one unless given. Without a `sagaId` and with `items`: a
+    /// A client that may repeat the request chooses it; otherwise a new one is made. Without a `sagaId` and with `items`: a
     /// UUID of version 7, made within the last 12 hours.
     order_id: Option<OrderId>,
     /// The saga that alone may move the order.
