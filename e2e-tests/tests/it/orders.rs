@@ -223,3 +223,14 @@ async fn a_large_batch_leaves_the_pool_to_others() -> Result<()> {
     }
     Ok(())
 }
+
+/// A column that an index names, if only in its condition, can't change without a new entry in every index: docs/growth.md.
+#[tokio::test]
+async fn no_index_of_orders_names_what_each_order_changes() -> Result<()> {
+    let client = shared().await?;
+    let indexes = sqlx::query_scalar("SELECT indexdef FROM pg_indexes WHERE tablename = 'orders'");
+    let indexes: Vec<String> = indexes.fetch_all(&client.databases.order).await?;
+    let unexpected = |index: &&String| ["status", "updated_at"].iter().any(|column| index.contains(column));
+    assert_eq!((indexes.len(), indexes.iter().find(unexpected)), (3, None), "{indexes:?}");
+    Ok(())
+}
