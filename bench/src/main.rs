@@ -38,6 +38,9 @@ use crate::turns::{Spread, Turn};
 /// What comes before the first run: plans, caches and connections are made.
 const WARM_UP: (Load, Duration) = (Load::Closed { concurrency: 64 }, Duration::from_secs(10));
 
+/// The same for processes that were started anew, beside a Kafka and databases that are warm.
+const WARM_UP_AGAIN: Duration = Duration::from_secs(4);
+
 /// The open loops' shares of the best closed loop's rate.
 const OPEN_SHARES: [f64; 2] = [0.5, 0.8];
 
@@ -135,7 +138,7 @@ async fn main() -> ExitCode {
 async fn bench(arguments: &Arguments) -> Result<bool> {
     let (began, load_average) = (Utc::now(), machine::load_average()?);
     use_programs_in(&arguments.programs)?;
-    let mut platform = Platform::start(arguments.instances, arguments.embedded, &arguments.settings).await?;
+    let platform = Platform::start(arguments.instances, arguments.embedded, &arguments.settings).await?;
     let client = platform.client()?;
     let machine = Machine::look(&client.databases, load_average).await?;
     if let Some(count) = arguments.preload {
@@ -162,7 +165,9 @@ async fn bench(arguments: &Arguments) -> Result<bool> {
         None => Generator::new(arguments.mix)?,
     };
     let other = Other::start(arguments, &platform).await?;
-    let bench = Bench {
+    let mut bench = Bench {
+        platform,
+        programs: arguments.programs.clone(),
         ours,
         other,
         wide,
@@ -202,7 +207,7 @@ async fn bench(arguments: &Arguments) -> Result<bool> {
     };
     println!("\n{}", report.text());
     if arguments.waiting.is_some() {
-        let took = platform.restart_orchestrator().await?;
+        let took = bench.platform.restart_orchestrator().await?;
         println!("killed beside those that wait, the orchestrator was ready again after {:.2} s", took.as_secs_f64());
     }
     arguments.json.iter().try_for_each(|file| report.write_json(file))?;
@@ -241,11 +246,13 @@ enum Other {
     /// Checkouts on the same platform.
     Checkouts(Subject),
     /// Another platform, by the name that the table gives it.
-    Platform(&'static str, Subject, Client, #[expect(dead_code, reason = "with it go its processes")] Platform),
+    Platform { name: &'static str, programs: PathBuf, subject: Subject, client: Client, platform: Platform },
 }
 
 /// Everything that takes part.
 struct Bench {
+    platform: Platform,
+    programs: PathBuf,
     ours: Subject,
     other: Option<Other>,
     client: Client,
@@ -268,12 +275,14 @@ impl Other {
     async fn start(arguments: &Arguments, platform: &Platform) -> Result<Option<Self>> {
         let is_against = arguments.against_programs.is_some() || !arguments.against_settings.is_empty();
         if arguments.preload.is_some() || arguments.waiting.is_some() || is_against {
-            use_programs_in(arguments.against_programs.as_ref().unwrap_or(&arguments.programs))?;
+            let programs = arguments.against_programs.as_ref().unwrap_or(&arguments.programs).clone();
+            use_programs_in(&programs)?;
             let settings = [&*arguments.settings, &*arguments.against_settings].concat();
-            let other = Platform::start(arguments.instances, arguments.embedded, &settings).await?;
+            let platform = Platform::start(arguments.instances, arguments.embedded, &settings).await?;
             use_programs_in(&arguments.programs)?;
             let name = if is_against { AGAINST } else { EMPTY };
-            return Ok(Some(Self::Platform(name, other.subject()?, other.client()?, other)));
+            let (subject, client) = (platform.subject()?, platform.client()?);
+            return Ok(Some(Self::Platform { name, programs, subject, client, platform }));
         }
         if arguments.wide || arguments.skus.is_some() {
             return Ok(Some(Self::Checkouts(platform.subject()?)));
@@ -287,7 +296,7 @@ impl Other {
 
     fn subject(&self) -> &Subject {
         match self {
-            Self::Floor(subject, _) | Self::Checkouts(subject) | Self::Platform(_, subject, ..) => subject,
+            Self::Floor(subject, _) | Self::Checkouts(subject) | Self::Platform { subject, .. } => subject,
         }
     }
 }
@@ -302,9 +311,10 @@ struct Measured {
 }
 
 impl Bench {
-    async fn take_turns(&self, load: Load, measured: &mut Measured) -> Result<()> {
+    async fn take_turns(&mut self, load: Load, measured: &mut Measured) -> Result<()> {
         let mut turns = Vec::new();
         for number in 0..self.turns {
+            self.renew().await?;
             turns.push(self.turn(load, number % 2 == 1).await?);
         }
         let (middle, spread, others) = turns::middle(turns);
@@ -314,12 +324,34 @@ impl Bench {
         Ok(())
     }
 
+    /// Starts two builds' processes anew. Where in memory and on which core a process has come to lie is luck that lasts as long
+    /// as it does: of two platforms of the *same* programs one made 0.84 of the other in each of five turns.
+    async fn renew(&mut self) -> Result<()> {
+        let Some(Other::Platform { name: AGAINST, programs, subject, platform, .. }) = &mut self.other else {
+            return Ok(());
+        };
+        self.platform.renew().await?;
+        self.ours = self.platform.subject()?;
+        use_programs_in(programs)?;
+        platform.renew().await?;
+        *subject = platform.subject()?;
+        use_programs_in(&self.programs)?;
+        let urls = [subject.urls.clone(), self.ours.urls.clone()];
+        for urls in urls {
+            self.generator.run(&urls, WARM_UP.0, WARM_UP_AGAIN).await?;
+        }
+        tokio::time::sleep(wal::COUNTS_ARE_TOLD_AFTER).await;
+        Ok(())
+    }
+
     /// Whichever is first finds the machine as the one before has left it: they take turns in that, too.
     async fn turn(&self, load: Load, ours_first: bool) -> Result<Turn> {
         let ours = if ours_first { Some(self.platform(OURS, &self.ours, &self.client, load).await?) } else { None };
         let other = match &self.other {
             None => None,
-            Some(Other::Platform(name, subject, client, _)) => Some(self.platform(name, subject, client, load).await?),
+            Some(Other::Platform { name, subject, client, .. }) => {
+                Some(self.platform(name, subject, client, load).await?)
+            }
             Some(Other::Checkouts(checkouts)) => Some(self.platform(CHECKOUTS, checkouts, &self.client, load).await?),
             Some(Other::Floor(floor, _)) => {
                 let before = Rows::count(&self.client.databases).await?;

@@ -46,6 +46,22 @@ impl Platform {
         }
     }
 
+    /// Ends its services and starts them again, as other processes. Their databases and their Kafka go on.
+    pub async fn renew(&mut self) -> Result<()> {
+        match self {
+            Self::Processes(services) => {
+                for instance in services.instances() {
+                    services.stop(instance).await?;
+                }
+                services.start_all().await
+            }
+            Self::Embedded(standalone) => {
+                standalone.kill();
+                standalone.start_again().await.map(drop)
+            }
+        }
+    }
+
     /// Kills what starts sagas, and starts it again: how long that takes until it is ready.
     pub async fn restart_orchestrator(&mut self) -> Result<Duration> {
         let began = Instant::now();
