@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use messages::{MESSAGE_TOPICS, ORDER_CREATED, SIGNALS, all_topics, dead_letter_topic};
+use messages::{MESSAGE_TOPICS, ORDER_CREATED, ORDER_EVENTS, SAGA_OUTCOMES, SIGNALS, all_topics, dead_letter_topic};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use service_runtime::kafka::{KafkaSettings, TopicCreation};
@@ -96,7 +96,8 @@ fn topic_names(prefix: &str) -> Vec<String> {
 
 /// Those that releases before had not, and without which services start.
 fn later_topics() -> Vec<String> {
-    [SIGNALS, ORDER_CREATED].into_iter().flat_map(|topic| [topic.to_owned(), dead_letter_topic(topic)]).collect()
+    let read = [SIGNALS, ORDER_CREATED].into_iter().flat_map(|topic| [topic.to_owned(), dead_letter_topic(topic)]);
+    read.chain([SAGA_OUTCOMES, ORDER_EVENTS].map(str::to_owned)).collect()
 }
 
 /// When a topic of ours was made; `None` for anyone else's.
@@ -128,7 +129,7 @@ impl Broker {
         }
     }
 
-    /// A broker whose topics were made by a release that had none for signals, nor for orders that are placed directly.
+    /// A broker whose topics were made by a release that had none for signals, for orders that are placed directly, nor for what is published.
     pub async fn without_signals() -> Result<Self> {
         if real_kafka().is_some() {
             let broker = Self::start().await?;

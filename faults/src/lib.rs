@@ -122,6 +122,8 @@ bugs! {
     UncheckedReply => "unchecked-reply",
     /// A record's offset is committed before it is handled.
     OffsetBeforeCommit => "offset-before-commit",
+    /// An entry of the outbox is removed before Kafka has its record.
+    RemovedBeforeSent => "removed-before-sent",
 }
 
 #[cfg(feature = "planted-bugs")]

@@ -4,6 +4,7 @@
 //!
 //! Owns no I/O and imports no other crate of this workspace.
 
+mod announcements;
 mod commands;
 mod duration;
 mod envelope;
@@ -24,6 +25,7 @@ mod topics;
 mod trace_context;
 mod user;
 
+pub use announcements::{ChangedOrder, ORDER_EVENTS, OrderEvent, SAGA_OUTCOMES, SagaOutcome};
 pub use commands::{
     ChargePayment, CommitInventory, InventoryCommand, KeepInventory, PaymentCommand, RefundPayment, ReleaseInventory,
     ReserveInventory,

@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::announcements::{ORDER_EVENTS, SAGA_OUTCOMES};
 use crate::order_created::ORDER_CREATED;
 use crate::{commands as c, events as e};
 
@@ -62,7 +63,7 @@ pub const TOPICS: [&str; MESSAGE_TOPICS.len() + 2] = {
 };
 
 /// Where the platform says what others may want to hear. It reads nothing there itself.
-pub const ANNOUNCEMENTS: [&str; 1] = [e::InventoryExpired::TOPIC.name];
+pub const ANNOUNCEMENTS: [&str; 3] = [e::InventoryExpired::TOPIC.name, SAGA_OUTCOMES, ORDER_EVENTS];
 
 /// All topics of the platform, with those of dead letters.
 pub fn all_topics() -> impl Iterator<Item = String> {

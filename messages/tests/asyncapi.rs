@@ -7,11 +7,11 @@ use std::path::Path;
 
 use chrono::{TimeZone, Utc};
 use messages::{
-    ANNOUNCEMENTS, ChargePayment, CommitInventory, Currency, Envelope, EventId, InventoryCommitted, InventoryExpired,
-    InventoryFailed, InventoryKept, InventoryReleased, InventoryReserved, Items, KeepInventory, MESSAGE_TOPICS,
-    Message, Money, ORDER_CREATED, OrderCreated, PaymentCharged, PaymentFailed, PaymentRefunded, PlacedOrder,
-    RefundPayment, ReleaseInventory, ReserveInventory, SIGNALS, SagaId, SignalRecord, TOPICS, TimestampText,
-    dead_letter_topic,
+    ANNOUNCEMENTS, ChangedOrder, ChargePayment, CommitInventory, Currency, Envelope, EventId, InventoryCommitted,
+    InventoryExpired, InventoryFailed, InventoryKept, InventoryReleased, InventoryReserved, Items, KeepInventory,
+    MESSAGE_TOPICS, Message, Money, ORDER_CREATED, OrderCreated, OrderEvent, OutgoingRecord, PaymentCharged,
+    PaymentFailed, PaymentRefunded, PlacedOrder, RefundPayment, ReleaseInventory, ReserveInventory, SIGNALS, SagaId,
+    SagaOutcome, SignalRecord, TOPICS, Timestamp, TimestampText, UserId, dead_letter_topic,
 };
 use serde_json::{Map, Value, json};
 use utoipa::{PartialSchema, ToSchema};
@@ -46,15 +46,15 @@ const ANNOUNCED_BY_INVENTORY: Way = Way { from: "inventory-service", to: "" };
 impl Document {
     /// A message, its topic and its dead-letter topic, who sends and who reads it.
     fn add<T: Message + ToSchema>(&mut self, way: Way, summary: &str, payload: T) {
-        let (topic, name) = (T::TOPIC.name(), T::name().into_owned());
-        let mut schemas = vec![(name.clone(), T::schema())];
-        T::schemas(&mut schemas);
+        let name = T::name().into_owned();
+        self.schemas_of::<T>();
+        let mut schemas = Vec::new();
         Envelope::<T>::schemas(&mut schemas);
         self.schemas.extend(schemas.into_iter().map(|(name, schema)| (name, serde_json::to_value(schema).unwrap())));
         let envelope = format!("{name}Envelope");
         self.schemas.insert(envelope.clone(), serde_json::to_value(Envelope::<T>::schema()).unwrap());
 
-        let is_command = topic.ends_with(".command");
+        let is_command = T::TOPIC.name().ends_with(".command");
         let command = sent(ReserveInventory { force_fail: false, items: Items::default(), hold_for: None });
         let is_announcement = way.to.is_empty();
         let example = if is_command || is_announcement {
@@ -62,9 +62,6 @@ impl Document {
         } else {
             command.reply(payload, command.timestamp).to_record(way.from, Some(TRACEPARENT))
         };
-        let headers: Map<String, Value> =
-            example.headers.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
-        let payload: Value = serde_json::from_slice(&example.body).unwrap();
         let what = if is_command {
             "Answered by one event whose `causationId` is this `eventId`; sent again, with the same `eventId`, until it is."
         } else if is_announcement {
@@ -72,18 +69,8 @@ impl Document {
         } else {
             "May come more than once, with the same `eventId`."
         };
-        self.messages.insert(
-            name.clone(),
-            json!({
-                "name": name, "title": topic, "summary": summary, "description": what,
-                "contentType": "application/json",
-                "headers": {"$ref": "#/components/schemas/Headers"},
-                "payload": {"$ref": format!("#/components/schemas/{envelope}")},
-                "bindings": {"kafka": {"key": {"$ref": "#/components/schemas/SagaId"}, "bindingVersion": "0.5.0"}},
-                "examples": [{"name": "one", "headers": headers, "payload": payload}],
-            }),
-        );
-        self.topic(topic, &name, summary, way);
+        let schema = json!({"$ref": format!("#/components/schemas/{envelope}")});
+        self.add_record(way, "SagaId", (&name, schema), [summary, what], example);
     }
 
     /// A signal, which comes from outside and has no envelope.
@@ -107,36 +94,100 @@ impl Document {
         self.topic(SIGNALS, name, summary, Way { from: "", to: "saga-orchestrator" });
     }
 
-    /// An order that was placed directly: there is no saga yet.
-    fn add_order_created(&mut self) {
-        let (name, summary) = ("OrderCreated", "An order was placed directly: a saga is to be started for it");
-        let mut schemas = vec![(name.to_owned(), OrderCreated::schema())];
-        OrderCreated::schemas(&mut schemas);
-        self.schemas.extend(schemas.into_iter().map(|(name, schema)| (name, serde_json::to_value(schema).unwrap())));
-        let payload = PlacedOrder {
-            flow: "reserve-first".to_owned(),
-            user_id: "u1".to_owned().try_into().unwrap(),
-            money: Money::parse("19.90", Currency::USD).unwrap(),
-            items: serde_json::from_str(r#"[{"sku":"blue-mug","qty":2}]"#).unwrap(),
-        };
-        let stored_at = Utc.with_ymd_and_hms(2026, 1, 1, 0, 0, 0).unwrap();
-        let example = OrderCreated::of(ORDER.parse().unwrap(), stored_at, payload).to_record("order-service");
+    /// A message that names its topic itself, by an example of it.
+    fn add_record(
+        &mut self,
+        way: Way,
+        key: &str,
+        (name, schema): (&str, Value),
+        [summary, what]: [&str; 2],
+        example: OutgoingRecord,
+    ) {
         let headers: Map<String, Value> =
             example.headers.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
         let payload: Value = serde_json::from_slice(&example.body).unwrap();
         self.messages.insert(
             name.to_owned(),
             json!({
-                "name": name, "title": ORDER_CREATED, "summary": summary,
-                "description": "Sent again, with the same `eventId`, until the order's row names its saga. There is one saga for it, however often it comes.",
+                "name": name, "title": example.topic, "summary": summary, "description": what,
                 "contentType": "application/json",
                 "headers": {"$ref": "#/components/schemas/Headers"},
-                "payload": {"$ref": "#/components/schemas/OrderCreated"},
-                "bindings": {"kafka": {"key": {"$ref": "#/components/schemas/OrderId"}, "bindingVersion": "0.5.0"}},
+                "payload": schema,
+                "bindings": {"kafka": {"key": {"$ref": format!("#/components/schemas/{key}")}, "bindingVersion": "0.5.0"}},
                 "examples": [{"name": "one", "headers": headers, "payload": payload}],
             }),
         );
-        self.topic(ORDER_CREATED, name, summary, Way { from: "order-service", to: "saga-orchestrator" });
+        self.topic(&example.topic, name, summary, way);
+    }
+
+    /// The schemas of a type and of what it is made of; answers where its own stands.
+    fn schemas_of<T: ToSchema>(&mut self) -> Value {
+        let mut schemas = vec![(T::name().into_owned(), T::schema())];
+        T::schemas(&mut schemas);
+        self.schemas.extend(schemas.into_iter().map(|(name, schema)| (name, serde_json::to_value(schema).unwrap())));
+        json!({"$ref": format!("#/components/schemas/{}", T::name())})
+    }
+
+    /// An order that was placed directly: there is no saga yet.
+    fn add_order_created(&mut self) {
+        let payload = PlacedOrder { flow: "reserve-first".to_owned(), user_id: user(), money: money(), items: items() };
+        let example = OrderCreated::of(ORDER.parse().unwrap(), at(), payload).to_record("order-service");
+        let schema = self.schemas_of::<OrderCreated>();
+        let texts = [
+            "An order was placed directly: a saga is to be started for it",
+            "Sent again, with the same `eventId`, until the order's row names its saga. There is one saga for it, however often it comes.",
+        ];
+        let way = Way { from: "order-service", to: "saga-orchestrator" };
+        self.add_record(way, "OrderId", ("OrderCreated", schema), texts, example);
+    }
+
+    /// What becomes of orders.
+    fn add_order_event(&mut self) {
+        let saga_id = Some(SAGA.parse().unwrap());
+        let (status, items) = ("CONFIRMED".to_owned(), items());
+        let payload = ChangedOrder { sequence: 2, status, saga_id, user_id: user(), money: money(), items };
+        let example = OrderEvent::of(ORDER.parse().unwrap(), at(), payload).to_record("order-service");
+        let schema = self.schemas_of::<OrderEvent>();
+        let texts = [
+            "An order was created, confirmed or cancelled",
+            "With `PUBLISH_ORDER_EVENTS=true`. Never before the change is stored. At least once, with the same `eventId` each time; an order's events in their order, where none comes again. What happens while Kafka is away is sent when it is back.",
+        ];
+        self.add_record(Way { from: "order-service", to: "" }, "OrderId", ("OrderEvent", schema), texts, example);
+    }
+
+    /// How sagas end.
+    fn add_saga_outcome(&mut self) {
+        let outcome = SagaOutcome {
+            flow: "pay-first".to_owned(),
+            version: 1,
+            status: "FAILED".to_owned(),
+            cause: Some("PAYMENT_FAILED".to_owned()),
+            reason: Some("declined by the bank".to_owned()),
+            owner: "u1".to_owned(),
+            money: Some(money()),
+            result: None,
+            resolved_by_hand: false,
+            started_at: at().into(),
+        };
+        let (saga_id, subject) = (SAGA.parse().unwrap(), ("orderId", ORDER.parse().unwrap()));
+        let example = outcome.to_record(saga_id, subject, at(), "saga-orchestrator", Some(TRACEPARENT));
+        let payload = self.schemas_of::<SagaOutcome>();
+        let schema = |name: &str| json!({"$ref": format!("#/components/schemas/{name}")});
+        let envelope = json!({
+            "type": "object", "required": ["eventId", "sagaId", "timestamp", "payload"],
+            "properties": {
+                "eventId": schema("EventId"), "sagaId": schema("SagaId"), "payload": payload,
+                "timestamp": schema("TimestampText"),
+                "orderId": {"description": "What a checkout's saga is about. That of a user's flow stands under the name that the flow gives it.", "allOf": [schema("OrderId")]},
+            },
+        });
+        self.schemas.insert("SagaOutcomeEnvelope".to_owned(), envelope);
+        let texts = [
+            "A saga has ended, of whatever flow",
+            "With `PUBLISH_OUTCOMES=true`. Never before the end is stored. At least once, with the same `eventId` each time. What ends while Kafka is away is sent when it is back.",
+        ];
+        let way = Way { from: "saga-orchestrator", to: "" };
+        self.add_record(way, "SagaId", ("SagaOutcome", schema("SagaOutcomeEnvelope")), texts, example);
     }
 
     /// A topic and its dead-letter topic, who sends and who reads there.
@@ -227,6 +278,22 @@ impl Document {
     }
 }
 
+fn at() -> Timestamp {
+    Utc.with_ymd_and_hms(2026, 1, 1, 0, 0, 0).unwrap()
+}
+
+fn money() -> Money {
+    Money::parse("19.90", Currency::USD).unwrap()
+}
+
+fn user() -> UserId {
+    "u1".to_owned().try_into().unwrap()
+}
+
+fn items() -> Items {
+    serde_json::from_str(r#"[{"sku":"blue-mug","qty":2}]"#).unwrap()
+}
+
 fn sent<T: Message>(payload: T) -> Envelope<T> {
     let saga_id: SagaId = SAGA.parse().unwrap();
     Envelope {
@@ -234,7 +301,7 @@ fn sent<T: Message>(payload: T) -> Envelope<T> {
         causation_id: None,
         saga_id,
         order_id: ORDER.parse().unwrap(),
-        timestamp: Utc.with_ymd_and_hms(2026, 1, 1, 0, 0, 0).unwrap(),
+        timestamp: at(),
         payload,
     }
 }
@@ -242,12 +309,10 @@ fn sent<T: Message>(payload: T) -> Envelope<T> {
 fn document() -> Value {
     let empty = Map::new;
     let mut all = Document { channels: empty(), operations: empty(), messages: empty(), schemas: empty() };
-    let money = || Money::parse("19.90", Currency::USD).unwrap();
-    let user_id = "u1".to_owned().try_into().unwrap();
     all.add(
         TO_PAYMENT,
         "Take the money for an order, once",
-        ChargePayment { user_id, money: money(), force_fail: false },
+        ChargePayment { user_id: user(), money: money(), force_fail: false },
     );
     let refund = RefundPayment { money: money(), reason: "INVENTORY_FAILED".into() };
     all.add(TO_PAYMENT, "Make the net charge of an order zero, for good", refund);
@@ -278,6 +343,8 @@ fn document() -> Value {
     let expired = InventoryExpired { expires_at };
     all.add(ANNOUNCED_BY_INVENTORY, "The time for which goods were set aside is over: they are free again", expired);
     all.add_order_created();
+    all.add_order_event();
+    all.add_saga_outcome();
     all.add_signal();
     all.whole()
 }

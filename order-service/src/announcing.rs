@@ -1,15 +1,13 @@
 //! Orders that were placed directly are announced until a saga has taken them up: an acknowledgement of Kafka's is not
 //! enough, since Kafka may be emptied before anybody has read it.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
 use service_runtime::CancellationToken;
 use service_runtime::database::{Session, within_limit};
-use service_runtime::http::Check;
 use service_runtime::kafka::Producer;
-use service_runtime::looking::keep_looking;
+use service_runtime::looking::{Backlog, keep_looking};
 use service_runtime::metrics::Metrics;
 
 use crate::NAME;
@@ -21,31 +19,6 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// Orders that one look announces at most: those that are due beside them are the next look's.
 const AT_ONCE: usize = 500;
-
-/// An order that has waited for so long is reported: Kafka or the orchestrator is away, or new sagas are paused.
-const LONG: Duration = Duration::from_secs(60);
-
-/// How many orders await their sagas, and for how long the first of them has.
-#[derive(Debug, Clone, Default)]
-pub struct Awaiting(Arc<Mutex<(i64, Duration)>>);
-
-impl Awaiting {
-    fn note(&self, count: i64, longest: Duration) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (count, longest);
-    }
-
-    /// What health says of them.
-    pub fn check(&self) -> Check {
-        let (count, longest) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match longest >= LONG {
-            true => Check::Degraded(format!(
-                "orders that await their sagas: {count}, the first for {} s",
-                longest.as_secs()
-            )),
-            false => Check::Ok,
-        }
-    }
-}
 
 /// Announces an order for the first time. Whatever becomes of that, the row causes another announcement.
 pub fn announce(producer: &Producer, order: &Order) {
@@ -59,7 +32,7 @@ pub async fn announce_again(
     session: &Session,
     producer: &Producer,
     metrics: &Metrics,
-    shown: &Awaiting,
+    backlog: &Backlog,
     stop: CancellationToken,
 ) {
     let count = metrics.gauge(
@@ -74,7 +47,7 @@ pub async fn announce_again(
         let (waiting, longest) = within_limit(awaiting(session)).await?;
         count.set(waiting);
         oldest.set(longest.as_secs_f64());
-        shown.note(waiting, longest);
+        backlog.note(waiting, longest);
         let orders = within_limit(to_announce(session, AT_ONCE)).await?;
         let created = orders.iter().filter_map(Order::created);
         let sent = created.map(|created| producer.send(&created.to_record(NAME)).acknowledged());
@@ -83,19 +56,4 @@ pub async fn announce_again(
         Ok(())
     };
     keep_looking(EVERY, "orders that await their sagas", stop, look).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn orders_that_wait_for_long_are_reported() {
-        let awaiting = Awaiting::default();
-        awaiting.note(7, LONG / 2);
-        assert_eq!(awaiting.check(), Check::Ok);
-        awaiting.note(7, LONG);
-        let text = "orders that await their sagas: 7, the first for 60 s".to_owned();
-        assert_eq!(awaiting.check(), Check::Degraded(text));
-    }
 }

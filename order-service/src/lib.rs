@@ -12,6 +12,7 @@ mod store;
 
 use std::time::Duration;
 
+use serde::Deserialize;
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::{ConditionalWrites, Reads};
 use service_runtime::database::{self, DatabaseClock, DatabaseSettings, Session};
@@ -19,7 +20,9 @@ use service_runtime::http::batch;
 use service_runtime::http::description::complete;
 use service_runtime::http::{Health, HttpServer, HttpSettings};
 use service_runtime::kafka::{KafkaSettings, Producer};
+use service_runtime::looking::Backlog;
 use service_runtime::metrics::Metrics;
+use service_runtime::outbox;
 use service_runtime::program::stop_when_done;
 use service_runtime::retention::{Orchestrator, OrchestratorSettings, Retention, Rows, described, router};
 use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError};
@@ -46,6 +49,13 @@ pub struct Config {
     kafka: KafkaSettings,
     retention: Retention,
     orchestrator: OrchestratorSettings,
+    orders: OrderSettings,
+}
+
+/// See `default.toml` for what it means.
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct OrderSettings {
+    publish_order_events: bool,
 }
 
 impl TryFrom<&Settings> for Config {
@@ -59,6 +69,7 @@ impl TryFrom<&Settings> for Config {
             kafka: settings.try_into()?,
             retention: settings.try_into()?,
             orchestrator: settings.section()?,
+            orders: settings.section()?,
         })
     }
 }
@@ -79,38 +90,53 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let tracer = Tracer::open(&config.trace, NAME)?;
     let pool = database::open(&config.database, &sqlx::migrate!(), &metrics).await?;
     let clock = DatabaseClock::start(&pool, &metrics, shutdown.clone()).await;
+    let is_announced = config.orders.publish_order_events;
     let producer = Producer::open(&config.kafka, NAME, &metrics)?;
+    let writing = store::Writing { clock: clock.clone(), is_announced };
     let orders = routes::Orders {
         producer: producer.clone(),
         clock: clock.clone(),
         keyed: Batcher::start(
-            ConditionalWrites::to(store::KeyedCreates(Session::beside(&pool), clock.clone())),
+            ConditionalWrites::to(store::KeyedCreates(Session::beside(&pool), writing.clone())),
             &metrics,
         ),
-        creates: Batcher::start(ConditionalWrites::to(store::Creates(Session::beside(&pool), clock.clone())), &metrics),
+        creates: Batcher::start(
+            ConditionalWrites::to(store::Creates(Session::beside(&pool), writing.clone())),
+            &metrics,
+        ),
         transitions: Batcher::start(
-            ConditionalWrites::to(store::Transitions(Session::beside(&pool).impatient_of_locks(), clock.clone())),
+            ConditionalWrites::to(store::Transitions(Session::beside(&pool).impatient_of_locks(), writing.clone())),
             &metrics,
         ),
         tombstones: Batcher::start(
             ConditionalWrites::to(store::Tombstones(Session::beside(&pool), clock.clone())),
             &metrics,
         ),
-        stored: Batcher::start(Reads(store::Creates(Session::beside(&pool), clock.clone())), &metrics),
+        stored: Batcher::start(Reads(store::Creates(Session::beside(&pool), writing.clone())), &metrics),
     };
     let old = Rows::of(&pool, store::REMOVABLE);
     let removal = router("/orders", old, config.retention, orchestrator, clock.clone());
     let routes = routes::router(orders, tracer.clone()).merge(removal);
-    let awaiting = announcing::Awaiting::default();
+    let awaiting = Backlog::of("orders that await their sagas");
     let shown = awaiting.clone();
     let health = Health::default()
         .with_database(&pool)
         .with_clock(&clock)
         .with("orders", move || Box::pin(std::future::ready(shown.check())));
+    let unsent = Backlog::of("changes of orders that are not published");
+    let shown = unsent.clone();
+    let health = health.with("events", move || Box::pin(std::future::ready(shown.check())));
+    let publish = async {
+        if is_announced {
+            let events = store::Events(Session::beside(&pool));
+            outbox::send(&pool, &producer, &metrics, &unsent, &events, stop.clone()).await;
+        }
+    };
     let session = Session::beside(&pool);
-    let (served, ()) = tokio::join!(
+    let (served, (), ()) = tokio::join!(
         stop_when_done(&stop, server.serve(routes, openapi, health, metrics.clone(), tracer.clone(), stop.clone())),
         announcing::announce_again(&session, &producer, &metrics, &awaiting, stop.clone()),
+        publish,
     );
     producer.flush(FLUSH_LIMIT).await;
     database::close(pool).await;

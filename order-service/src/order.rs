@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use messages::{Items, Money, OrderCreated, OrderId, PlacedOrder, SagaId, Timestamp, UserId};
+use messages::{ChangedOrder, Items, Money, OrderCreated, OrderEvent, OrderId, PlacedOrder, SagaId, Timestamp, UserId};
 use service_runtime::http::IdempotencyKey;
 
 /// PENDING -> CONFIRMED | CANCELLED; both ends are final.
@@ -93,6 +93,21 @@ impl Order {
     pub fn created(&self) -> Option<OrderCreated> {
         let (flow, Contents { user_id, money, items }) = (self.flow.clone()?, self.contents.clone()?);
         Some(OrderCreated::of(self.order_id, self.created_at, PlacedOrder { flow, user_id, money, items }))
+    }
+}
+
+impl Order {
+    /// What is published of its change to `status`: the same each time, whatever has become of it since. `None` of a tombstone,
+    /// which nobody has ordered.
+    pub fn event(&self, status: Status) -> Option<OrderEvent> {
+        let Contents { user_id, money, items } = self.contents.clone()?;
+        let (sequence, at, saga_id) = match status {
+            // One that was placed directly had no saga yet.
+            Status::Pending => (1, self.created_at, self.saga_id.filter(|_| self.flow.is_none())),
+            Status::Confirmed | Status::Cancelled => (2, self.updated_at, self.saga_id),
+        };
+        let status = status.as_str().to_owned();
+        Some(OrderEvent::of(self.order_id, at, ChangedOrder { sequence, status, saga_id, user_id, money, items }))
     }
 }
 
@@ -309,5 +324,29 @@ mod tests {
         let taken_up = Order { saga_id: saga, awaits_saga: false, ..order };
         assert_eq!(decide(Some(&taken_up), &to(&taken_up, Status::Pending, saga)), Ok(Move::Nothing));
         assert_eq!(decide(Some(&taken_up), &to(&taken_up, Status::Confirmed, saga)), Ok(Move::Store));
+    }
+    #[test]
+    fn what_is_published_of_a_change_does_not_depend_on_what_has_become_of_the_order_since() {
+        let saga = Some(SagaId::new());
+        let later = |order: &Order, saga_id, status| Order {
+            saga_id,
+            status,
+            awaits_saga: false,
+            updated_at: order.updated_at + chrono::TimeDelta::seconds(1),
+            ..order.clone()
+        };
+        for (order, first) in
+            [(stored(Status::Pending, saga), saga), (stored(Status::Pending, None), None), (placed(), None)]
+        {
+            let created = order.event(Status::Pending);
+            assert_eq!(created.as_ref().map(|event| event.payload.saga_id), Some(first));
+            let ended = later(&order, if order.flow.is_some() { saga } else { first }, Status::Cancelled);
+            assert_eq!(ended.event(Status::Pending), created);
+            let sequences =
+                [created, ended.event(Status::Cancelled)].map(|event| event.map(|event| event.payload.sequence));
+            assert_eq!(sequences, [Some(1), Some(2)]);
+        }
+        let tombstone = Order { contents: None, ..stored(Status::Cancelled, saga) };
+        assert_eq!(tombstone.event(Status::Cancelled), None);
     }
 }

@@ -8,12 +8,14 @@ use rust_decimal::Decimal;
 use service_runtime::conditional::Table;
 use service_runtime::database::{DatabaseClock, Session, StoreError};
 use service_runtime::http::IdempotencyKey;
+use service_runtime::outbox::{Announced, Announcement, Entry};
 use service_runtime::retention;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{Postgres, Row as _};
 use uuid::Uuid;
 
+use crate::NAME;
 use crate::order::{Contents, Create, Order, Status, Transition};
 
 /// Old orders. One that was made by hand stays while it is PENDING.
@@ -41,8 +43,63 @@ const LAST_REPETITION: Duration = Duration::from_secs(300);
 /// So many orders that await their sagas are counted at most.
 const MOST_COUNTED: i64 = 10_000;
 
+// A statement that changes orders, and leaves an entry in `outbox` for each change of a status.
+macro_rules! announced {
+    ($statement:ident) => {
+        concat!(
+            "WITH changed AS (",
+            $statement!(),
+            "), announced AS (
+                 INSERT INTO outbox (id, what) SELECT order_id, status FROM changed WHERE status <> 'PENDING' OR is_new
+             )
+             SELECT * FROM changed"
+        )
+    };
+}
+
+macro_rules! insert {
+    () => {
+        "INSERT INTO orders (order_id, saga_id, user_id, total_amount, currency, items, flow, announce_at, idempotency_key,
+                             status, created_at, updated_at)
+         SELECT order_id, saga_id, user_id, total_amount, currency, items, flow,
+                CASE WHEN flow IS NOT NULL THEN now() + $10 * interval '1 ms' END, idempotency_key, 'PENDING', $6, $6
+         FROM (SELECT UNNEST($1::uuid[]) AS order_id, UNNEST($2::uuid[]) AS saga_id, UNNEST($3::text[]) AS user_id,
+                      UNNEST($4::numeric[]) AS total_amount, UNNEST($5::text[]) AS currency,
+                      UNNEST($7::text[])::jsonb AS items, UNNEST($8::text[]) AS flow,
+                      UNNEST($9::text[]) AS idempotency_key) AS new
+         -- Its id, or the client's key.
+         ON CONFLICT DO NOTHING
+         RETURNING order_id, status, TRUE AS is_new"
+    };
+}
+
+macro_rules! update {
+    () => {
+        concat!(
+            // One that awaits its saga is that saga's from then on. It can't be confirmed before.
+            "UPDATE orders SET status = wanted.status, updated_at = $4, announce_at = NULL,
+                               saga_id = CASE WHEN announce_at IS NULL THEN orders.saga_id ELSE wanted.saga_id END
+             FROM (SELECT UNNEST($1::uuid[]) AS order_id, UNNEST($2::uuid[]) AS saga_id, UNNEST($3::text[]) AS status) AS wanted
+             WHERE orders.order_id = wanted.order_id
+               AND (orders.saga_id IS NULL OR orders.saga_id = wanted.saga_id)
+               AND (orders.announce_at IS NULL OR wanted.status <> 'CONFIRMED')
+               AND orders.status = 'PENDING'
+             RETURNING FALSE AS is_new, ",
+            columns!()
+        )
+    };
+}
+
+/// Where orders are written.
+#[derive(Clone)]
+pub struct Writing {
+    pub clock: DatabaseClock,
+    /// Whether each change leaves an entry in `outbox`.
+    pub is_announced: bool,
+}
+
 /// Creates: an order that is not there yet.
-pub struct Creates(pub Session, pub DatabaseClock);
+pub struct Creates(pub Session, pub Writing);
 
 impl Table for Creates {
     type Key = OrderId;
@@ -55,7 +112,7 @@ impl Table for Creates {
     }
 
     async fn compare_and_set(&self, creates: &[&Create]) -> Result<HashMap<OrderId, Order>, StoreError> {
-        insert(&self.0, creates, self.1.now()).await
+        insert(&self.0, creates, &self.1).await
     }
 
     async fn read(&self, orders: Vec<OrderId>) -> Result<HashMap<OrderId, Order>, StoreError> {
@@ -64,7 +121,7 @@ impl Table for Creates {
 }
 
 /// Creates under clients' keys: two of one key, at two instances, must not wait for each other in opposite orders.
-pub struct KeyedCreates(pub Session, pub DatabaseClock);
+pub struct KeyedCreates(pub Session, pub Writing);
 
 /// A key belongs to its user.
 type Keyed = (String, Option<IdempotencyKey>);
@@ -80,7 +137,7 @@ impl Table for KeyedCreates {
     }
 
     async fn compare_and_set(&self, creates: &[&Create]) -> Result<HashMap<Keyed, Order>, StoreError> {
-        let inserted = insert(&self.0, creates, self.1.now()).await?;
+        let inserted = insert(&self.0, creates, &self.1).await?;
         let stored = |create: &&Create| Some((Self::key(create), inserted.get(&create.order_id)?.clone()));
         Ok(creates.iter().filter_map(stored).collect())
     }
@@ -104,7 +161,7 @@ impl Table for KeyedCreates {
 }
 
 /// Moves of orders, assuming what is nearly always so: the order is PENDING, and of the saga that asks or awaits one.
-pub struct Transitions(pub Session, pub DatabaseClock);
+pub struct Transitions(pub Session, pub Writing);
 
 impl Table for Transitions {
     type Key = OrderId;
@@ -117,7 +174,7 @@ impl Table for Transitions {
     }
 
     async fn compare_and_set(&self, transitions: &[&Transition]) -> Result<HashMap<OrderId, Order>, StoreError> {
-        update(&self.0, transitions, self.1.now()).await
+        update(&self.0, transitions, &self.1).await
     }
 
     async fn read(&self, orders: Vec<OrderId>) -> Result<HashMap<OrderId, Order>, StoreError> {
@@ -154,35 +211,28 @@ impl Table for Tombstones {
 }
 
 /// The new orders, as stored.
-async fn insert(session: &Session, creates: &[&Create], now: Timestamp) -> Result<HashMap<OrderId, Order>, StoreError> {
+async fn insert(
+    session: &Session,
+    creates: &[&Create],
+    writing: &Writing,
+) -> Result<HashMap<OrderId, Order>, StoreError> {
+    let now = writing.clock.now();
     let ids: Vec<Uuid> = creates.iter().map(|c| c.order_id.as_uuid()).collect();
     let sagas: Vec<Option<Uuid>> = creates.iter().map(|c| c.saga_id.map(Uuid::from)).collect();
     let users: Vec<&str> = creates.iter().map(|c| c.contents.user_id.as_str()).collect();
     let amounts: Vec<Decimal> = creates.iter().map(|c| c.contents.money.amount()).collect();
     let currencies: Vec<&str> = creates.iter().map(|c| c.contents.money.currency().code()).collect();
-    let insert = sqlx::query(
-        "INSERT INTO orders (order_id, saga_id, user_id, total_amount, currency, items, flow, announce_at, idempotency_key,
-                             status, created_at, updated_at)
-         SELECT order_id, saga_id, user_id, total_amount, currency, items, flow,
-                CASE WHEN flow IS NOT NULL THEN now() + $10 * interval '1 ms' END, idempotency_key, 'PENDING', $6, $6
-         FROM (SELECT UNNEST($1::uuid[]) AS order_id, UNNEST($2::uuid[]) AS saga_id, UNNEST($3::text[]) AS user_id,
-                      UNNEST($4::numeric[]) AS total_amount, UNNEST($5::text[]) AS currency,
-                      UNNEST($7::text[])::jsonb AS items, UNNEST($8::text[]) AS flow,
-                      UNNEST($9::text[]) AS idempotency_key) AS new
-         -- Its id, or the client's key.
-         ON CONFLICT DO NOTHING
-         RETURNING order_id",
-    )
-    .bind(ids)
-    .bind(sagas)
-    .bind(users)
-    .bind(amounts)
-    .bind(currencies)
-    .bind(now)
-    .bind(creates.iter().map(|c| items(&c.contents.items)).collect::<Vec<_>>())
-    .bind(creates.iter().map(|c| c.flow.as_deref()).collect::<Vec<_>>())
-    .bind(creates.iter().map(|c| c.key.as_ref().map(IdempotencyKey::as_str)).collect::<Vec<_>>())
-    .bind(FIRST_REPETITION.as_millis() as f64);
+    let insert = sqlx::query(if writing.is_announced { announced!(insert) } else { insert!() })
+        .bind(ids)
+        .bind(sagas)
+        .bind(users)
+        .bind(amounts)
+        .bind(currencies)
+        .bind(now)
+        .bind(creates.iter().map(|c| items(&c.contents.items)).collect::<Vec<_>>())
+        .bind(creates.iter().map(|c| c.flow.as_deref()).collect::<Vec<_>>())
+        .bind(creates.iter().map(|c| c.key.as_ref().map(IdempotencyKey::as_str)).collect::<Vec<_>>())
+        .bind(FIRST_REPETITION.as_millis() as f64);
     let inserted = order_ids(&session.rows(insert).await?)?;
     let stored = creates.iter().filter(|create| inserted.contains(&create.order_id));
     Ok(stored.map(|create| (create.order_id, create.to_order(now))).collect())
@@ -202,24 +252,13 @@ fn order_ids(rows: &[PgRow]) -> Result<HashSet<OrderId>, StoreError> {
 async fn update(
     session: &Session,
     transitions: &[&Transition],
-    now: Timestamp,
+    writing: &Writing,
 ) -> Result<HashMap<OrderId, Order>, StoreError> {
-    let update = sqlx::query(concat!(
-        // One that awaits its saga is that saga's from then on. It can't be confirmed before.
-        "UPDATE orders SET status = wanted.status, updated_at = $4, announce_at = NULL,
-                           saga_id = CASE WHEN announce_at IS NULL THEN orders.saga_id ELSE wanted.saga_id END
-         FROM (SELECT UNNEST($1::uuid[]) AS order_id, UNNEST($2::uuid[]) AS saga_id, UNNEST($3::text[]) AS status) AS wanted
-         WHERE orders.order_id = wanted.order_id
-           AND (orders.saga_id IS NULL OR orders.saga_id = wanted.saga_id)
-           AND (orders.announce_at IS NULL OR wanted.status <> 'CONFIRMED')
-           AND orders.status = 'PENDING'
-         RETURNING ",
-        columns!()
-    ))
-    .bind(transitions.iter().map(|t| t.order_id.as_uuid()).collect::<Vec<_>>())
-    .bind(transitions.iter().map(|t| t.saga_id.map(Uuid::from)).collect::<Vec<_>>())
-    .bind(transitions.iter().map(|t| t.to.as_str()).collect::<Vec<_>>())
-    .bind(now);
+    let update = sqlx::query(if writing.is_announced { announced!(update) } else { update!() })
+        .bind(transitions.iter().map(|t| t.order_id.as_uuid()).collect::<Vec<_>>())
+        .bind(transitions.iter().map(|t| t.saga_id.map(Uuid::from)).collect::<Vec<_>>())
+        .bind(transitions.iter().map(|t| t.to.as_str()).collect::<Vec<_>>())
+        .bind(writing.clock.now());
     to_orders(session.rows(update).await?)
 }
 
@@ -274,6 +313,25 @@ pub async fn awaiting(session: &Session) -> Result<(i64, Duration), StoreError> 
     let rows = session.rows(sqlx::query(count).bind(MOST_COUNTED)).await?;
     let Some(row) = rows.first() else { return Ok((0, Duration::ZERO)) };
     Ok((row.try_get(0)?, Duration::try_from_secs_f64(row.try_get(1)?).unwrap_or_default()))
+}
+
+/// The events of orders' changes.
+pub struct Events(pub Session);
+
+impl Announced for Events {
+    async fn of(&self, entries: &[Entry]) -> Result<Vec<Announcement>, StoreError> {
+        let rows = self.0.rows(wanted(entries.iter().map(|entry| entry.id.into()).collect())).await?;
+        let ids = order_ids(&rows)?;
+        let readable = rows.iter().filter_map(|row| from_row(row).ok());
+        let orders: HashMap<OrderId, Order> = readable.map(|order| (order.order_id, order)).collect();
+        let event = |entry: &Entry| orders.get(&entry.id.into())?.event(entry.what.parse().ok()?);
+        let announcement = |entry: &Entry| match event(entry) {
+            Some(event) => Announcement::Record(event.to_record(NAME)),
+            None if ids.contains(&entry.id.into()) => Announcement::Unknown,
+            None => Announcement::Gone,
+        };
+        Ok(entries.iter().map(announcement).collect())
+    }
 }
 
 fn to_orders(rows: Vec<PgRow>) -> Result<HashMap<OrderId, Order>, StoreError> {

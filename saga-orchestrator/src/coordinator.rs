@@ -18,7 +18,6 @@ use service_runtime::database::{DatabaseClock, Session, StoreError};
 use service_runtime::kafka::Producer;
 use service_runtime::metrics::Metrics;
 use service_runtime::trace::{self, Kind, Span, Tracer};
-use sqlx::PgPool;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
@@ -27,7 +26,7 @@ use crate::orders::OrderService;
 use crate::registry::Flows;
 use crate::saga::{Attention, Effect, Ignored, Input, NoMove, OrderCall, Saga, State, advance};
 use crate::signals;
-use crate::store::{Identity, IgnoredInputs, NewSaga, NewSagas, Sagas, SignalStore, Stored};
+use crate::store::{Database, Identity, IgnoredInputs, NewSaga, NewSagas, Sagas, SignalStore, Stored};
 use crate::waiters::Waiters;
 use service_runtime::http::IdempotencyKey;
 
@@ -93,8 +92,7 @@ pub enum ApplyError {
 
 impl Coordinator {
     pub fn new(
-        pool: &PgPool,
-        clock: DatabaseClock,
+        Database { pool, clock, is_announced }: Database<'_>,
         producer: Producer,
         orders: OrderService,
         flows: Arc<Flows>,
@@ -102,7 +100,7 @@ impl Coordinator {
         tracer: &Tracer,
     ) -> Self {
         let session = || Session::beside(pool);
-        let sagas = || Sagas { session: session().impatient_of_locks(), flows: flows.clone() };
+        let sagas = || Sagas { session: session().impatient_of_locks(), flows: flows.clone(), is_announced };
         let new_sagas = || NewSagas { session: session(), flows: flows.clone() };
         Self {
             new_sagas: Batcher::start(ConditionalWrites::to(new_sagas()), metrics),

@@ -60,13 +60,15 @@ mod waiters;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use messages::{SIGNALS, groups};
+use messages::{SAGA_OUTCOMES, SIGNALS, groups};
 use serde::Deserialize;
 use service_runtime::database::{self, DatabaseClock, DatabaseSettings, Session};
 use service_runtime::http::description::Description;
 use service_runtime::http::{Check, Health, HttpServer, HttpSettings, client};
 use service_runtime::kafka::{Consumer, KafkaSettings, Producer, TopicCreation, require_topics};
+use service_runtime::looking::Backlog;
 use service_runtime::metrics::Metrics;
+use service_runtime::outbox;
 use service_runtime::program::stop_when_done;
 use service_runtime::retention::Retention;
 use service_runtime::settings::{
@@ -133,6 +135,7 @@ struct SagaSettings {
     event_streams_max_per_client: usize,
     allow_forced_failures: ForcedFailures,
     checkout_flow: CheckoutFlow,
+    publish_outcomes: bool,
 }
 
 impl SagaSettings {
@@ -214,7 +217,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     flows.open().await?;
     publishable::check_running(&pool, &flows, &config.retention).await?;
     // That of signals may be missing: `kafka-init` of the release before has not made it.
-    require_topics(&config.kafka, NAME, &messages::MESSAGE_TOPICS.map(str::to_owned)).await?;
+    let outcomes = config.saga.publish_outcomes.then_some(SAGA_OUTCOMES);
+    let topics: Vec<String> = messages::MESSAGE_TOPICS.into_iter().chain(outcomes).map(str::to_owned).collect();
+    require_topics(&config.kafka, NAME, &topics).await?;
     let consumer = Consumer::open(&config.kafka, NAME, groups::REPLIES, &metrics, &tracer).await?;
     let producer = Producer::open(&config.kafka, NAME, &metrics)?;
     let group = consumer.state();
@@ -240,8 +245,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let views =
         views::Views::open(pool.clone(), clock.clone(), flows.clone(), &config.saga, streams.clone(), stop.clone())?;
     let remover = retention::Remover::new(pool.clone(), config.retention, &config.saga)?;
-    let coordinator =
-        Coordinator::new(&pool, clock.clone(), producer.clone(), orders, flows.clone(), &metrics, &tracer);
+    let is_announced = config.saga.publish_outcomes;
+    let database = store::Database { pool: &pool, clock: clock.clone(), is_announced };
+    let coordinator = Coordinator::new(database, producer.clone(), orders, flows.clone(), &metrics, &tracer);
     let coordinator = Arc::new(coordinator);
     let passed_over = Arc::new(passed_over::PassedOver::new(&metrics));
     let (watched, watched_gate, reported) = (group.clone(), gate.clone(), passed_over.clone());
@@ -269,6 +275,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         })
         .with("intake", move || Box::pin(std::future::ready(watched_gate.check())))
         .with("event streams", move || Box::pin(std::future::ready(streams.check())));
+    let unsent = Backlog::of("ends of sagas that are not published");
+    let shown = unsent.clone();
+    let health = health.with("outcomes", move || Box::pin(std::future::ready(shown.check())));
     let watched_places = places.clone();
     let health = health.with("waiting", move || Box::pin(std::future::ready(watched_places.check())));
 
@@ -332,12 +341,18 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         pool: pool.clone(),
         retention: config.retention,
     };
-    let (consumed, flows_consumed, signals_consumed, starts_consumed, served, (), (), (), (), (), (), (), (), ()) = tokio::join!(
+    let publish = async {
+        if is_announced {
+            let outcomes = store::announced::Outcomes { session: Session::beside(&pool), flows: flows.clone() };
+            outbox::send(&pool, &producer, &metrics, &unsent, &outcomes, stop.clone()).await;
+        }
+    };
+    let (consumed, flows_consumed, signals_consumed, starts_consumed, served, (), (), (), (), (), (), (), (), (), ()) = tokio::join!(
         stop_when_done(&stop, consumer.run(replies::PlatformReplies(replies.clone()), producer.clone(), stop.clone())),
         stop_when_done(&stop, flow_consumer.run(replies::FlowReplies(replies), producer.clone(), stop.clone())),
         stop_when_done(&stop, signal_consumer.run(signal_topic, producer.clone(), stop.clone())),
         stop_when_done(&stop, start_consumer.run(start_topics, producer.clone(), stop.clone())),
-        stop_when_done(&stop, server.serve(routes, description, health, metrics, tracer.clone(), stop.clone())),
+        stop_when_done(&stop, server.serve(routes, description, health, metrics.clone(), tracer.clone(), stop.clone())),
         stop_when_done(&stop, sweeper::run(coordinator.clone(), Session::beside(&pool), &config.saga, stop.clone())),
         stop_when_done(&stop, look_at_rows),
         stop_when_done(&stop, gate.watch(stop.clone())),
@@ -347,6 +362,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         stop_when_done(&stop, signals::meet(coordinator.clone(), stop.clone())),
         stop_when_done(&stop, signals::forget_old(pool.clone(), stop.clone())),
         stop_when_done(&stop, remover.run(stop.clone())),
+        publish,
     );
     // One after the other: a call that ends now has its saga's next command sent.
     coordinator.finish(FINISH_LIMIT).await;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub mod announced;
 mod claim;
 pub mod definitions;
 pub mod flows;
@@ -19,10 +20,10 @@ use messages::{EventId, Items, Money, SagaId, Timestamp, UserId};
 use rust_decimal::Decimal;
 use service_runtime::batch::{Answers, Batch};
 use service_runtime::conditional::Table;
-use service_runtime::database::{Session, StoreError};
+use service_runtime::database::{DatabaseClock, Session, StoreError};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{PgExecutor, Postgres, Row as _};
+use sqlx::{PgExecutor, PgPool, Postgres, Row as _};
 use tracing::warn;
 use uuid::Uuid;
 
@@ -32,6 +33,14 @@ pub use self::signals::{NewSignal, SignalStore, StoredSignal, forget_signals};
 pub use self::unfinished::{Unfinished, unfinished, waiting_that_need_attention};
 use crate::registry::Flows;
 use crate::saga::{Answered, Attention, Checkout, Ignored, Marked, Saga, State, Transition};
+
+/// Where sagas are stored.
+pub struct Database<'a> {
+    pub pool: &'a PgPool,
+    pub clock: DatabaseClock,
+    /// Whether each saga that ends leaves an entry in `outbox`.
+    pub is_announced: bool,
+}
 
 /// A stored saga.
 #[derive(Debug, Clone)]
@@ -52,7 +61,7 @@ const WAITING_REPETITION: Duration = Duration::from_secs(300);
 const AT_ITS_LIMIT: Duration = Duration::from_secs(1_000 * 24 * 3600);
 
 macro_rules! moves {
-    ($waits:literal, $free:literal, $may_move:literal, $set:literal, $taken:literal) => {
+    ($waits:literal, $free:literal, $may_move:literal, $set:literal, $taken:literal, $announced:literal) => {
         concat!(
             "WITH new AS (
                  SELECT UNNEST($1::uuid[]) AS saga_id, UNNEST($2::bigint[]) AS version,
@@ -83,39 +92,48 @@ macro_rules! moves {
             "history AS (
                  INSERT INTO saga_events (saga_id, seq, input, event_id, status, step, reason, at, actor, evidence)
                  SELECT saga_id, version, input, event_id, status, step, entry_reason, at, actor, evidence FROM moved
-             )
+             )",
+            $announced,
+            "
              SELECT saga_id FROM moved"
         )
     };
 }
 
-const MOVE: &str = moves!(
-    "",
-    "",
-    "",
-    "
+macro_rules! plain_moves {
+    ($announced:literal) => {
+        moves!(
+            "",
+            "",
+            "",
+            "
                      -- Nearly always unchanged, which spares all indexes a new entry.
                      sweep_at = LEAST(sweep_at, now() + new.resend_first, new.deadline_at),
                      needs_attention_since = CASE WHEN sagas.step = new.step THEN needs_attention_since END,
                      attention_reason = CASE WHEN sagas.step = new.step THEN attention_reason END
                  ",
-    ""
-);
+            "",
+            $announced
+        )
+    };
+}
 
-/// The same for sagas that may wait, or are answered before their end. A move by a signal takes the signal in the same statement, or does not take place:
-/// a signal moves one saga, once, whatever dies.
-const MOVE_THAT_MAY_WAIT: &str = moves!(
-    ", UNNEST($18::text[]) AS awaits, string_to_array(UNNEST($19::text[]), ',')::uuid[] AS progressed,
+// The same for sagas that may wait, or are answered before their end. A move by a signal takes the signal in the same statement, or does not take place:
+// a signal moves one saga, once, whatever dies.
+macro_rules! waiting_moves {
+    ($announced:literal) => {
+        moves!(
+            ", UNNEST($18::text[]) AS awaits, string_to_array(UNNEST($19::text[]), ',')::uuid[] AS progressed,
                         UNNEST($20::uuid[]) AS takes, UNNEST($21::bool[]) AS marked,
                         UNNEST($22::timestamptz[]) AS expires_at, UNNEST($23::timestamptz[]) AS answered_at,
                         UNNEST($24::int[]) AS answer_status, UNNEST($25::text[]) AS answer",
-    "free AS MATERIALIZED (
+            "free AS MATERIALIZED (
                  SELECT signal_id FROM signals WHERE signal_id = ANY($20) AND saga_id IS NULL
                  ORDER BY signal_id FOR UPDATE
              ), ",
-    " AND (new.takes IS NULL OR new.takes IN (SELECT signal_id FROM free))
+            " AND (new.takes IS NULL OR new.takes IN (SELECT signal_id FROM free))
              ",
-    "
+            "
                      -- It changes its index with its status anyway.
                      sweep_at = CASE
                          WHEN sagas.status = new.status
@@ -133,11 +151,30 @@ const MOVE_THAT_MAY_WAIT: &str = moves!(
                          WHEN new.marked THEN new.entry_reason
                          WHEN new.marked IS NULL THEN attention_reason END
                  ",
-    "taken AS (
+            "taken AS (
                  UPDATE signals SET saga_id = moved.saga_id, step = sagas.step, matched_at = now()
                  FROM moved JOIN sagas USING (saga_id) WHERE signals.signal_id = moved.takes
-             ), "
-);
+             ), ",
+            $announced
+        )
+    };
+}
+
+// An entry for each saga that ends.
+macro_rules! and_announced {
+    ($moves:ident) => {
+        $moves!(
+            ", announced AS (
+                 INSERT INTO outbox (id, what) SELECT saga_id, status FROM moved WHERE status IN ('COMPLETED', 'FAILED')
+             )"
+        )
+    };
+}
+
+const MOVE: &str = plain_moves!("");
+const ANNOUNCED_MOVE: &str = and_announced!(plain_moves);
+const MOVE_THAT_MAY_WAIT: &str = waiting_moves!("");
+const ANNOUNCED_MOVE_THAT_MAY_WAIT: &str = and_announced!(waiting_moves);
 
 /// What [`MOVE_THAT_MAY_WAIT`] needs beside.
 fn waiting<'q>(update: Query<'q, Postgres, PgArguments>, moves: &[&Transition]) -> Query<'q, Postgres, PgArguments> {
@@ -183,6 +220,8 @@ fn first_repetition(saga: &Saga) -> Duration {
 pub struct Sagas {
     pub session: Session,
     pub flows: Arc<Flows>,
+    /// Whether each saga that ends leaves an entry in `outbox`.
+    pub is_announced: bool,
 }
 
 impl Table for Sagas {
@@ -201,7 +240,13 @@ impl Table for Sagas {
         // Of a flow whose sagas never wait, nor are answered early, what is about it is never set.
         let is_plain = |saga: &Saga| !saga.flow.may_wait() && !saga.flow.answers_early() && saga.attention.is_none();
         let may_wait = !sagas().all(is_plain);
-        let update = sqlx::query(if may_wait { MOVE_THAT_MAY_WAIT } else { MOVE })
+        let statement = match (may_wait, self.is_announced) {
+            (false, false) => MOVE,
+            (false, true) => ANNOUNCED_MOVE,
+            (true, false) => MOVE_THAT_MAY_WAIT,
+            (true, true) => ANNOUNCED_MOVE_THAT_MAY_WAIT,
+        };
+        let update = sqlx::query(statement)
             .bind(sagas().map(|s| s.saga_id.as_uuid()).collect::<Vec<_>>())
             .bind(sagas().map(|s| s.version).collect::<Vec<_>>())
             .bind(sagas().map(Saga::status).collect::<Vec<_>>())

@@ -9,6 +9,7 @@ pub mod http;
 pub mod kafka;
 pub mod looking;
 pub mod metrics;
+pub mod outbox;
 mod percent;
 pub mod pgpass;
 pub mod program;

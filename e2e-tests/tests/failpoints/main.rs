@@ -5,5 +5,6 @@ mod clock;
 mod panics;
 mod planted;
 mod points;
+mod published;
 mod recovery;
 mod timed_out_charge;

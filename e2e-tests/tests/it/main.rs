@@ -34,6 +34,7 @@ mod outages;
 mod participants;
 mod placed_orders;
 mod poison;
+mod published;
 mod readme;
 mod redrive;
 mod reservations;

@@ -5,5 +5,6 @@ mod broken;
 mod check;
 mod participants;
 mod platform;
+mod read_model;
 mod sagas;
 mod versions;

@@ -140,7 +140,7 @@ pub fn environment() -> Result<[(&'static str, PathBuf); 1]> {
 }
 
 /// Installs and builds what the participants need, once per process.
-async fn set_up() -> Result<()> {
+pub async fn set_up() -> Result<()> {
     static DONE: OnceCell<()> = OnceCell::const_new();
     let set_up = async || {
         let mut run = tokio::process::Command::new(examples().join("run"));

@@ -14,7 +14,7 @@ pub struct FlowOutcome<'a>(pub &'a Saga);
 impl FlowOutcome<'_> {
     /// What the flow answers with, behind the step that its answer follows. The same bytes each time: it is made from the row
     /// alone. Before that as much of it as there is, while the client has something to do.
-    fn result(&self) -> Option<Box<RawValue>> {
+    pub fn result(&self) -> Option<Box<RawValue>> {
         let saga = self.0;
         let is_wanted = saga.state.is_behind_answer(&saga.flow) || saga.asks_its_client();
         let body = saga.flow.answer.body.as_ref().filter(|_| is_wanted)?;

@@ -8,7 +8,7 @@ use std::str::CharIndices;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use e2e_tests::{Client, Samples, Service, eventually, shared};
+use e2e_tests::{Client, Samples, Service, Standalone, eventually};
 use serde_json::{Value, json};
 
 /// What Prometheus itself knows of each target.
@@ -132,9 +132,13 @@ fn expressions() -> Result<Vec<String>> {
     Ok(expressions)
 }
 
+/// Some metrics are there only where events are published.
+const PUBLISHING: [(&str, &str); 2] = [("PUBLISH_OUTCOMES", "true"), ("PUBLISH_ORDER_EVENTS", "true")];
+
 #[tokio::test]
 async fn every_metric_of_the_dashboards_and_alerts_is_shown_by_a_service() -> Result<()> {
-    let (client, expressions) = (shared().await?, expressions()?);
+    let (standalone, expressions) = (Standalone::start(&PUBLISHING).await?, expressions()?);
+    let client = standalone.client()?;
     for force in ["none", "forcePaymentFail", "forceInventoryFail"] {
         let mut body = json!({"userId": "u1", "totalAmount": 500});
         if force != "none" {
@@ -158,7 +162,8 @@ async fn every_metric_of_the_dashboards_and_alerts_is_shown_by_a_service() -> Re
 
 #[tokio::test]
 async fn every_metric_that_is_shown_stands_in_the_operators_table() -> Result<()> {
-    let (client, page) = (shared().await?, std::fs::read_to_string(workspace()?.join("docs/operations.md"))?);
+    let standalone = Standalone::start(&PUBLISHING).await?;
+    let (client, page) = (standalone.client()?, std::fs::read_to_string(workspace()?.join("docs/operations.md"))?);
     client.checkout(&json!({"userId": "u1", "totalAmount": 500})).await?;
     publish(&client).await?;
     for service in Service::ALL {
