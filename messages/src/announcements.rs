@@ -1,4 +1,4 @@
-//! What the platform says to whoever wants to hear: how sagas end, and what becomes of orders. It reads nothing of it itself.
+//! Events for other systems: how sagas end, and what becomes of orders. The platform does not read them.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -15,7 +15,7 @@ pub const SAGA_OUTCOMES: &str = "saga.outcomes";
 /// Where [`OrderEvent`] is sent.
 pub const ORDER_EVENTS: &str = "order.events";
 
-/// How a saga ended: of whatever flow, once. Its record is keyed by the saga, and has the envelope that commands have: `eventId`,
+/// The end of a saga of any flow. There is one for each saga. Its record is keyed by the saga, and has the envelope that commands have: `eventId`,
 /// `sagaId`, what the saga is about by the name that the flow gives it (`orderId` in a checkout), and as `timestamp` when it ended.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -94,6 +94,10 @@ pub struct ChangedOrder {
     /// `PENDING`, then `CONFIRMED` or `CANCELLED`.
     #[schema(example = "PENDING")]
     pub status: String,
+    /// Why it was cancelled, as a word. Absent where it was not, and where nobody has said so.
+    #[schema(nullable = false, example = "OUT_OF_STOCK")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure_reason: Option<String>,
     /// The saga that moves it. Absent where there is none, or none yet.
     #[schema(nullable = false)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -169,6 +173,7 @@ mod tests {
             let payload = ChangedOrder {
                 sequence,
                 status: status.to_owned(),
+                failure_reason: None,
                 saga_id: None,
                 user_id: "u1".to_owned().try_into().unwrap(),
                 money: Money::parse("19.90", Currency::USD).unwrap(),

@@ -145,7 +145,8 @@ impl Document {
     fn add_order_event(&mut self) {
         let saga_id = Some(SAGA.parse().unwrap());
         let (status, items) = ("CONFIRMED".to_owned(), items());
-        let payload = ChangedOrder { sequence: 2, status, saga_id, user_id: user(), money: money(), items };
+        let payload =
+            ChangedOrder { sequence: 2, status, failure_reason: None, saga_id, user_id: user(), money: money(), items };
         let example = OrderEvent::of(ORDER.parse().unwrap(), at(), payload).to_record("order-service");
         let schema = self.schemas_of::<OrderEvent>();
         let texts = [

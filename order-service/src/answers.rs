@@ -40,8 +40,24 @@ pub struct OrderBody {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     items: Vec<Item>,
+    /// Why it was cancelled, as a word: the cause of its saga, or what was given with the request. Absent where nobody has said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    failure_reason: Option<String>,
+    /// The same for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    failure_detail: Option<String>,
     created_at: TimestampText,
     updated_at: TimestampText,
+}
+
+/// A user's orders, the highest id first: the newest, where ids are generated.
+#[derive(Serialize, ToSchema)]
+pub struct OrdersBody {
+    pub orders: Vec<OrderBody>,
+    /// The next page's `before`; null where this is the last.
+    pub next: Option<OrderId>,
 }
 
 /// An order that is answered before its saga has begun.
@@ -85,6 +101,8 @@ impl From<Order> for OrderBody {
             user_id: order.contents.map(|contents| contents.user_id),
             total_amount: money.map(|money| money.amount()),
             currency: money.map(|money| money.currency()),
+            failure_reason: order.why.reason,
+            failure_detail: order.why.detail,
             created_at: order.created_at.into(),
             updated_at: order.updated_at.into(),
         }

@@ -10,6 +10,7 @@ pub mod order;
 mod routes;
 mod store;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -28,6 +29,7 @@ use service_runtime::retention::{Orchestrator, OrchestratorSettings, Retention, 
 use service_runtime::settings::{KAFKA_DEFAULTS, SERVICE_DEFAULTS, Settings, SettingsError};
 use service_runtime::trace::{TraceSettings, Tracer};
 use service_runtime::{CancellationToken, Fatal};
+use tokio::sync::Semaphore;
 use utoipa::OpenApi as _;
 use utoipa::openapi::OpenApi;
 
@@ -94,8 +96,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let producer = Producer::open(&config.kafka, NAME, &metrics)?;
     let writing = store::Writing { clock: clock.clone(), is_announced };
     let orders = routes::Orders {
+        listing: Arc::new(Session::beside(&pool)),
         producer: producer.clone(),
         clock: clock.clone(),
+        waiting: Arc::new(Semaphore::new(routes::MOST_WAITING)),
+        stop: stop.clone(),
         keyed: Batcher::start(
             ConditionalWrites::to(store::KeyedCreates(Session::beside(&pool), writing.clone())),
             &metrics,

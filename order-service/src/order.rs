@@ -48,8 +48,19 @@ pub struct Order {
     /// Whether it was placed directly, and is PENDING, and no saga has taken it up yet.
     pub awaits_saga: bool,
     pub status: Status,
+    /// Why it was cancelled, where somebody has said so.
+    pub why: Why,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
+}
+
+/// Why an order is cancelled.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Why {
+    /// As a word: `OUT_OF_STOCK`, say.
+    pub reason: Option<String>,
+    /// The same for people.
+    pub detail: Option<String>,
 }
 
 /// What was ordered.
@@ -82,6 +93,7 @@ impl Create {
             flow: self.flow.clone(),
             awaits_saga: self.flow.is_some(),
             status: Status::Pending,
+            why: Why::default(),
             created_at: now,
             updated_at: now,
         }
@@ -98,16 +110,21 @@ impl Order {
 
 impl Order {
     /// What is published of its change to `status`: the same each time, whatever has become of it since. `None` of a tombstone,
-    /// which nobody has ordered.
+    /// which nobody has ordered, and of a status that it has not had.
     pub fn event(&self, status: Status) -> Option<OrderEvent> {
+        if status != Status::Pending && status != self.status {
+            return None;
+        }
         let Contents { user_id, money, items } = self.contents.clone()?;
         let (sequence, at, saga_id) = match status {
             // One that was placed directly had no saga yet.
             Status::Pending => (1, self.created_at, self.saga_id.filter(|_| self.flow.is_none())),
             Status::Confirmed | Status::Cancelled => (2, self.updated_at, self.saga_id),
         };
+        let failure_reason = self.why.reason.clone().filter(|_| status == Status::Cancelled);
         let status = status.as_str().to_owned();
-        Some(OrderEvent::of(self.order_id, at, ChangedOrder { sequence, status, saga_id, user_id, money, items }))
+        let changed = ChangedOrder { sequence, status, failure_reason, saga_id, user_id, money, items };
+        Some(OrderEvent::of(self.order_id, at, changed))
     }
 }
 
@@ -117,6 +134,8 @@ pub struct Transition {
     pub order_id: OrderId,
     pub saga_id: Option<SagaId>,
     pub to: Status,
+    /// Where it is cancelled.
+    pub why: Why,
 }
 
 /// Why a request does not fit the stored order.
@@ -218,6 +237,7 @@ mod tests {
             flow,
             awaits_saga,
             status,
+            why: Why::default(),
             created_at: now,
             updated_at: now,
         }
@@ -232,7 +252,7 @@ mod tests {
     }
 
     fn to(order: &Order, to: Status, saga_id: Option<SagaId>) -> Transition {
-        Transition { order_id: order.order_id, saga_id, to }
+        Transition { order_id: order.order_id, saga_id, to, why: Why::default() }
     }
 
     #[test]
@@ -346,6 +366,7 @@ mod tests {
                 [created, ended.event(Status::Cancelled)].map(|event| event.map(|event| event.payload.sequence));
             assert_eq!(sequences, [Some(1), Some(2)]);
         }
+        assert_eq!(stored(Status::Cancelled, saga).event(Status::Confirmed), None);
         let tombstone = Order { contents: None, ..stored(Status::Cancelled, saga) };
         assert_eq!(tombstone.event(Status::Cancelled), None);
     }

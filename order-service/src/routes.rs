@@ -1,7 +1,11 @@
-//! The HTTP side: `POST /orders`, `GET /orders/{id}`, `PATCH /orders/{id}/status`, and many of them by `POST /batch`.
+//! The HTTP side: `POST /orders`, `GET /orders`, `GET /orders/{id}`, `PATCH /orders/{id}/status`, and many of them by `POST /batch`.
 
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, patch, post};
 use axum::{Json, Router};
@@ -9,22 +13,30 @@ use chrono::TimeDelta;
 use messages::schema::one_of;
 use messages::{AmountText, Currency, Item, Items, Money, OrderId, SagaId, Timestamp, UserId};
 use serde::Deserialize;
+use service_runtime::CancellationToken;
 use service_runtime::batch::Batcher;
 use service_runtime::conditional::{ConditionalWrites, Outcome, Reads};
-use service_runtime::database::{DatabaseClock, StoreError, again_if_lost};
+use service_runtime::database::{DatabaseClock, Session, StoreError, again_if_lost, within_limit};
 use service_runtime::http::batch::batched;
-use service_runtime::http::description::{BodyProblems, DatabaseProblems, IdProblems, NotFound, PROBLEM_JSON};
-use service_runtime::http::{IdempotencyKey, JsonBody, PathText, Problem, TakenKey};
+use service_runtime::http::description::{
+    BodyProblems, DatabaseProblems, IdProblems, NotFound, PROBLEM_JSON, QueryProblems,
+};
+use service_runtime::http::{IdempotencyKey, JsonBody, PathText, Preferences, Problem, TakenKey};
 use service_runtime::kafka::Producer;
 use service_runtime::retention::minted_at;
 use service_runtime::trace::Tracer;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep_until};
 use utoipa::openapi::ObjectBuilder;
-use utoipa::{OpenApi, ToSchema};
+use utoipa::{IntoParams, OpenApi, ToSchema};
+use uuid::Uuid;
 
 use crate::announcing::announce;
-use crate::answers::{OrderBody, Placed};
-use crate::order::{Contents, Create, Move, Order, Refusal, Repeated, Status, Transition, decide, repeated_create};
-use crate::store::{Creates, KeyedCreates, Tombstones, Transitions};
+use crate::answers::{OrderBody, OrdersBody, Placed};
+use crate::order::{
+    Contents, Create, Move, Order, Refusal, Repeated, Status, Transition, Why, decide, repeated_create,
+};
+use crate::store::{Creates, KeyedCreates, Tombstones, Transitions, of_user};
 
 /// The flow by which an order with items goes on.
 const FLOW: &str = "reserve-first";
@@ -35,6 +47,21 @@ const RECENT: TimeDelta = TimeDelta::hours(12);
 /// How far ahead of the database's clock the client's may be that makes such an id.
 const AHEAD: TimeDelta = TimeDelta::minutes(30);
 
+/// How many orders a page has unless asked otherwise, and at most.
+const PAGE: (i64, i64) = (50, 500);
+
+/// The longest time that a client may wait for an order's end.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// The poll interval of a waiting request: at first, and at most. Each is half as long again as the one before.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// At most this many requests wait at once: each has a connection.
+pub const MOST_WAITING: usize = 200;
+
+/// How many characters of why an order is cancelled are stored.
+const MAX_WHY: usize = 500;
+
 /// What the handlers need. A batch has up to 500 requests at a time: each kind of statement is for many of them at once,
 /// on a connection of its own, and takes none of the pool's.
 #[derive(Clone)]
@@ -44,8 +71,13 @@ pub struct Orders {
     pub tombstones: Batcher<ConditionalWrites<Tombstones>>,
     pub stored: Batcher<Reads<Creates>>,
     pub keyed: Batcher<ConditionalWrites<KeyedCreates>>,
+    pub listing: Arc<Session>,
     pub producer: Producer,
     pub clock: DatabaseClock,
+    /// Places of those that wait for an order's end.
+    pub waiting: Arc<Semaphore>,
+    /// Whoever waits is answered then.
+    pub stop: CancellationToken,
 }
 
 /// Describes the service's routes.
@@ -57,13 +89,13 @@ pub struct Orders {
         repeated: the same create answers the stored order, the same transition is accepted again. An order with \
         items is answered at once, and goes on by a saga of its own."
     ),
-    paths(create, read, transition)
+    paths(create, list, read, transition)
 )]
 pub struct Described;
 
 pub fn router(orders: Orders, tracer: Tracer) -> Router {
     let routes = Router::new()
-        .route("/orders", post(create))
+        .route("/orders", post(create).get(list))
         .route("/orders/{id}", get(read))
         .route("/orders/{id}/status", patch(transition))
         .with_state(orders);
@@ -208,7 +240,12 @@ impl Orders {
             let Repeated::TakenUp(saga_id) = repeated_create(&order, &create).map_err(Problem::from)? else {
                 return Ok(order);
             };
-            let taken_up = Transition { order_id: order.order_id, saga_id: Some(saga_id), to: Status::Pending };
+            let taken_up = Transition {
+                order_id: order.order_id,
+                saga_id: Some(saga_id),
+                to: Status::Pending,
+                why: Why::default(),
+            };
             faults::reached("order.storing", "TAKEN_UP");
             match again_if_lost(|| self.transitions.submit(taken_up.clone())).await? {
                 Outcome::Stored(order) => {
@@ -226,14 +263,74 @@ impl Orders {
 
 #[utoipa::path(
     get, path = "/orders/{id}", operation_id = "readOrder", tag = "Orders", summary = "Read an order",
-    params(("id" = OrderId, Path, description = "The order's id")),
-    responses((status = 200, description = "The order", body = OrderBody), IdProblems, DatabaseProblems),
+    params(("id" = OrderId, Path, description = "The order's id"),
+        ("Prefer" = Option<String>, Header, description = "`wait=5`: while the order is PENDING, the answer may take that long (RFC 7240), at most 30 s. Not granted while too many wait: then `Preference-Applied` is missing", example = "wait=5")),
+    responses((status = 200, description = "The order", body = OrderBody,
+        headers(("preference-applied" = Option<String>, description = "The wait that was asked for, if it was granted"))), IdProblems, DatabaseProblems),
 )]
-/// 200 with the order, or 404.
-async fn read(State(orders): State<Orders>, PathText(id): PathText) -> Result<Json<OrderBody>, Problem> {
+/// 200 with the order, once it has ended or the time that the client waits is over; 404.
+async fn read(
+    State(orders): State<Orders>,
+    PathText(id): PathText,
+    headers: HeaderMap,
+) -> Result<(HeaderMap, Json<OrderBody>), Problem> {
     let order_id = parse_id(&id)?;
-    let order = orders.stored.submit(order_id).await?;
-    order.map(|order| Json(order.into())).ok_or_else(|| Problem::from(Refusal::Unknown(order_id)))
+    let preferences = Preferences::of(&headers);
+    // If no place is free, it is answered at once.
+    let place = preferences.waits().then(|| orders.waiting.clone().try_acquire_owned().ok()).flatten();
+    let mut interval = LOOK_AGAIN.0;
+    let until = Instant::now() + preferences.wait(if place.is_some() { LONGEST_WAIT } else { Duration::ZERO });
+    loop {
+        let order = orders.stored.submit(order_id).await?.ok_or_else(|| Problem::from(Refusal::Unknown(order_id)))?;
+        let goes_on = order.status == Status::Pending && Instant::now() < until && !orders.stop.is_cancelled();
+        if !goes_on {
+            let applied = preferences.applied(LONGEST_WAIT, StatusCode::OK).filter(|_| place.is_some());
+            let applied = applied.map(|applied| (HeaderName::from_static("preference-applied"), applied));
+            return Ok((applied.into_iter().collect(), Json(order.into())));
+        }
+        let look_again = sleep_until(until.min(Instant::now() + interval));
+        orders.stop.run_until_cancelled(look_again).await;
+        interval = (interval * 3 / 2).min(LOOK_AGAIN.1);
+    }
+}
+
+/// The query of `GET /orders`.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ListQuery {
+    /// Whose orders.
+    #[param(value_type = UserId)]
+    user_id: String,
+    /// How many, 1 to 500; 50 unless given.
+    #[param(minimum = 1, maximum = 500, default = 50)]
+    limit: Option<i64>,
+    /// Older than this order: `next` of the page before.
+    #[param(value_type = Option<OrderId>)]
+    before: Option<Uuid>,
+}
+
+#[utoipa::path(
+    get, path = "/orders", operation_id = "listOrders", tag = "Orders", summary = "A user's orders, the highest id first, page by page", params(ListQuery),
+    responses((status = 200, description = "A page", body = OrdersBody), QueryProblems, DatabaseProblems),
+)]
+/// 200 with a page; 400 for a query that makes no sense, naming what is wrong.
+async fn list(
+    State(orders): State<Orders>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Json<OrdersBody>, Problem> {
+    let Query(ListQuery { user_id, limit, before }) = query?;
+    let user_id = UserId::try_from(user_id).map_err(|error| Problem::invalid_parameter("userId", error))?;
+    let limit = limit.unwrap_or(PAGE.0);
+    if !(1..=PAGE.1).contains(&limit) {
+        return Err(Problem::invalid_parameter("limit", format_args!("must be 1 to {}", PAGE.1)));
+    }
+    let before = before.map(OrderId::from);
+    let mut found = again_if_lost(|| within_limit(of_user(&orders.listing, &user_id, before, limit + 1))).await?;
+    let more = found.len() as i64 > limit;
+    found.truncate(usize::try_from(limit).unwrap_or_default());
+    let next = found.last().filter(|_| more).map(|order| order.order_id);
+    Ok(Json(OrdersBody { orders: found.into_iter().map(OrderBody::from).collect(), next }))
 }
 
 /// Where an order is to get.
@@ -246,6 +343,27 @@ struct TransitionRequest {
     saga_id: Option<SagaId>,
 }
 
+/// Why an order is cancelled. What is unknown is passed over: a newer orchestrator may say more.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct WhyQuery {
+    /// As a word, of an order that is cancelled: `failureReason` shows it. Longer texts are cut.
+    #[param(example = "OUT_OF_STOCK", max_length = 500)]
+    reason: Option<String>,
+    /// The same for people: `failureDetail`.
+    #[param(max_length = 500)]
+    detail: Option<String>,
+}
+
+impl From<WhyQuery> for Why {
+    /// A cancellation is never refused because of its text: control characters are dropped.
+    fn from(WhyQuery { reason, detail }: WhyQuery) -> Self {
+        let clean = |text: String| text.chars().filter(|c| !c.is_control()).take(MAX_WHY).collect::<String>();
+        let [reason, detail] = [reason, detail].map(|text| text.map(clean).filter(|text| !text.is_empty()));
+        Self { reason, detail }
+    }
+}
+
 /// Where a request may move an order.
 const ENDS: [Status; 2] = [Status::Confirmed, Status::Cancelled];
 
@@ -255,7 +373,7 @@ fn ends() -> ObjectBuilder {
 
 #[utoipa::path(
     patch, path = "/orders/{id}/status", operation_id = "moveOrder", tag = "Orders", summary = "Confirm or cancel an order",
-    params(("id" = OrderId, Path, description = "The order's id")),
+    params(("id" = OrderId, Path, description = "The order's id"), WhyQuery),
     request_body(content = TransitionRequest, examples(
         ("confirm" = (value = json!({"status": "CONFIRMED"}))),
         ("cancel a saga's order" = (value = json!({"status": "CANCELLED", "sagaId": "01a1fcfc-71e1-7774-8bfb-889f9eb14880"}))),
@@ -271,6 +389,7 @@ fn ends() -> ObjectBuilder {
 async fn transition(
     State(orders): State<Orders>,
     PathText(id): PathText,
+    query: Result<Query<WhyQuery>, QueryRejection>,
     JsonBody(request): JsonBody<TransitionRequest>,
 ) -> Result<Json<OrderBody>, Problem> {
     let order_id = parse_id(&id)?;
@@ -278,7 +397,9 @@ async fn transition(
     let to = to.ok_or_else(|| {
         Problem::invalid_field("status", format_args!("must be CONFIRMED or CANCELLED, not {:?}", request.status))
     })?;
-    let wanted = Transition { order_id, saga_id: request.saga_id, to };
+    let Query(why) = query?;
+    let why = if to == Status::Cancelled { why.into() } else { Why::default() };
+    let wanted = Transition { order_id, saga_id: request.saga_id, to, why };
     loop {
         faults::reached("order.storing", to.as_str());
         let found = match again_if_lost(|| orders.transitions.submit(wanted.clone())).await? {

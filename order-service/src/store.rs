@@ -16,7 +16,7 @@ use sqlx::{Postgres, Row as _};
 use uuid::Uuid;
 
 use crate::NAME;
-use crate::order::{Contents, Create, Order, Status, Transition};
+use crate::order::{Contents, Create, Order, Status, Transition, Why};
 
 /// Old orders. One that was made by hand stays while it is PENDING.
 pub const REMOVABLE: retention::Table = retention::Table {
@@ -30,7 +30,7 @@ pub const REMOVABLE: retention::Table = retention::Table {
 macro_rules! columns {
     () => {
         "orders.order_id, orders.saga_id, orders.user_id, orders.total_amount, orders.currency, orders.items::text, orders.flow,
-         orders.announce_at, orders.status, orders.created_at, orders.updated_at"
+         orders.announce_at, orders.status, orders.failure_reason, orders.failure_detail, orders.created_at, orders.updated_at"
     };
 }
 
@@ -78,8 +78,10 @@ macro_rules! update {
         concat!(
             // One that awaits its saga is that saga's from then on. It can't be confirmed before.
             "UPDATE orders SET status = wanted.status, updated_at = $4, announce_at = NULL,
+                               failure_reason = wanted.failure_reason, failure_detail = wanted.failure_detail,
                                saga_id = CASE WHEN announce_at IS NULL THEN orders.saga_id ELSE wanted.saga_id END
-             FROM (SELECT UNNEST($1::uuid[]) AS order_id, UNNEST($2::uuid[]) AS saga_id, UNNEST($3::text[]) AS status) AS wanted
+             FROM (SELECT UNNEST($1::uuid[]) AS order_id, UNNEST($2::uuid[]) AS saga_id, UNNEST($3::text[]) AS status,
+                          UNNEST($5::text[]) AS failure_reason, UNNEST($6::text[]) AS failure_detail) AS wanted
              WHERE orders.order_id = wanted.order_id
                AND (orders.saga_id IS NULL OR orders.saga_id = wanted.saga_id)
                AND (orders.announce_at IS NULL OR wanted.status <> 'CONFIRMED')
@@ -258,7 +260,9 @@ async fn update(
         .bind(transitions.iter().map(|t| t.order_id.as_uuid()).collect::<Vec<_>>())
         .bind(transitions.iter().map(|t| t.saga_id.map(Uuid::from)).collect::<Vec<_>>())
         .bind(transitions.iter().map(|t| t.to.as_str()).collect::<Vec<_>>())
-        .bind(writing.clock.now());
+        .bind(writing.clock.now())
+        .bind(transitions.iter().map(|t| t.why.reason.as_deref()).collect::<Vec<_>>())
+        .bind(transitions.iter().map(|t| t.why.detail.as_deref()).collect::<Vec<_>>());
     to_orders(session.rows(update).await?)
 }
 
@@ -268,17 +272,39 @@ async fn leave(
     now: Timestamp,
 ) -> Result<HashMap<OrderId, Order>, StoreError> {
     let insert = sqlx::query(concat!(
-        "INSERT INTO orders (order_id, saga_id, status, created_at, updated_at)
-         SELECT order_id, saga_id, 'CANCELLED', $3, $3
-         FROM (SELECT UNNEST($1::uuid[]) AS order_id, UNNEST($2::uuid[]) AS saga_id) AS new
+        "INSERT INTO orders (order_id, saga_id, status, failure_reason, failure_detail, created_at, updated_at)
+         SELECT order_id, saga_id, 'CANCELLED', failure_reason, failure_detail, $3, $3
+         FROM (SELECT UNNEST($1::uuid[]) AS order_id, UNNEST($2::uuid[]) AS saga_id, UNNEST($4::text[]) AS failure_reason,
+                      UNNEST($5::text[]) AS failure_detail) AS new
          ON CONFLICT (order_id) DO NOTHING
          RETURNING ",
         columns!()
     ))
     .bind(cancels.iter().map(|cancel| cancel.order_id.as_uuid()).collect::<Vec<_>>())
     .bind(cancels.iter().map(|cancel| cancel.saga_id.map(Uuid::from)).collect::<Vec<_>>())
-    .bind(now);
+    .bind(now)
+    .bind(cancels.iter().map(|cancel| cancel.why.reason.as_deref()).collect::<Vec<_>>())
+    .bind(cancels.iter().map(|cancel| cancel.why.detail.as_deref()).collect::<Vec<_>>());
     to_orders(session.rows(insert).await?)
+}
+
+/// A user's orders, the highest id first: at most so many, of those with smaller ids than `before`.
+pub async fn of_user(
+    session: &Session,
+    user_id: &UserId,
+    before: Option<OrderId>,
+    at_most: i64,
+) -> Result<Vec<Order>, StoreError> {
+    let before = before.map_or_else(Uuid::max, Uuid::from);
+    let list = sqlx::query(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM orders WHERE user_id = $1 AND order_id < $2 ORDER BY order_id DESC LIMIT $3"
+    ))
+    .bind(user_id.as_str())
+    .bind(before)
+    .bind(at_most);
+    session.rows(list).await?.iter().map(from_row).collect()
 }
 
 fn wanted(orders: Vec<OrderId>) -> Query<'static, Postgres, PgArguments> {
@@ -324,11 +350,16 @@ impl Announced for Events {
         let ids = order_ids(&rows)?;
         let readable = rows.iter().filter_map(|row| from_row(row).ok());
         let orders: HashMap<OrderId, Order> = readable.map(|order| (order.order_id, order)).collect();
-        let event = |entry: &Entry| orders.get(&entry.id.into())?.event(entry.what.parse().ok()?);
-        let announcement = |entry: &Entry| match event(entry) {
-            Some(event) => Announcement::Record(event.to_record(NAME)),
-            None if ids.contains(&entry.id.into()) => Announcement::Unknown,
-            None => Announcement::Gone,
+        let announcement = |entry: &Entry| {
+            let (order, status) = (orders.get(&entry.id.into()), entry.what.parse::<Status>());
+            match (order, status) {
+                (None, _) if !ids.contains(&entry.id.into()) => Announcement::Nothing("its row was removed"),
+                (None, _) | (_, Err(_)) => Announcement::Unknown,
+                (Some(order), Ok(status)) => match order.event(status) {
+                    Some(event) => Announcement::Record(event.to_record(NAME)),
+                    None => Announcement::Nothing("its row has not had this status, or nobody has ordered it"),
+                },
+            }
         };
         Ok(entries.iter().map(announcement).collect())
     }
@@ -362,6 +393,7 @@ fn from_row(row: &PgRow) -> Result<Order, StoreError> {
         flow: row.try_get("flow")?,
         awaits_saga: announce_at.is_some() && saga_id.is_none() && status == Status::Pending,
         status,
+        why: Why { reason: row.try_get("failure_reason")?, detail: row.try_get("failure_detail")? },
         created_at: row.try_get("created_at")?,
         updated_at: row.try_get("updated_at")?,
     })

@@ -39,7 +39,6 @@ mod operator;
 mod orders;
 mod outcome;
 mod passed_over;
-mod prefer;
 mod publishable;
 mod publishing;
 mod registry;

@@ -4,7 +4,7 @@
 use messages::Items;
 use order_service::answers::OrderBody;
 use order_service::order::{
-    Contents, Create, Move, Order, Refusal, Repeated, Status, Transition, decide, repeated_create,
+    Contents, Create, Move, Order, Refusal, Repeated, Status, Transition, Why, decide, repeated_create,
 };
 use saga_orchestrator::saga::OrderCall;
 use service_runtime::http::Problem;
@@ -63,12 +63,18 @@ impl World {
                 let contents = Contents { user_id, money, items: Items::default() };
                 Request::Create(Create { order_id, saga_id: Some(saga_id), contents, flow: None, key: None })
             }
-            OrderCall::Confirm { order_id, saga_id } => {
-                Request::Move(Transition { order_id, saga_id: Some(saga_id), to: Status::Confirmed })
-            }
-            OrderCall::Cancel { order_id, saga_id } => {
-                Request::Move(Transition { order_id, saga_id: Some(saga_id), to: Status::Cancelled })
-            }
+            OrderCall::Confirm { order_id, saga_id } => Request::Move(Transition {
+                order_id,
+                saga_id: Some(saga_id),
+                to: Status::Confirmed,
+                why: Why::default(),
+            }),
+            OrderCall::Cancel { order_id, saga_id, .. } => Request::Move(Transition {
+                order_id,
+                saga_id: Some(saga_id),
+                to: Status::Cancelled,
+                why: Why::default(),
+            }),
         };
         let life = self.processes[caller].life;
         self.soon(server, Work::Serve(Box::new(Serving { request, step: Step::Write, caller, life, calling })));
@@ -160,6 +166,7 @@ impl World {
             flow: None,
             awaits_saga: false,
             status,
+            why: cancel.why.clone(),
             created_at: now,
             updated_at: now,
         };
@@ -185,7 +192,12 @@ impl World {
     /// Somebody who knows the saga's id cancels its order, as `PATCH` lets them.
     pub fn cancel_order_by_hand(&mut self, index: usize) {
         let Some(saga) = self.databases.sagas[index].as_ref().map(|row| row.saga.clone()) else { return };
-        let wanted = Transition { order_id: saga.order_id, saga_id: Some(saga.saga_id), to: Status::Cancelled };
+        let wanted = Transition {
+            order_id: saga.order_id,
+            saga_id: Some(saga.saga_id),
+            to: Status::Cancelled,
+            why: Why::default(),
+        };
         let (process, found) = (Service::Order as usize * 2, self.databases.orders[index].clone());
         let done = match decide(found.as_ref(), &wanted) {
             Ok(Move::LeaveTombstone) => {

@@ -1,10 +1,11 @@
 //! The rules of the order service: what may be repeated, what contradicts, and who may move an order.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use e2e_tests::Service::Order;
-use e2e_tests::{Client, Samples, Services, id, shared};
+use e2e_tests::{Answer, Client, Samples, Services, id, shared};
+use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -230,7 +231,75 @@ async fn no_index_of_orders_names_what_each_order_changes() -> Result<()> {
     let client = shared().await?;
     let indexes = sqlx::query_scalar("SELECT indexdef FROM pg_indexes WHERE tablename = 'orders'");
     let indexes: Vec<String> = indexes.fetch_all(&client.databases.order).await?;
-    let unexpected = |index: &&String| ["status", "updated_at"].iter().any(|column| index.contains(column));
-    assert_eq!((indexes.len(), indexes.iter().find(unexpected)), (3, None), "{indexes:?}");
+    let unexpected = |index: &&String| ["status", "updated_at", "failure"].iter().any(|column| index.contains(column));
+    assert_eq!((indexes.len(), indexes.iter().find(unexpected)), (4, None), "{indexes:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_users_orders_are_listed_newest_first_page_by_page() -> Result<()> {
+    let client = shared().await?;
+    let user = format!("lister-{}", Uuid::now_v7());
+    let mut newest_first = Vec::new();
+    for _ in 0..3 {
+        let created = client.post(Order, "/orders", &json!({"userId": user, "totalAmount": 5})).await?;
+        newest_first.insert(0, created.json()?["orderId"].clone());
+    }
+    let page = async |query: String| -> Result<(Vec<Value>, Value)> {
+        let page = client.get(Order, &format!("/orders?userId={user}{query}")).await?.json()?;
+        let ids = page["orders"].as_array().into_iter().flatten().map(|order| order["orderId"].clone());
+        Ok((ids.collect(), page["next"].clone()))
+    };
+
+    assert_eq!(page(String::new()).await?, (newest_first.clone(), Value::Null));
+    let (first, next) = page("&limit=2".to_owned()).await?;
+    assert_eq!((&first[..], &next), (&newest_first[..2], &newest_first[1]));
+    let (second, next) = page(format!("&limit=2&before={}", next.as_str().unwrap_or_default())).await?;
+    assert_eq!((&second[..], next), (&newest_first[2..], Value::Null));
+    for (query, words) in [
+        ("", "userId"),
+        ("?userId=u1&limit=0", "`limit` must be 1 to 500"),
+        ("?userId=u1&limit=501", "`limit` must be 1 to 500"),
+        ("?userId=%20", "userId"),
+        ("?userId=u1&before=7", "before"),
+        ("?userId=u1&page=2", "page"),
+    ] {
+        client.get(Order, &format!("/orders{query}")).await?.is_problem(400, &[words])?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_may_wait_for_an_orders_end_and_no_longer_than_it_wants() -> Result<()> {
+    let client = shared().await?;
+    let order_id = Uuid::now_v7();
+    client.post(Order, "/orders", &order(order_id)).await?;
+    let read = async |prefer: &'static str| {
+        let began = Instant::now();
+        let request = client.request(Order, Method::GET, &format!("/orders/{order_id}")).header("Prefer", prefer);
+        let answer = Answer::read(request.send().await?).await?;
+        Ok::<_, anyhow::Error>((answer, began.elapsed()))
+    };
+
+    let (pending, waited) = read("wait=1").await?;
+    assert_eq!((pending.field("status")?.as_str(), pending.header("preference-applied")), ("PENDING", "wait=1"));
+    assert!(waited >= Duration::from_secs(1), "{waited:?}");
+    let (waiting, cancelled) = tokio::join!(read("wait=20"), async {
+        // The wait is what this test is about.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let why = "?reason=CHANGED_MIND&detail=no%20longer%20wanted";
+        client.patch(Order, &format!("{}{why}", status_path(order_id)), &json!({"status": "CANCELLED"})).await
+    });
+    let (ended, waited) = waiting?;
+    assert_eq!(ended.json()?, cancelled?.json()?);
+    assert!((Duration::from_millis(500)..Duration::from_secs(15)).contains(&waited), "{waited:?}");
+    assert_eq!(
+        (ended.field("status")?, ended.field("failureReason")?),
+        ("CANCELLED".to_owned(), "CHANGED_MIND".to_owned())
+    );
+    assert_eq!(ended.field("failureDetail")?, "no longer wanted");
+    // What is no more than a wish is passed over.
+    let (at_once, _) = read("wait=soon").await?;
+    assert_eq!((at_once.status, at_once.header("preference-applied")), (200, ""));
     Ok(())
 }

@@ -85,7 +85,10 @@ async fn what_is_sold_out_is_taken_and_then_cancelled() -> Result<()> {
     let client = &shared().await?;
     let sku = product(client, 1).await?;
     let order_id = taken(&place(client, &of(&sku, 2)).await?)?;
-    assert_eq!(end(client, order_id).await?["status"], "CANCELLED");
+    let order = end(client, order_id).await?;
+    assert_eq!((&order["status"], &order["failureReason"]), (&json!("CANCELLED"), &json!("OUT_OF_STOCK")));
+    let detail = order["failureDetail"].as_str().unwrap_or_default();
+    assert!(detail.contains(&sku), "{order}");
     assert_eq!(sagas(client, order_id).await?, [("FAILED".to_owned(), Some("OUT_OF_STOCK".to_owned()))]);
     assert_eq!(pieces(client, &sku).await?, (1, 0));
     Ok(())

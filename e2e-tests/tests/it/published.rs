@@ -62,6 +62,8 @@ async fn the_end_of_each_saga_and_each_change_of_an_order_is_published() -> Resu
     assert_eq!((status, cause), (json!("FAILED"), json!("PAYMENT_FAILED")));
     assert!(outcome["payload"]["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{outcome}");
     let flows: HashSet<String> = outcomes.iter().map(|seen| seen.json()["payload"]["flow"].to_string()).collect();
+    let cancelled = client.get(Order, &format!("/orders/{}", declined["orderId"].as_str().unwrap_or_default())).await?;
+    assert_eq!(cancelled.field("failureReason")?, "PAYMENT_FAILED");
     assert_eq!(flows.len(), 2, "the order that was placed directly has a saga too: {flows:?}");
 
     for (order, changed) in [

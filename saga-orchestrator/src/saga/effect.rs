@@ -39,6 +39,10 @@ pub enum OrderCall {
     Cancel {
         order_id: OrderId,
         saga_id: SagaId,
+        /// Why, as a word: the saga's cause.
+        reason: Option<String>,
+        /// The same for people.
+        detail: Option<String>,
     },
 }
 
@@ -48,7 +52,7 @@ impl OrderCall {
         match *self {
             Self::Create { order_id, saga_id, .. }
             | Self::Confirm { order_id, saga_id }
-            | Self::Cancel { order_id, saga_id } => (saga_id, order_id),
+            | Self::Cancel { order_id, saga_id, .. } => (saga_id, order_id),
         }
     }
 }
@@ -117,7 +121,10 @@ impl Saga {
         let (order_id, saga_id) = (self.order_id, self.saga_id);
         match action {
             "order.confirm" => OrderCall::Confirm { order_id, saga_id },
-            "order.cancel" => OrderCall::Cancel { order_id, saga_id },
+            "order.cancel" => {
+                let reason = self.cause().map(str::to_owned);
+                OrderCall::Cancel { order_id, saga_id, reason, detail: self.reason.clone() }
+            }
             // The other actions are in no flow that runs.
             _ => {
                 let user_id = self.request.owner.clone();

@@ -24,7 +24,7 @@ use super::health::Check;
 use super::limits::{BEHIND_GRACE, BODY_LIMIT, Limits, Shed, ShedCounts};
 use crate::metrics::{Gauge, Metrics};
 
-/// Descriptors that a service needs for its database (up to 17), Kafka, other services, files.
+/// Descriptors that a service needs for its database (up to 23), Kafka, other services, files.
 const RESERVED: usize = 96;
 
 /// How many connections are closed, and their descriptors left to the rest of the process, when there was none for another

@@ -16,6 +16,7 @@ mod limits;
 mod measured;
 mod origin;
 mod path_text;
+mod prefer;
 mod problem;
 mod reference;
 mod starting;
@@ -54,6 +55,7 @@ pub use health::{Check, Health, probe_ready};
 pub use idempotency_key::{IdempotencyKey, TakenKey};
 pub use json_body::{JsonBody, JsonText, YamlText, refuse_idempotency_key};
 pub use path_text::PathText;
+pub use prefer::Preferences;
 pub use problem::{Finding, INTERNAL, Problem};
 
 /// The largest request body that is read, in bytes.

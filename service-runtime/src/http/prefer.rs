@@ -29,6 +29,11 @@ impl Preferences {
         found
     }
 
+    /// Whether the client asks for a wait.
+    pub const fn waits(self) -> bool {
+        self.wait.is_some()
+    }
+
     /// How long the answer may take, where it may take up to `limit` otherwise.
     pub fn wait(self, limit: Duration) -> Duration {
         match self.wait {
