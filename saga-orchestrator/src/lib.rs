@@ -15,7 +15,7 @@
 //! - `views`: what people and programs may see of all this;
 //! - `dead_letters`: what was set aside, and sending it back;
 //! - `forced_failures`: whether a checkout may ask for one;
-//! - `dashboard`: the same in a browser;
+//! - `dashboard`: the same in a browser, with `stock`, the inventory service's products;
 //! - `described`, `flow_openapi`, `flow_asyncapi`: the HTTP interface as OpenAPI, and the topics of a flow as AsyncAPI;
 //! - `metrics`: what of it is counted.
 
@@ -50,6 +50,7 @@ pub mod saga;
 mod signal_topic;
 mod signals;
 mod start_topic;
+mod stock;
 mod store;
 mod supported;
 mod sweeper;
@@ -306,6 +307,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
         gate: gate.clone(),
         letters: letters.clone(),
         publisher: publisher.clone(),
+        stock: stock::Stock::new(&config.saga)?,
         forced_failures,
     };
     let intake = Arc::new(intake);

@@ -9,3 +9,4 @@ mod mass_acts;
 mod pictures;
 mod reading;
 mod saga_page;
+mod stock;

@@ -8,7 +8,12 @@ use crate::browser::Browser;
 
 #[tokio::test]
 async fn every_page_fits_a_wide_and_a_narrow_window_in_light_and_dark() -> Result<()> {
-    let services = Services::start(&[("PAYMENT_PROCESSING_MS", "80"), ("INVENTORY_PROCESSING_MS", "120")]).await?;
+    let services = Services::start(&[
+        ("PAYMENT_PROCESSING_MS", "80"),
+        ("INVENTORY_PROCESSING_MS", "120"),
+        ("SAMPLE_PRODUCTS", "true"),
+    ])
+    .await?;
     let client = services.client()?;
     let mut of_each = Vec::new();
     for n in 1..=24 {
@@ -39,6 +44,8 @@ async fn every_page_fits_a_wide_and_a_narrow_window_in_light_and_dark() -> Resul
         ("running", &running),
         ("new", "/dashboard/new"),
         ("dead-letters", "/dashboard/dead-letters"),
+        ("stock", "/dashboard/stock"),
+        ("product", "/dashboard/stock/blue-mug"),
         ("problem", "/dashboard/sagas/7"),
     ] {
         for (colours, width) in [("light", 1280), ("dark", 1280), ("light", 400), ("dark", 400)] {

@@ -12,6 +12,7 @@ pub enum Place {
     Attention,
     New,
     DeadLetters,
+    Stock,
     Flows,
     Elsewhere,
 }
@@ -41,6 +42,7 @@ pub fn page(title: &str, place: Place, live: Option<&str>, gate: Option<&Gate>, 
                         (link("/", "Sagas", Place::Sagas))
                         (link("/?needsAttention=true", "Needs attention", Place::Attention))
                         (link("/dashboard/flows", "Flows", Place::Flows))
+                        (link("/dashboard/stock", "Stock", Place::Stock))
                         (link("/dashboard/dead-letters", "Dead letters", Place::DeadLetters))
                         (link("/dashboard/new", "New checkout", Place::New))
                     }

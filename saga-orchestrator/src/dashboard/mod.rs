@@ -13,6 +13,7 @@ mod mass_act;
 mod new_checkout;
 mod overview;
 mod saga_page;
+mod stock;
 mod timeline;
 
 use std::sync::Arc;
@@ -22,13 +23,14 @@ use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use maud::Markup;
 use service_runtime::http::Problem;
 
 use crate::dead_letters::DeadLetters;
 use crate::gate::Gate;
 use crate::publishing::Publisher;
+use crate::stock::Stock;
 use crate::views::Views;
 
 /// What the pages are made of.
@@ -38,6 +40,7 @@ pub struct Dashboard {
     pub gate: Arc<Gate>,
     pub letters: DeadLetters,
     pub publisher: Arc<Publisher>,
+    pub stock: Stock,
     /// Whether a checkout may ask for a failure.
     pub forced_failures: bool,
 }
@@ -64,6 +67,10 @@ pub fn router(dashboard: Dashboard) -> Router {
         .route("/dashboard/publish", get(flows::publish))
         .route("/dashboard/start/{name}", get(flow_page::start))
         .route("/dashboard/dead-letters", get(dead_letters::show))
+        .route("/dashboard/stock", get(stock::show))
+        .route("/dashboard/stock/{sku}", get(stock::product))
+        .route("/dashboard/stock/{sku}/receipts", post(stock::receive))
+        .route("/dashboard/stock/{sku}/adjustments", post(stock::adjust))
         .with_state(dashboard)
         .route("/assets/style.css", get(async || asset("text/css; charset=utf-8", STYLE)))
         .route("/assets/script.js", get(async || asset("text/javascript; charset=utf-8", SCRIPT)))

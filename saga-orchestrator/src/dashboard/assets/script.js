@@ -124,6 +124,9 @@ document.addEventListener("click", (event) => {
     // The saga may have moved since the page was made.
     const step = $("input[name=step]", dialog), saga = $("#saga");
     if (step && saga) step.value = saga.dataset.step;
+    // Whoever opens it again means another one; sent twice from here, it counts once.
+    const key = $("input[name=key]", dialog);
+    if (key) key.value = `dashboard-${[...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
     dialog.showModal();
     show(dialog);
   }
