@@ -10,7 +10,6 @@ pub mod order;
 mod routes;
 mod store;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -96,10 +95,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let producer = Producer::open(&config.kafka, NAME, &metrics)?;
     let writing = store::Writing { clock: clock.clone(), is_announced };
     let orders = routes::Orders {
-        listing: Arc::new(Session::beside(&pool)),
+        listing: Session::beside(&pool),
         producer: producer.clone(),
         clock: clock.clone(),
-        waiting: Arc::new(Semaphore::new(routes::MOST_WAITING)),
+        waiting: Semaphore::new(routes::MOST_WAITING),
         stop: stop.clone(),
         keyed: Batcher::start(
             ConditionalWrites::to(store::KeyedCreates(Session::beside(&pool), writing.clone())),

@@ -64,18 +64,17 @@ const MAX_WHY: usize = 500;
 
 /// What the handlers need. A batch has up to 500 requests at a time: each kind of statement is for many of them at once,
 /// on a connection of its own, and takes none of the pool's.
-#[derive(Clone)]
 pub struct Orders {
     pub creates: Batcher<ConditionalWrites<Creates>>,
     pub transitions: Batcher<ConditionalWrites<Transitions>>,
     pub tombstones: Batcher<ConditionalWrites<Tombstones>>,
     pub stored: Batcher<Reads<Creates>>,
     pub keyed: Batcher<ConditionalWrites<KeyedCreates>>,
-    pub listing: Arc<Session>,
+    pub listing: Session,
     pub producer: Producer,
     pub clock: DatabaseClock,
     /// Places of those that wait for an order's end.
-    pub waiting: Arc<Semaphore>,
+    pub waiting: Semaphore,
     /// Whoever waits is answered then.
     pub stop: CancellationToken,
 }
@@ -98,7 +97,7 @@ pub fn router(orders: Orders, tracer: Tracer) -> Router {
         .route("/orders", post(create).get(list))
         .route("/orders/{id}", get(read))
         .route("/orders/{id}/status", patch(transition))
-        .with_state(orders);
+        .with_state(Arc::new(orders));
     batched(routes, tracer)
 }
 
@@ -152,7 +151,7 @@ struct CreateRequest {
 /// 201 with the new order, 202 when a saga is to be started for it; 200 with the stored one when this very create came before;
 /// 409 when another did.
 async fn create(
-    State(orders): State<Orders>,
+    State(orders): State<Arc<Orders>>,
     TakenKey(key): TakenKey,
     JsonBody(request): JsonBody<CreateRequest>,
 ) -> Result<Response, Problem> {
@@ -270,14 +269,14 @@ impl Orders {
 )]
 /// 200 with the order, once it has ended or the time that the client waits is over; 404.
 async fn read(
-    State(orders): State<Orders>,
+    State(orders): State<Arc<Orders>>,
     PathText(id): PathText,
     headers: HeaderMap,
 ) -> Result<(HeaderMap, Json<OrderBody>), Problem> {
     let order_id = parse_id(&id)?;
     let preferences = Preferences::of(&headers);
     // If no place is free, it is answered at once.
-    let place = preferences.waits().then(|| orders.waiting.clone().try_acquire_owned().ok()).flatten();
+    let place = preferences.waits().then(|| orders.waiting.try_acquire().ok()).flatten();
     let mut interval = LOOK_AGAIN.0;
     let until = Instant::now() + preferences.wait(if place.is_some() { LONGEST_WAIT } else { Duration::ZERO });
     loop {
@@ -316,7 +315,7 @@ struct ListQuery {
 )]
 /// 200 with a page; 400 for a query that makes no sense, naming what is wrong.
 async fn list(
-    State(orders): State<Orders>,
+    State(orders): State<Arc<Orders>>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<OrdersBody>, Problem> {
     let Query(ListQuery { user_id, limit, before }) = query?;
@@ -387,7 +386,7 @@ fn ends() -> ObjectBuilder {
 )]
 /// 200 with the order in the wanted status, also when it was in it before; 409 when it can't get there.
 async fn transition(
-    State(orders): State<Orders>,
+    State(orders): State<Arc<Orders>>,
     PathText(id): PathText,
     query: Result<Query<WhyQuery>, QueryRejection>,
     JsonBody(request): JsonBody<TransitionRequest>,
