@@ -314,7 +314,7 @@ impl Bench {
     async fn take_turns(&mut self, load: Load, measured: &mut Measured) -> Result<()> {
         let mut turns = Vec::new();
         for number in 0..self.turns {
-            self.renew().await?;
+            self.renew(load).await?;
             turns.push(self.turn(load, number % 2 == 1).await?);
         }
         let (middle, spread, others) = turns::middle(turns);
@@ -326,7 +326,7 @@ impl Bench {
 
     /// Starts two builds' processes anew. Where in memory and on which core a process has come to lie is luck that lasts as long
     /// as it does: of two platforms of the *same* programs one made 0.84 of the other in each of five turns.
-    async fn renew(&mut self) -> Result<()> {
+    async fn renew(&mut self, load: Load) -> Result<()> {
         let Some(Other::Platform { name: AGAINST, programs, subject, platform, .. }) = &mut self.other else {
             return Ok(());
         };
@@ -338,7 +338,8 @@ impl Bench {
         use_programs_in(&self.programs)?;
         let urls = [subject.urls.clone(), self.ours.urls.clone()];
         for urls in urls {
-            self.generator.run(&urls, WARM_UP.0, WARM_UP_AGAIN).await?;
+            // With what is measured then: how much memory they get used to depends on it.
+            self.generator.run(&urls, load, WARM_UP_AGAIN).await?;
         }
         tokio::time::sleep(wal::COUNTS_ARE_TOLD_AFTER).await;
         Ok(())
