@@ -218,7 +218,7 @@ async fn an_unknown_path_is_answered_404_and_another_method_405_by_every_service
         client.post(service, "/health/live", &json!({})).await?.is_problem(405, &["/health/live", "POST"])?;
     }
     client.get(Service::Orchestrator, "/checkout").await?.is_problem(405, &["/checkout", "GET"])?;
-    client.get(Service::Order, "/orders").await?.is_problem(405, &["/orders", "GET"])
+    client.patch(Service::Order, "/orders", &json!({})).await?.is_problem(405, &["/orders", "PATCH"])
 }
 
 #[tokio::test]
