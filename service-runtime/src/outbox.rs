@@ -121,7 +121,7 @@ pub async fn send(
     announced: &impl Announced,
     stop: CancellationToken,
 ) {
-    let instance = Uuid::new_v4();
+    let instance = Uuid::now_v7();
     // Until when this instance sends.
     let lease = StdMutex::new(Instant::now());
     let leads = || *lease.lock().unwrap_or_else(PoisonError::into_inner) > Instant::now();
