@@ -346,11 +346,10 @@ struct TransitionRequest {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct WhyQuery {
-    /// As a word, of an order that is cancelled: `failureReason` shows it. Longer texts are cut.
-    #[param(example = "OUT_OF_STOCK", max_length = 500)]
+    /// As a word, of an order that is cancelled: `failureReason` shows it. What is longer than 500 characters is cut.
+    #[param(example = "OUT_OF_STOCK")]
     reason: Option<String>,
     /// The same for people: `failureDetail`.
-    #[param(max_length = 500)]
     detail: Option<String>,
 }
 
