@@ -88,7 +88,7 @@ pub struct OrderEvent {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ChangedOrder {
-    /// Counts the order's changes, from 1. Whoever keeps the highest it has seen is not misled by an event that comes again.
+    /// Counts the order's changes, from 1. A reader that keeps the highest number per order is not misled by an event that is sent again.
     #[schema(example = 1)]
     pub sequence: u32,
     /// `PENDING`, then `CONFIRMED` or `CANCELLED`.

@@ -75,7 +75,7 @@ pub struct Orders {
     pub clock: DatabaseClock,
     /// Places of those that wait for an order's end.
     pub waiting: Semaphore,
-    /// Whoever waits is answered then.
+    /// When the service stops, waiting requests are answered at once.
     pub stop: CancellationToken,
 }
 

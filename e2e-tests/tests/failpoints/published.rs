@@ -1,4 +1,4 @@
-//! What is published is not lost, and not said before it is so, whoever dies and however long Kafka does not take it.
+//! Events are not lost, and not sent before their change is stored, whichever process dies and however long Kafka is down.
 
 use std::time::Duration;
 

@@ -26,7 +26,7 @@ pub struct Wanted {
     after: String,
 }
 
-/// A movement by hand. `key` tells it from another one: sent again, it counts once.
+/// A movement by hand. Requests with the same `key` count once.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MoveRequest {
