@@ -27,6 +27,7 @@ pub struct CallUnderWay {
 }
 
 /// A call of the order service.
+#[derive(Clone)]
 pub struct Calling {
     pub saga: usize,
     pub call: OrderCall,
@@ -60,6 +61,12 @@ impl World {
         if self.dice.chance(self.rates.http) {
             self.trace(|| format!("orchestrator {process}: {:?} is lost", calling.call));
             return self.saw(Seen::RequestLost);
+        }
+        if self.dice.chance(self.rates.request_doubled) {
+            // A proxy repeats a request whose connection broke. The answer that is later has no number any more.
+            self.saw(Seen::RequestDoubled);
+            let server = self.dice.pick(&live);
+            self.ask_order_service(server, process, calling.clone());
         }
         let server = self.dice.pick(&live);
         self.ask_order_service(server, process, calling);

@@ -37,6 +37,7 @@ seen! {
     StatementFailed => "statements that failed",
     StatementUnknown => "statements that took effect and seemed to fail",
     RequestLost => "HTTP requests lost",
+    RequestDoubled => "HTTP requests doubled on the way",
     AnswerLost => "HTTP answers lost",
     OrderServiceAway => "HTTP calls that nobody took",
     GatewayFailed => "gateway calls that failed undecided",

@@ -53,6 +53,7 @@ pub struct Rates {
     pub forged: Rate,
     /// A request or its answer is lost.
     pub http: Rate,
+    pub request_doubled: Rate,
     /// A gateway call fails, half of these after it was decided.
     pub gateway: Rate,
     /// A gateway call takes up to 100 s.
@@ -77,6 +78,7 @@ impl Rates {
             reply: never,
             forged: never,
             http: never,
+            request_doubled: never,
             gateway: never,
             gateway_slow: never,
             delay: never,
@@ -202,6 +204,7 @@ impl Rates {
             command_doubled: rate(60),
             reply: rate(40),
             http: rate(40),
+            request_doubled: rate(60),
             gateway: rate(40),
             gateway_slow: rate(40),
             declined: rate(50),
