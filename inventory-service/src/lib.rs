@@ -55,8 +55,7 @@ struct Reservations {
 
 impl Participant for Reservations {
     const NAME: &'static str = "inventory-service";
-    const GROUP: Group = groups::INVENTORY;
-    const SELDOM: Option<Group> = Some(groups::HANDOVER);
+    const GROUPS: [Group; 2] = [groups::INVENTORY, groups::RESERVED];
     const PATH: &'static str = "/reservations";
     const MIGRATIONS: Migrator = sqlx::migrate!();
 

@@ -14,7 +14,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use service_runtime::Fatal;
 use service_runtime::kafka::{
-    KafkaSettings, NewTopics, PartitionMarks, create_topics, existing_topics, until_shown, watermarks,
+    KafkaSettings, NewTopics, PartitionMarks, create_topics, existing_topics, group_marks, until_shown, watermarks,
 };
 
 use self::wanted::{Topic, adopted_partitions, differences};
@@ -189,9 +189,11 @@ impl Plan {
         let replies: Vec<&str> =
             self.topics.iter().map(String::as_str).filter(|name| name.ends_with(REPLIES)).collect();
         // Of events that start sagas none is about what another is about: they may overtake each other.
-        let ordered = GROUPS.iter().filter(|group| group.name != STARTS.name).map(|group| (group.name, group.topics));
-        for (group, topics) in ordered.chain([(FLOWS.name, &replies[..])]) {
-            let marks = watermarks(&self.kafka, CLIENT, Some(group), topics).await?;
+        let mut marks = vec![(FLOWS.name, watermarks(&self.kafka, CLIENT, Some(FLOWS.name), &replies).await?)];
+        for group in GROUPS.iter().filter(|group| group.name != STARTS.name) {
+            marks.push((group.name, group_marks(&self.kafka, CLIENT, group).await?));
+        }
+        for (group, marks) in marks {
             let lag: u64 = marks.iter().flatten().map(PartitionMarks::lag).sum();
             if lag > 0 {
                 return Err(self.fatal(format!(

@@ -1,7 +1,7 @@
 //! Who reads which topics.
 //!
-//! A fetch names every partition that its reader has, and the broker looks at each of them: what a checkout without items needs
-//! is not read together with what it does not need.
+//! A fetch names every partition that its consumer has, and the broker looks at each of them. So what a checkout without items
+//! needs that succeeds is read apart from what only others need.
 
 use crate::order_created::ORDER_CREATED;
 use crate::topics::{Message as _, SIGNALS};
@@ -12,48 +12,66 @@ use crate::{commands as c, events as e};
 pub struct Group {
     pub name: &'static str,
     pub topics: &'static [&'static str],
+    /// The group that read some of these topics in earlier releases. Where this one has no offset yet, it begins at that one's.
+    pub formerly: Option<&'static str>,
 }
 
-pub const PAYMENT: Group = Group { name: "payment-service", topics: &c::PaymentCommand::TOPICS };
+impl Group {
+    /// Which of its service's groups it is: `refunds` of `payment-service.refunds`. The first one's is its service's name.
+    pub fn part(&self) -> &'static str {
+        self.name.split_once('.').map_or(self.name, |(_, part)| part)
+    }
+}
 
-pub const INVENTORY: Group = Group {
-    name: "inventory-service",
-    topics: &[c::ReserveInventory::TOPIC.name(), c::ReleaseInventory::TOPIC.name()],
+pub const PAYMENT: Group = Group { name: "payment-service", topics: &[c::ChargePayment::TOPIC.name()], formerly: None };
+
+/// What gives a payment back.
+pub const REFUNDS: Group =
+    Group { name: "payment-service.refunds", topics: &[c::RefundPayment::TOPIC.name()], formerly: Some(PAYMENT.name) };
+
+pub const INVENTORY: Group =
+    Group { name: "inventory-service", topics: &[c::ReserveInventory::TOPIC.name()], formerly: None };
+
+/// What becomes of goods that are reserved.
+pub const RESERVED: Group = Group {
+    name: "inventory-service.reserved",
+    topics: &[c::ReleaseInventory::TOPIC.name(), c::CommitInventory::TOPIC.name(), c::KeepInventory::TOPIC.name()],
+    formerly: Some(INVENTORY.name),
 };
 
-/// What is done with goods that are set aside for a time.
-pub const HANDOVER: Group = Group {
-    name: "inventory-service.handover",
-    topics: &[c::CommitInventory::TOPIC.name(), c::KeepInventory::TOPIC.name()],
-};
-
-/// Replies that sagas of built-in flows wait for.
+/// Replies by which sagas of built-in flows go forward.
 pub const REPLIES: Group = Group {
     name: "saga-orchestrator",
+    topics: &[e::PaymentCharged::TOPIC.name(), e::InventoryReserved::TOPIC.name(), e::InventoryCommitted::TOPIC.name()],
+    formerly: None,
+};
+
+/// Replies by which sagas of built-in flows turn back.
+pub const FAILURES: Group = Group {
+    name: "saga-orchestrator.failures",
     topics: &[
-        e::PaymentCharged::TOPIC.name(),
         e::PaymentFailed::TOPIC.name(),
         e::PaymentRefunded::TOPIC.name(),
-        e::InventoryReserved::TOPIC.name(),
         e::InventoryFailed::TOPIC.name(),
         e::InventoryReleased::TOPIC.name(),
-        e::InventoryCommitted::TOPIC.name(),
     ],
+    formerly: Some(REPLIES.name),
 };
 
 /// Replies that only sagas of users' flows wait for; beside these, `<flow>.replies` of each of them. This group holds up no
 /// checkout.
-pub const FLOWS: Group = Group { name: "saga-orchestrator.flows", topics: &[e::InventoryKept::TOPIC.name()] };
+pub const FLOWS: Group =
+    Group { name: "saga-orchestrator.flows", topics: &[e::InventoryKept::TOPIC.name()], formerly: None };
 
 /// Signals. Likewise.
-pub const OF_SIGNALS: Group = Group { name: "saga-orchestrator.signals", topics: &[SIGNALS] };
+pub const OF_SIGNALS: Group = Group { name: "saga-orchestrator.signals", topics: &[SIGNALS], formerly: None };
 
 /// Events that start sagas; beside orders, the topics that users' flows name. They may have to wait, and nothing else must wait
 /// for them.
-pub const STARTS: Group = Group { name: "saga-orchestrator.starts", topics: &[ORDER_CREATED] };
+pub const STARTS: Group = Group { name: "saga-orchestrator.starts", topics: &[ORDER_CREATED], formerly: None };
 
 /// All of them.
-pub const GROUPS: [Group; 7] = [PAYMENT, INVENTORY, HANDOVER, REPLIES, FLOWS, OF_SIGNALS, STARTS];
+pub const GROUPS: [Group; 9] = [PAYMENT, REFUNDS, INVENTORY, RESERVED, REPLIES, FAILURES, FLOWS, OF_SIGNALS, STARTS];
 
 #[cfg(test)]
 mod tests {

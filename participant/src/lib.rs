@@ -54,10 +54,8 @@ pub struct Anew<Row> {
 pub trait Participant: Send + Sync + Sized + 'static {
     /// The service's name: the source of its replies.
     const NAME: &'static str;
-    /// Where its commands come from.
-    const GROUP: Group;
-    /// The group of commands that few orders need, if they are read apart.
-    const SELDOM: Option<Group> = None;
+    /// Where its commands come from: those that each order needs, and the others.
+    const GROUPS: [Group; 2];
     /// Where its rows are read and removed by HTTP: "/payments", say.
     const PATH: &'static str;
     /// Of its database.

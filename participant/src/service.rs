@@ -67,21 +67,16 @@ pub async fn run<P: Participant>(config: Config<P::Settings>, shutdown: Cancella
     let tracer = Tracer::open(&config.trace, P::NAME)?;
     let pool = database::open(&config.database, &P::MIGRATIONS, &metrics).await?;
     let clock = DatabaseClock::start(&pool, &metrics, shutdown.clone()).await;
-    let consumer = Consumer::open(&config.kafka, P::NAME, P::GROUP, &metrics, &tracer).await?;
-    let seldom = match P::SELDOM {
-        Some(group) => Some(Consumer::open(&config.kafka, P::NAME, group, &metrics, &tracer).await?),
-        None => None,
-    };
+    let partitions = Consumer::prepare(&config.kafka, P::NAME, &P::GROUPS).await?;
+    let open = |group| Consumer::open(&config.kafka, P::NAME, (group, partitions), &metrics, &tracer);
+    let (consumer, others) = (open(P::GROUPS[0])?, open(P::GROUPS[1])?);
     let producer = Producer::open(&config.kafka, P::NAME, &metrics)?;
-    let group = consumer.state();
+    let (group, other_group) = (consumer.state(), others.state());
     let health = Health::default()
         .with_database(&pool)
         .with_clock(&clock)
-        .with("kafka", move || Box::pin(std::future::ready(group.check())));
-    let health = match (seldom.as_ref().map(Consumer::state), P::SELDOM.and_then(|group| group.name.split_once('.'))) {
-        (Some(group), Some((_, name))) => health.with(name, move || Box::pin(std::future::ready(group.check()))),
-        _ => health,
-    };
+        .with("kafka", move || Box::pin(std::future::ready(group.check())))
+        .with(P::GROUPS[1].part(), move || Box::pin(std::future::ready(other_group.check())));
     let participant = P::start(config.own, &pool, &clock, &metrics).await?;
     let old = Rows::of(&pool, P::Row::TABLE);
     let routes =
@@ -90,22 +85,13 @@ pub async fn run<P: Participant>(config: Config<P::Settings>, shutdown: Cancella
 
     // Whichever ends first, by the signal or by an error, ends the other.
     let stop = shutdown.child_token();
-    let consume_seldom = async {
-        match seldom {
-            Some(seldom) => seldom.run(handling.clone(), producer.clone(), stop.clone()).await,
-            None => {
-                stop.cancelled().await;
-                Ok(())
-            }
-        }
-    };
-    let (worked, consumed, seldom_consumed, served) = tokio::join!(
+    let (worked, consumed, others_consumed, served) = tokio::join!(
         stop_when_done(&stop, P::work(pool.clone(), producer.clone(), metrics.clone(), stop.clone())),
         stop_when_done(&stop, consumer.run(handling.clone(), producer.clone(), stop.clone())),
-        stop_when_done(&stop, consume_seldom),
+        stop_when_done(&stop, others.run(handling.clone(), producer.clone(), stop.clone())),
         stop_when_done(&stop, server.serve(routes, openapi::<P>, health, metrics, tracer.clone(), stop.clone())),
     );
     database::close(pool).await;
     tracer.close().await;
-    worked.and(consumed).and(seldom_consumed).and(served)
+    worked.and(consumed).and(others_consumed).and(served)
 }

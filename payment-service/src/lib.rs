@@ -49,7 +49,7 @@ struct Payments {
 
 impl Participant for Payments {
     const NAME: &'static str = "payment-service";
-    const GROUP: Group = groups::PAYMENT;
+    const GROUPS: [Group; 2] = [groups::PAYMENT, groups::REFUNDS];
     const PATH: &'static str = "/payments";
     const MIGRATIONS: Migrator = sqlx::migrate!();
 

@@ -8,7 +8,6 @@ use flow::Flow;
 use messages::{SagaId, Timestamp};
 use service_runtime::CancellationToken;
 use service_runtime::http::{Check, Problem};
-use service_runtime::kafka::GroupState;
 use service_runtime::metrics::Metrics;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -17,7 +16,8 @@ use crate::checkout::CheckoutFlow;
 use crate::coordinator::Coordinator;
 use crate::gate::Gate;
 use crate::metrics::flows::{Refusal, Refused};
-use crate::registry::{Flows, is_built_in};
+use crate::registry::Flows;
+use crate::replies::Groups;
 
 /// What is known of a request that was refused. An earlier one with the same key may have been taken.
 pub const NOT_STORED: &str = "nothing was stored by this request";
@@ -31,9 +31,7 @@ const MINT_TRIES: usize = 300;
 /// The way in for new sagas.
 pub struct Intake {
     pub coordinator: Arc<Coordinator>,
-    /// Of the consumer of the platform's replies, and of that of users' flows.
-    group: Arc<GroupState>,
-    flow_group: Arc<GroupState>,
+    groups: Groups,
     gate: Arc<Gate>,
     places: Places,
     /// How long a request waits for the outcome.
@@ -91,7 +89,7 @@ impl Places {
 impl Intake {
     pub fn new(
         coordinator: Arc<Coordinator>,
-        (group, flow_group): (Arc<GroupState>, Arc<GroupState>),
+        groups: Groups,
         gate: Arc<Gate>,
         places: Places,
         settings: &SagaSettings,
@@ -100,8 +98,7 @@ impl Intake {
     ) -> Self {
         Self {
             coordinator,
-            group,
-            flow_group,
+            groups,
             gate,
             places,
             wait: Duration::from_millis(settings.checkout_wait_ms),
@@ -145,7 +142,7 @@ impl Intake {
     /// in flight made a third more work for Kafka and for everyone behind it than on one. The choice moves on each
     /// second, so all partitions get their share over time.
     pub fn mint(&self, flow: &Flow, now: Timestamp) -> SagaId {
-        let owned = self.group(flow).owned();
+        let owned = self.groups.owned(flow);
         if owned.is_empty() {
             return SagaId::new_at(now);
         }
@@ -161,16 +158,11 @@ impl Intake {
 
     /// Whether a saga's replies may go to another instance now.
     pub fn may_be_answered_elsewhere(&self, saga_id: SagaId, flow: &Flow) -> bool {
-        self.group(flow).may_go_elsewhere(self.partition_of(saga_id))
+        self.groups.may_go_elsewhere(flow, self.partition_of(saga_id))
     }
 
     /// The partition of a saga's records: all topics have as many.
     fn partition_of(&self, saga_id: SagaId) -> u32 {
-        self.group.partition_of(&saga_id.to_string())
-    }
-
-    /// The consumer that reads the replies to sagas of this flow.
-    fn group(&self, flow: &Flow) -> &GroupState {
-        if is_built_in(flow) { &self.group } else { &self.flow_group }
+        self.groups.replies.partition_of(&saga_id.to_string())
     }
 }

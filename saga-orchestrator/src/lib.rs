@@ -220,20 +220,20 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let outcomes = config.saga.publish_outcomes.then_some(SAGA_OUTCOMES);
     let topics: Vec<String> = messages::MESSAGE_TOPICS.into_iter().chain(outcomes).map(str::to_owned).collect();
     require_topics(&config.kafka, NAME, &topics).await?;
-    let consumer = Consumer::open(&config.kafka, NAME, groups::REPLIES, &metrics, &tracer).await?;
+    let partitions = Consumer::prepare(&config.kafka, NAME, &[groups::REPLIES, groups::FAILURES]).await?;
+    let open = |group| Consumer::open(&config.kafka, NAME, (group, partitions), &metrics, &tracer);
+    let (consumer, failure_consumer) = (open(groups::REPLIES)?, open(groups::FAILURES)?);
     let producer = Producer::open(&config.kafka, NAME, &metrics)?;
-    let group = consumer.state();
     let flow_consumer =
         Consumer::open_growing(&config.kafka, NAME, groups::FLOWS.name, flows.reply_topics(), &metrics, &tracer);
-    let flow_group = flow_consumer.state();
+    let groups =
+        replies::Groups { replies: consumer.state(), failures: failure_consumer.state(), flows: flow_consumer.state() };
     let (_, signal_topics) = watch::channel(vec![SIGNALS.to_owned()]);
     let unhurried = config.kafka.unhurried();
     let signal_consumer =
         Consumer::open_growing(&unhurried, NAME, groups::OF_SIGNALS.name, signal_topics, &metrics, &tracer);
-    let signal_group = signal_consumer.state();
     let start_consumer =
         Consumer::open_growing(&unhurried, NAME, groups::STARTS.name, flows.start_topics(), &metrics, &tracer);
-    let start_group = start_consumer.state();
     metrics::standing::show(&metrics, pool.clone(), flows.clone());
 
     let gate = gate::Gate::at(Session::beside(&pool), config.saga.checkout_max_unfinished, &metrics).await;
@@ -250,29 +250,25 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
     let coordinator = Coordinator::new(database, producer.clone(), orders, flows.clone(), &metrics, &tracer);
     let coordinator = Arc::new(coordinator);
     let passed_over = Arc::new(passed_over::PassedOver::new(&metrics));
-    let (watched, watched_gate, reported) = (group.clone(), gate.clone(), passed_over.clone());
-    let watched_flows = flow_group.clone();
-    let health = Health::default()
+    let (watched_gate, reported) = (gate.clone(), passed_over.clone());
+    let mut health = Health::default()
         .with_database(&pool)
         .with_clock(&clock)
-        .with("definitions", move || Box::pin(std::future::ready(reported.check(Instant::now()))))
-        .with("kafka", move || {
-            // A checkout is accepted without Kafka: it is stored, and goes on once Kafka is back.
-            let check = watched.trouble().map_or(Check::Ok, Check::Degraded);
+        .with("definitions", move || Box::pin(std::future::ready(reported.check(Instant::now()))));
+    // A checkout is accepted without Kafka: it is stored, and goes on once Kafka is back.
+    for (name, group) in [
+        ("kafka", groups.replies.clone()),
+        ("failures", groups.failures.clone()),
+        ("flows", groups.flows.clone()),
+        ("signals", signal_consumer.state()),
+        ("starts", start_consumer.state()),
+    ] {
+        health = health.with(name, move || {
+            let check = group.trouble().map_or(Check::Ok, Check::Degraded);
             Box::pin(std::future::ready(check))
-        })
-        .with("flows", move || {
-            let check = watched_flows.trouble().map_or(Check::Ok, Check::Degraded);
-            Box::pin(std::future::ready(check))
-        })
-        .with("signals", move || {
-            let check = signal_group.trouble().map_or(Check::Ok, Check::Degraded);
-            Box::pin(std::future::ready(check))
-        })
-        .with("starts", move || {
-            let check = start_group.trouble().map_or(Check::Ok, Check::Degraded);
-            Box::pin(std::future::ready(check))
-        })
+        });
+    }
+    let health = health
         .with("intake", move || Box::pin(std::future::ready(watched_gate.check())))
         .with("event streams", move || Box::pin(std::future::ready(streams.check())));
     let unsent = Backlog::of("ends of sagas that are not published");
@@ -283,7 +279,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
 
     let intake = intake::Intake::new(
         coordinator.clone(),
-        (group, flow_group),
+        groups,
         gate.clone(),
         places,
         &config.saga,
@@ -348,9 +344,17 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fata
             outbox::send(&pool, &producer, &metrics, &unsent, &outcomes, stop.clone()).await;
         }
     };
+    let consume_platforms = async {
+        let platforms = || replies::PlatformReplies(replies.clone());
+        let (forward, back) = tokio::join!(
+            stop_when_done(&stop, consumer.run(platforms(), producer.clone(), stop.clone())),
+            stop_when_done(&stop, failure_consumer.run(platforms(), producer.clone(), stop.clone())),
+        );
+        forward.and(back)
+    };
     let (consumed, flows_consumed, signals_consumed, starts_consumed, served, (), (), (), (), (), (), (), (), (), ()) = tokio::join!(
-        stop_when_done(&stop, consumer.run(replies::PlatformReplies(replies.clone()), producer.clone(), stop.clone())),
-        stop_when_done(&stop, flow_consumer.run(replies::FlowReplies(replies), producer.clone(), stop.clone())),
+        consume_platforms,
+        stop_when_done(&stop, flow_consumer.run(replies::FlowReplies(replies.clone()), producer.clone(), stop.clone())),
         stop_when_done(&stop, signal_consumer.run(signal_topic, producer.clone(), stop.clone())),
         stop_when_done(&stop, start_consumer.run(start_topics, producer.clone(), stop.clone())),
         stop_when_done(&stop, server.serve(routes, description, health, metrics.clone(), tracer.clone(), stop.clone())),

@@ -5,15 +5,49 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use flow::RawEvent;
+use flow::{Flow, RawEvent};
 use messages::{Event, groups};
-use service_runtime::kafka::{Handled, Handler, Record, Retry};
+use service_runtime::kafka::{GroupState, Handled, Handler, Record, Retry};
 use tracing::warn;
 
 use crate::coordinator::{Applied, ApplyError, Coordinator};
 use crate::passed_over::PassedOver;
+use crate::registry::is_built_in;
 use crate::saga::flows::is_checkout;
 use crate::saga::{Input, Reply, Saga};
+
+/// What the consumers of replies know of their groups.
+pub struct Groups {
+    /// Of built-in flows, as long as all goes well.
+    pub replies: Arc<GroupState>,
+    /// Of built-in flows that turn back.
+    pub failures: Arc<GroupState>,
+    /// Of users' flows.
+    pub flows: Arc<GroupState>,
+}
+
+impl Groups {
+    /// The partitions whose replies to sagas of this flow come to this instance.
+    pub fn owned(&self, flow: &Flow) -> Vec<u32> {
+        if !is_built_in(flow) {
+            return self.flows.owned();
+        }
+        let (owned, failures) = (self.replies.owned(), self.failures.owned());
+        // While the two groups part their partitions differently, most sagas need only the one.
+        match owned.iter().copied().filter(|partition| failures.contains(partition)).collect::<Vec<_>>() {
+            both if both.is_empty() => owned,
+            both => both,
+        }
+    }
+
+    /// Whether replies to sagas of this flow, on this partition, may go to another instance now.
+    pub fn may_go_elsewhere(&self, flow: &Flow, partition: u32) -> bool {
+        match is_built_in(flow) {
+            true => [&self.replies, &self.failures].iter().any(|group| group.may_go_elsewhere(partition)),
+            false => self.flows.may_go_elsewhere(partition),
+        }
+    }
+}
 
 /// What the readers of replies share.
 pub struct Replies {

@@ -7,7 +7,7 @@ use messages::dead_letter_topic;
 use messages::groups::{GROUPS, Group};
 use serde_json::json;
 use service_runtime::Fatal;
-use service_runtime::kafka::{KafkaSettings, PartitionMarks, watermarks};
+use service_runtime::kafka::{KafkaSettings, PartitionMarks, group_marks, watermarks};
 
 use crate::paint::{Paint, table};
 use crate::sagas::print;
@@ -76,15 +76,16 @@ pub async fn topics(kafka: &KafkaAddress, as_json: bool, paint: Paint, out: &mut
 
 async fn read(settings: &KafkaSettings) -> Result<Vec<Stand>, Fatal> {
     let mut stands = Vec::new();
-    for Group { name: group, topics: names } in GROUPS {
-        let read = watermarks(settings, CLIENT, Some(group), names).await?;
+    for group in GROUPS {
+        let Group { name, topics: names, .. } = group;
+        let read = group_marks(settings, CLIENT, &group).await?;
         let letters: Vec<String> = names.iter().map(|topic| dead_letter_topic(topic)).collect();
         let letters: Vec<&str> = letters.iter().map(String::as_str).collect();
         let set_aside = watermarks(settings, CLIENT, None, &letters).await?;
         let both = read.into_iter().zip(set_aside);
         stands.extend(names.iter().zip(both).map(|(topic, (partitions, letters))| Stand {
             topic,
-            group,
+            group: name,
             partitions,
             set_aside: letters.iter().map(PartitionMarks::records).sum(),
         }));

@@ -119,9 +119,9 @@ async fn topics_come_one_after_the_other_without_a_lost_record_and_without_the_o
     ensure!(text.contains("\nkafka_consumer_ok 1\n") && !text.contains(r#"client="consumer""#), "no client: {text}");
     // The one of the service itself.
     let settings = broker.settings("")?;
-    let own =
-        Consumer::open(&settings, "e2e-tests", Group { name: "e2e-tests", topics: &[MODEL] }, &metrics, &Tracer::off())
-            .await?;
+    let group = Group { name: "e2e-tests", topics: &[MODEL], formerly: None };
+    let partitions = Consumer::prepare(&settings, "e2e-tests", &[group]).await?;
+    let own = Consumer::open(&settings, "e2e-tests", (group, partitions), &metrics, &Tracer::off())?;
     let (own_state, shutdown) = (own.state(), CancellationToken::new());
     let (give, mut own_records) = mpsc::unbounded_channel();
     let producer = Producer::open(&settings, "e2e-tests", &metrics)?;

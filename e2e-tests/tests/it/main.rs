@@ -51,6 +51,7 @@ mod start_topic;
 mod startup_errors;
 mod stock;
 mod structure;
+mod successors;
 mod traces;
 mod upgrades;
 mod views;

@@ -98,7 +98,7 @@ mod tests {
             built_in().iter().flat_map(|built_in| built_in.flow.events()).filter(of_platform).collect();
         awaited.sort_unstable();
         awaited.dedup();
-        let mut read = messages::groups::REPLIES.topics.to_vec();
+        let mut read = [messages::groups::REPLIES.topics, messages::groups::FAILURES.topics].concat();
         read.sort_unstable();
         assert_eq!(awaited, read);
     }

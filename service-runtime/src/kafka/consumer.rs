@@ -28,7 +28,7 @@ use super::member::{Change, Member, Membership, Name, Renewal};
 use super::processing::{Place, Shared, process};
 use super::producer::Producer;
 use super::watch::Watch;
-use super::{KafkaSettings, Record, require_topics, to_record};
+use super::{KafkaSettings, Record, predecessor, require_topics, to_record};
 use crate::database::StoreError;
 use crate::metrics::{ConsumerMetrics, Count, Metrics};
 use crate::trace::Tracer;
@@ -102,21 +102,34 @@ enum End {
 }
 
 impl Consumer {
-    /// Checks that the group's topics and their dead-letter topics exist, and subscribes.
-    pub async fn open(
+    /// Checks that all topics of a service's groups and their dead-letter topics are there, and has a group that reads topics
+    /// of an earlier one begin where that one was. It joins no group: a service that can't start disturbs none. Returns the
+    /// partition count that all topics share.
+    ///
+    /// # Errors
+    /// When Kafka can't be reached within `startup_timeout_ms`, a topic is missing, the counts differ, or offsets can't be
+    /// read or committed.
+    pub async fn prepare(settings: &KafkaSettings, service: &str, groups: &[Group]) -> Result<u32, Fatal> {
+        let topics: Vec<String> =
+            groups.iter().flat_map(|group| group.topics).map(|topic| (*topic).to_owned()).collect();
+        let partitions = require_topics(settings, service, &topics).await?;
+        let letters: Vec<String> = topics.iter().map(|topic| dead_letter_topic(topic)).collect();
+        require_topics(settings, service, &letters).await?;
+        for group in groups {
+            predecessor::take_over(settings, service, *group, partitions).await?;
+        }
+        Ok(partitions)
+    }
+
+    /// Joins a group whose topics have so many partitions: see [`Self::prepare`].
+    pub fn open(
         settings: &KafkaSettings,
         service: &'static str,
-        group: Group,
+        (group, partitions): (Group, u32),
         metrics: &Metrics,
         tracer: &Tracer,
     ) -> Result<Self, Fatal> {
-        let Group { name, topics } = group;
-        let consumed: Vec<String> = topics.iter().map(|topic| (*topic).to_owned()).collect();
-        let partitions = require_topics(settings, service, &consumed).await?;
-        require_topics(settings, service, &topics.iter().map(|t| dead_letter_topic(t)).collect::<Vec<_>>()).await?;
-
-        let membership = Membership::without_topics(settings, service, name, GroupState::new(partitions), metrics);
-        membership.subscribe(&consumed)?;
+        let membership = Membership::of(settings, service, (group, partitions), metrics)?;
         Ok(Self::over(membership, settings, service, None, (metrics, tracer)))
     }
 

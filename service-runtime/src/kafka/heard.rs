@@ -21,11 +21,10 @@ pub(super) struct Heard(Mutex<Option<String>>);
 /// Why a question of this consumer has failed: a refused password, say, else the error itself.
 pub(super) fn why(asking: &BaseConsumer<Heard>, error: &KafkaError) -> String {
     // What is said waits for whoever polls, one piece at a time; one that is only logged answers as if it were the last.
-    for _ in 0..POLLS {
-        drop(asking.poll(Duration::ZERO));
-    }
+    let refused = (0..POLLS).filter_map(|_| asking.poll(Duration::ZERO)?.err()).reduce(|_, later| later);
     let Heard(heard) = &**asking.context();
-    heard.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_else(|| error.to_string())
+    let heard = heard.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    heard.or(refused.map(|error| error.to_string())).unwrap_or_else(|| error.to_string())
 }
 
 /// What a start or a command that can't go on without Kafka says.

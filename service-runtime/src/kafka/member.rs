@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use messages::groups::Group;
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 
 use super::KafkaSettings;
@@ -42,6 +43,9 @@ pub(super) enum Name {
     New,
 }
 
+/// So many sets of topics have an edition of their own: five hexadecimal digits.
+const EDITIONS: u32 = 1 << 20;
+
 /// What is needed to make a member, and the one that there is.
 pub(super) struct Membership {
     settings: KafkaSettings,
@@ -54,6 +58,9 @@ pub(super) struct Membership {
     pub state: Arc<GroupState>,
     pub counts: TopicCounts,
     metrics: Metrics,
+    /// Stands in the names of static members. A group assigns a member that comes back under its name what it had, whatever
+    /// it subscribes to now: so that a release that reads other topics, older or newer, is a new member.
+    edition: Option<u32>,
     /// Counts the members that got a name of their own.
     names: AtomicU32,
     /// Whoever takes it from here gives it back at once: the last one closes it.
@@ -61,6 +68,21 @@ pub(super) struct Membership {
 }
 
 impl Membership {
+    /// A member of a group whose topics stay as they are, with so many partitions each.
+    pub fn of(
+        settings: &KafkaSettings,
+        service: &'static str,
+        (group, partitions): (Group, u32),
+        metrics: &Metrics,
+    ) -> Result<Self, Fatal> {
+        let topics: Vec<String> = group.topics.iter().map(|topic| (*topic).to_owned()).collect();
+        let edition = Some(messages::partition_for_key(topics.join(" ").as_bytes(), EDITIONS));
+        let without = Self::without_topics(settings, service, group.name, GroupState::new(partitions), metrics);
+        let membership = Self { edition, ..without };
+        membership.subscribe(&topics)?;
+        Ok(membership)
+    }
+
     /// One without topics, and so without a member.
     pub fn without_topics(
         settings: &KafkaSettings,
@@ -79,6 +101,7 @@ impl Membership {
             state: Arc::new(state),
             counts: TopicCounts::new(metrics),
             metrics: metrics.clone(),
+            edition: None,
             names: AtomicU32::new(0),
             current: RwLock::default(),
         }
@@ -153,6 +176,9 @@ impl Membership {
         let heartbeat = (settings.kafka_session_timeout_ms / 3).min(500);
         let mut config = settings.client(self.service);
         config
+            // The range assignor sorts members by their ids, which begin so: all groups of a service assign the same
+            // partitions to the same process.
+            .set("client.id", format!("{}-{}", self.service, settings.process))
             .set("group.id", settings.prefixed(group))
             .set("session.timeout.ms", settings.kafka_session_timeout_ms.to_string())
             .set("heartbeat.interval.ms", heartbeat.to_string())
@@ -169,11 +195,12 @@ impl Membership {
             // For readiness: whether a broker is up and the group is joined, and what is fetched. And for the metrics.
             .set("statistics.interval.ms", "2000");
         if !settings.kafka_group_instance_id.is_empty() {
+            let edition = self.edition.map(|edition| format!("-{edition:05x}")).unwrap_or_default();
             let number = match self.names.load(Ordering::Relaxed) {
                 0 => String::new(),
                 number => format!("-{number}"),
             };
-            config.set("group.instance.id", format!("{}-{group}{number}", settings.kafka_group_instance_id));
+            config.set("group.instance.id", format!("{}-{group}{edition}{number}", settings.kafka_group_instance_id));
         }
         config.create_with_context(context).map_err(|e| Fatal::new(format!("the Kafka consumer can't be made: {e}")))
     }

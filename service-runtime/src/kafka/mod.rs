@@ -12,6 +12,7 @@ mod heard;
 mod letters;
 mod member;
 mod offsets;
+mod predecessor;
 mod processing;
 mod producer;
 mod progress;
@@ -29,6 +30,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{ClientConfig, Message as _};
 use serde::Deserialize;
+use uuid::Uuid;
 
 use self::security::Security;
 use crate::settings::{
@@ -46,7 +48,7 @@ pub use headers::Headers;
 pub use producer::{Delivery, Producer};
 pub use reader::TopicReader;
 pub use topics::{existing_topics, require_topics};
-pub use watermarks::{PartitionMarks, watermarks};
+pub use watermarks::{PartitionMarks, group_marks, watermarks};
 
 /// See [`KafkaSettings::unhurried`].
 const UNHURRIED_MS: u32 = 100;
@@ -65,6 +67,9 @@ pub struct KafkaSettings {
     shutdown_timeout_ms: u64,
     #[serde(skip)]
     security: Security,
+    /// Clones have the same.
+    #[serde(skip, default = "Uuid::now_v7")]
+    process: Uuid,
 }
 
 impl TryFrom<&Settings> for KafkaSettings {

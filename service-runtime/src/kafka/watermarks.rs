@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use messages::groups::Group;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::MetadataPartition;
@@ -63,6 +64,7 @@ pub async fn watermarks(
     let asked = tokio::task::spawn_blocking(move || {
         let consumer: BaseConsumer<Heard> =
             config.create_with_context(Heard::default()).map_err(|error| error.to_string())?;
+        let consumer = ClosesOnThread::new(consumer);
         let began = Instant::now();
         loop {
             let answer = topics.iter().map(|topic| {
@@ -79,6 +81,30 @@ pub async fn watermarks(
     });
     let answer = asked.await.map_err(|error| Fatal::new(format!("the question about the topics failed: {error}")))?;
     answer.map_err(|why| heard::no_answer(&servers, &why))
+}
+
+/// The same of the topics of one of the platform's groups. Where it has not committed anything yet, its predecessor's offset
+/// counts: that is where it will begin.
+///
+/// # Errors
+/// As [`watermarks`].
+pub async fn group_marks(
+    settings: &KafkaSettings,
+    client: &str,
+    group: &Group,
+) -> Result<Vec<Vec<PartitionMarks>>, Fatal> {
+    let mut marks = watermarks(settings, client, Some(group.name), group.topics).await?;
+    if let Some(predecessor) = group.formerly
+        && marks.iter().flatten().any(|mark| mark.committed.is_none())
+    {
+        let former = watermarks(settings, client, Some(predecessor), group.topics).await?;
+        for (marks, former) in marks.iter_mut().zip(&former) {
+            for (mark, former) in marks.iter_mut().zip(former) {
+                mark.committed = mark.committed.or(former.committed);
+            }
+        }
+    }
+    Ok(marks)
 }
 
 /// The marks of a topic's partitions, in order; an error for each that Kafka does not answer for, or that has no leader. `None`: there is no
@@ -164,10 +190,22 @@ pub(super) fn ask(
     (Some(client), found)
 }
 
-/// Whether a partition's leader is not known yet, or no more: so it is for a moment after partitions were added.
+/// Whether it is not known yet, or no more, who leads a partition or coordinates a group: so it is for a moment after partitions
+/// were added, or Kafka was started.
 fn is_new_leader(error: &KafkaError) -> bool {
-    use RDKafkaErrorCode::{LeaderNotAvailable, NotLeaderForPartition};
-    matches!(error.rdkafka_error_code(), Some(LeaderNotAvailable | NotLeaderForPartition))
+    use RDKafkaErrorCode::{
+        CoordinatorLoadInProgress, CoordinatorNotAvailable, LeaderNotAvailable, NotCoordinator, NotLeaderForPartition,
+    };
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            LeaderNotAvailable
+                | NotLeaderForPartition
+                | NotCoordinator
+                | CoordinatorNotAvailable
+                | CoordinatorLoadInProgress
+        )
+    )
 }
 
 /// As an error of the question about offsets: one about metadata means that no broker has answered at all.
