@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use messages::groups::Group;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use tracing::{info, warn};
@@ -12,12 +12,11 @@ use tracing::{info, warn};
 use super::KafkaSettings;
 use super::closing::ClosesOnThread;
 use super::heard::{Heard, why};
+use super::watermarks::Asking;
 use crate::Fatal;
 
 /// How long the broker may take for one answer. A try that gets none is followed by another one.
 const LIMIT: Duration = Duration::from_secs(3);
-
-type Asking = ClosesOnThread<BaseConsumer<Heard>>;
 
 /// Commits the offsets of the group's predecessor, on those of the group's partitions that have none. It joins no group. A group
 /// that has members keeps its own offsets: the first instance of this release has done this.

@@ -72,7 +72,7 @@ pub async fn watermarks(
                 found.into_iter().collect::<Result<Vec<_>, KafkaError>>()
             });
             match answer.collect() {
-                Err(error) if is_new_leader(&error) && began.elapsed() < LIMIT => {
+                Err(error) if is_electing(&error) && began.elapsed() < LIMIT => {
                     std::thread::sleep(Duration::from_millis(200));
                 }
                 answer => return answer.map_err(|error: KafkaError| heard::why(&consumer, &error)),
@@ -167,7 +167,7 @@ pub(super) fn marks(
     Ok(Some(marks.collect()))
 }
 
-/// The client that the watch asks by. It is never waited for: a closing that hung would end the watch.
+/// A client by which offsets are asked for. It is never waited for: a closing that hung would end the watch, or hold up a start.
 pub(super) type Asking = ClosesOnThread<BaseConsumer<Heard>>;
 
 /// Asks what Kafka has, by the client of the last time if there is one. It is given back.
@@ -192,7 +192,7 @@ pub(super) fn ask(
 
 /// Whether it is not known yet, or no more, who leads a partition or coordinates a group: so it is for a moment after partitions
 /// were added, or Kafka was started.
-fn is_new_leader(error: &KafkaError) -> bool {
+fn is_electing(error: &KafkaError) -> bool {
     use RDKafkaErrorCode::{
         CoordinatorLoadInProgress, CoordinatorNotAvailable, LeaderNotAvailable, NotCoordinator, NotLeaderForPartition,
     };
